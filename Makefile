@@ -1,0 +1,35 @@
+# make demo, make test, make check, make test-real: each sets up what it needs in .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export PREFDATA_NO_SUMMARY := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test check test-real clean
+
+demo: .venv/ready
+	$(BIN)/snakemake
+	@cat results/demo/report/summary.txt
+
+test: .venv/ready
+	$(BIN)/python -m pytest -m "not real" -n 2 --dist worksteal
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile
+	$(BIN)/snakemake --lint
+	for recipe in config/*.yaml; do $(BIN)/python -m train --check --settings $$recipe || exit 1; done
+
+test-real: .venv/ready
+	$(BIN)/python -m pytest -m real
+
+# torch first and pinned: any looser request pulls a build with gigabytes of CUDA
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv results .snakemake
