@@ -1,0 +1,5 @@
+"""`python -m prefdata` is `prefdata`."""
+
+from prefdata.cli import main
+
+main()

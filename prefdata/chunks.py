@@ -1,0 +1,62 @@
+"""The store of finished work of an engine stage: one sqlite file a unit, keyed by item.
+
+An item's key is a hash of everything that can change its result (model revision, sampling, template, stage version,
+request). A kill, another grouping or one edited source row then repeats only what is missing. One `put` is one commit.
+"""
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from prefdata.errors import DataError
+
+Value = dict[str, Any]
+
+
+class ChunkStore:
+    """A key-value store; several jobs of one unit may use it at once (WAL)."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.hits, self.misses = path, 0, 0
+        try:
+            self._connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute("CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        except sqlite3.DatabaseError as error:
+            raise DataError(f"not a chunk store ({error})", str(path), "delete it and run again") from error
+
+    def get(self, keys: Sequence[str]) -> dict[str, Value]:
+        """The stored values of those keys that are stored."""
+        found: dict[str, Value] = {}
+        for start in range(0, len(keys), 500):
+            some = list(keys[start : start + 500])
+            marks = ",".join("?" * len(some))
+            for key, value in self._connection.execute(f"SELECT key, value FROM items WHERE key IN ({marks})", some):
+                found[key] = json.loads(value)
+        return found
+
+    def missing(self, keys: Sequence[str]) -> list[str]:
+        """Those keys that are not stored, in order; counts hits and misses for the log."""
+        found = self.get(keys)
+        absent = [k for k in dict.fromkeys(keys) if k not in found]
+        self.hits += len(found)
+        self.misses += len(absent)
+        return absent
+
+    def put(self, values: Mapping[str, Value]) -> None:
+        """Commit finished items together; a kill loses all of them or none."""
+        rows = [(k, json.dumps(v, ensure_ascii=True)) for k, v in values.items()]
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", rows)
+        self._connection.execute("COMMIT")
+
+    def __enter__(self) -> "ChunkStore":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._connection.close()

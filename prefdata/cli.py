@@ -1,0 +1,158 @@
+"""The command line, made from STAGES: `prefdata STAGE --settings recipe.yaml` reads, checks, calls, checks, writes.
+
+Every rule of the Snakefile calls it and every stage runs without Snakemake too. Exit code 2 and one line on a mistake
+of the input; a traceback only with --debug.
+"""
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prefdata import __version__, settings
+from prefdata.errors import ConfigError, PrefdataError
+from prefdata.progress import RUN_PID, logged
+from prefdata.run import Frames, Job, Run, lock
+from prefdata.stages import STAGES, Stage
+
+app = typer.Typer(
+    help="Build preference candidate sets, score them under reference models and publish them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+SettingsFile = Annotated[Path, typer.Option("--settings", envvar="PREFDATA_SETTINGS", help="the recipe (YAML)")]
+UnitName = Annotated[str | None, typer.Option("--unit", help="one model, judge, reference or method; default: each")]
+LogFile = Annotated[Path | None, typer.Option("--log", help="also write what is said on stderr to this file")]
+ShardList = Annotated[str | None, typer.Option("--shards", help="comma-separated numbers; default: all")]
+
+
+def run_stage(name: str, path: Path, unit: str | None, shards: str | None) -> None:
+    """Run a stage for one unit or each, one shard or all."""
+    run = Run(settings.load(path))
+    os.environ["OMP_NUM_THREADS"] = str(run.settings.threads)  # before any stage imports torch
+    chosen = None if shards is None else [shard_number(s) for s in shards.split(",")]
+    for each in [unit] if unit is not None else STAGES[name].units(run.settings):
+        job = Job(run, name, each, chosen)
+        held = "all" if chosen is None else "-".join(map(str, chosen[:4])) + (f"-{len(chosen)}" if chosen[4:] else "")
+        with lock(run.root / "locks" / f"{name}-{each}-{held}"):
+            execute(job)
+
+
+def shard_number(text: str) -> int:
+    """3 and 00003-of-00008 are shard 3."""
+    number = text.partition("-of-")[0]
+    if not number.isdigit():
+        raise ConfigError(f"{text!r} is no shard", "--shards", "give numbers such as 0,1,2")
+    return int(number)
+
+
+def execute(job: Job) -> None:
+    """Call the stage's function: a pure one for each part of each shard, the others with the job itself."""
+    module, _, function = job.stage.function.partition(":")
+    call: Any = getattr(importlib.import_module(module), function)
+    if job.stage.per != "shard":
+        call(job)
+        return
+    for shard in job.shards:
+        with job.writers(shard) as writers:
+            for frames in job.parts([shard]):
+                made: Frames = call(frames, job)
+                job.write(writers, made)
+
+
+def _add(stage: Stage) -> None:
+    if stage.per == "run":
+
+        def command(path: SettingsFile = Path("config/demo.yaml"), log: LogFile = None) -> None:
+            with logged(log):
+                run_stage(stage.name, path, None, None)
+    else:
+
+        def command(  # type: ignore[misc]
+            path: SettingsFile = Path("config/demo.yaml"),
+            unit: UnitName = None,
+            shards: ShardList = None,
+            log: LogFile = None,
+        ) -> None:
+            with logged(log):
+                run_stage(stage.name, path, unit, shards)
+
+    app.command(stage.name, help=stage.help)(command)
+
+
+for _stage in STAGES.values():
+    _add(_stage)
+
+
+@app.command("settings")
+def show_settings() -> None:
+    """Print every key of a recipe with its default and its reason."""
+    from train.settings import RunSettings
+
+    for prefix, model in (("", settings.Settings), ("train.runs.<objective>/<variant>.", RunSettings)):
+        for key, default, reason in settings.describe(model, prefix):
+            print(f"{key}  [{default}]\n    {reason}" if default else f"\n{key}: {reason}")
+
+
+@app.command("clean")
+def clean(path: SettingsFile = Path("config/demo.yaml")) -> None:
+    """Remove the chunk store of a run: finished work is then only in its tables."""
+    import shutil
+
+    run = Run(settings.load(path))
+    shutil.rmtree(run.root / "chunks", ignore_errors=True)
+    print(f"removed {run.root / 'chunks'}")
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def die_with_parent() -> None:
+    """Under a workflow: be killed when it is (PR_SET_PDEATHSIG), and stop at once if it is gone already."""
+    parent = os.environ.get(RUN_PID)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+    if os.getppid() != int(parent):
+        sys.exit(f"the workflow {parent} that started this job is gone")
+
+
+def main() -> None:
+    """Entry point of `prefdata`."""
+    guarded(lambda: app(prog_name="prefdata"))
+
+
+def guarded(call: Any) -> None:
+    """Run a command; our errors are one line and exit code 2, without traceback unless --debug or PREFDATA_DEBUG."""
+    die_with_parent()
+    debug = "--debug" in sys.argv or "PREFDATA_DEBUG" in os.environ
+    sys.argv = [a for a in sys.argv if a != "--debug"]
+    try:
+        call()
+    except PrefdataError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if debug:
+            raise
+        print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Keyed random numbers: every draw is a pure function of what it is for.
+
+u = hash64(seed, purpose, id, visit, index), blake2b, fp64, on the CPU. Results then depend neither on row order, nor
+on the number of shards or workers, nor on the device.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Key = str | int | float
+
+
+def hash64(*key: Key) -> int:
+    """64 bits of blake2b over the key as a JSON array (unambiguous: ("a", "bc") and ("ab", "c") differ)."""
+    text = json.dumps(key, ensure_ascii=True, separators=(",", ":"))
+    return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "big")
+
+
+def hex_id(*key: Key) -> str:
+    """The 16 hex digits used for prompt_id, candidate_id and row hashes."""
+    return f"{hash64(*key):016x}"
+
+
+def item_key(*key: Key | None) -> str:
+    """32 hex digits that name a piece of finished work in a chunk store."""
+    text = json.dumps(key, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest()
+
+
+def uniform(seed: int, purpose: str, id: str, visit: int = 0, index: Sequence[Key] = ()) -> float:
+    """One fp64 number in the open interval (0, 1); 52 bits, so that neither 0 nor 1 can come out of the rounding."""
+    return ((hash64(seed, purpose, id, visit, *index) >> 12) + 0.5) / 2.0**52
+
+
+def gumbel(seed: int, purpose: str, id: str, visit: int = 0, index: Sequence[Key] = ()) -> float:
+    """One standard Gumbel variate, -log(-log(u))."""
+    return -math.log(-math.log(uniform(seed, purpose, id, visit, index)))
+
+
+def gumbels(seed: int, purpose: str, ids: Iterable[str], visit: int = 0, index: Sequence[Key] = ()) -> npt.NDArray[np.float64]:
+    """`gumbel` for each id: shape [len(ids)], fp64."""
+    return np.array([gumbel(seed, purpose, i, visit, index) for i in ids], dtype=np.float64)
+
+
+def choose(
+    seed: int,
+    purpose: str,
+    ids: Sequence[str],
+    log_weights: Sequence[float] | None = None,
+    visit: int = 0,
+    index: Sequence[Key] = (),
+) -> str:
+    """Draw one id with probability proportional to exp(log_weight): argmax of log-weight + Gumbel (uniform if None).
+
+    Each id carries its own noise, so adding or removing an id changes no other id's number. Raises ValueError where
+    there is nothing to draw from (no id, or every weight -inf or NaN).
+    """
+    weights = np.zeros(len(ids)) if log_weights is None else np.asarray(log_weights, dtype=np.float64)
+    if len(ids) == 0 or not np.isfinite(weights).any():
+        raise ValueError("nothing to draw from: no candidate has a finite log-weight")
+    scores = np.where(np.isnan(weights), -np.inf, weights) + gumbels(seed, purpose, ids, visit, index)
+    best = scores.max()
+    return min(i for i, score in zip(ids, scores, strict=True) if score == best)

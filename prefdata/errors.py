@@ -1,0 +1,35 @@
+"""The four errors a user may see: what went wrong, where (file:row:field) and what to do about it.
+
+The command line prints them as one line and exits with code 2; anything else that escapes is a defect of ours.
+"""
+
+
+class PrefdataError(Exception):
+    """What happened, where, and what to do; `str()` is the one line that is printed."""
+
+    def __init__(self, what: str, where: str | None = None, do: str | None = None) -> None:
+        self.what, self.where, self.do = what, where, do
+        line = f"{where}: {what}" if where else what
+        super().__init__(f"{line}; {do}" if do else line)
+
+
+class ConfigError(PrefdataError):
+    """The settings ask for something that cannot be."""
+
+
+class DataError(PrefdataError):
+    """A file, a row or a field is not what it must be."""
+
+
+class EngineError(PrefdataError):
+    """A model or a judge failed more often than the settings allow."""
+
+
+class PublishError(PrefdataError):
+    """The target refused, or must not be written."""
+
+
+def snippet(value: object, limit: int = 40) -> str:
+    """The first `limit` characters of a value, escaped, for a message about it."""
+    text = ascii(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,360 @@
+"""The settings of a run: typed, closed, frozen, validated once, all mistakes reported together.
+
+Defaults live in these classes only. The `train:` section's runs are validated by `train.settings`, since `train`
+imports `prefdata` and never the reverse.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from prefdata.errors import ConfigError
+
+SplitName = Literal["sft", "train", "validation", "test"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ToySettings(BaseModel, frozen=True, extra="forbid"):
+    """The embedded world of the demo: verifiable string tasks answered by simulated writers."""
+
+    demonstrations: int = Field(6000, ge=1, description="prompts with one answer by a weak writer, split sft")
+    train: int = Field(768, ge=1, description="prompts answered by all seven writers, split train")
+    test: int = Field(384, ge=1, description="prompts answered by all seven writers, split test")
+    judge_sd: float = Field(0.03, ge=0, description="noise of the simulated ranking of the source's answers")
+
+
+class SourceSettings(BaseModel, frozen=True, extra="forbid"):
+    """One source of prompts with answers, in Nectar's shape."""
+
+    name: str = Field(min_length=1, description="how the source is called in every table")
+    path: str | None = Field(None, description="a local .jsonl or .parquet file; `toy:` is the embedded world")
+    dataset: str | None = Field(None, description="or a data set on the Hub, with its revision")
+    revision: str | None = Field(None, description="commit hash of the data set on the Hub: always pinned")
+    config: str | None = Field(None, description="configuration of the data set on the Hub")
+    hub_split: str = Field("train", description="which split of the Hub data set is read")
+    license: str = Field("unknown", description="carried into every prompt and the card")
+    fields: dict[str, str] = Field(
+        default_factory=dict,
+        description="ours: theirs, where the names differ (prompt, answers, answer, model, rank, ranks, split, id)",
+    )
+    split: SplitName | None = Field(None, description="split of all its rows; else the row's own, else by shares")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "SourceSettings":
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give either path or dataset")
+        if self.dataset is not None and self.revision is None:
+            raise ValueError("a data set on the Hub needs its revision (a commit hash): data moves under a name")
+        known = {"prompt", "answers", "answer", "model", "rank", "ranks", "split", "id"}
+        if unknown := sorted(set(self.fields) - known):
+            raise ValueError(f"fields maps {unknown}, which are none of {sorted(known)}")
+        return self
+
+
+class SourcesSettings(BaseModel, frozen=True, extra="forbid"):
+    """Where prompts and answers come from; a prompt belongs to the first source that has it."""
+
+    sources: list[SourceSettings] = Field(min_length=1, description="in order of precedence")
+    max_chars: int = Field(100_000, ge=1, description="a prompt or answer with more characters is dropped")
+    max_reject_rate: Share = Field(0.01, description="the run fails when more input than this is bad")
+    unknown_fields: Literal["ignore", "error"] = Field("ignore", description="what fields we do not know get")
+
+
+class SplitSettings(BaseModel, frozen=True, extra="forbid"):
+    """Which prompts are for training and which are held out, where the source does not say."""
+
+    train: Share = Field(0.9, description="share of the prompts without a split of their own")
+    validation: Share = Field(0.05, description="likewise")
+    test: Share = Field(0.05, description="likewise")
+    sft: Share = Field(0.0, description="likewise, for plain SFT only")
+
+    @model_validator(mode="after")
+    def _whole(self) -> "SplitSettings":
+        if abs(self.train + self.validation + self.test + self.sft - 1) > 1e-9:
+            raise ValueError("the shares must sum to 1")
+        return self
+
+
+class PruneSettings(BaseModel, frozen=True, extra="forbid"):
+    """Which ranks of the source's own order are dropped."""
+
+    drop_ranks: list[Annotated[int, Field(ge=2)]] = Field(
+        default=[2],
+        description="positions in the source's order; [2] is the MC-PO paper's; [2, 3] and so on ablate quality",
+    )
+
+
+class GeneratorSettings(BaseModel, frozen=True, extra="forbid"):
+    """One model that answers the prompts."""
+
+    name: Name = Field(description="how the model is called")
+    model: str = Field(description="run:<objective>/<variant>, a local folder or a Hub id")
+    revision: str | None = Field(None, description="commit hash, for a Hub id")
+    template: Literal["chat", "plain"] = Field("chat", description="how prompts are rendered")
+    end: Literal["eos", "none"] = Field("eos", description="whether its completions end with an end token")
+
+
+class GenerateSettings(BaseModel, frozen=True, extra="forbid"):
+    """Candidates sampled from models."""
+
+    models: list[GeneratorSettings] = Field(default_factory=list, description="none: no candidates are generated")
+    temperatures: list[Annotated[float, Field(ge=0)]] = Field(
+        default=[0.7, 1.0], description="one batch of samples at each; 0 is greedy"
+    )
+    per_temperature: int = Field(2, ge=1, description="samples per prompt and temperature")
+    max_tokens: int = Field(512, ge=1, description="an answer cut here has finish = length")
+    splits: list[SplitName] = Field(default=["train"], description="whose prompts are answered")
+    chunk_prompts: int = Field(128, ge=1, description="prompts committed together; a kill loses at most one chunk")
+    shards_per_engine: int | None = Field(None, ge=1, description="shards per start of the model; all by default")
+
+
+class JudgeSettings(BaseModel, frozen=True, extra="forbid"):
+    """One judge and how it is asked; every comparison is asked in both orders."""
+
+    name: Name = Field("exact", description="the method that `sets.method` may name")
+    judge: Literal["exact"] = Field("exact", description="exact = the embedded world's own verifier")
+    procedure: Literal["champion"] = Field(
+        "champion", description="champion against the next candidate, n-1 comparisons (arXiv 2411.05875)"
+    )
+    splits: list[SplitName] = Field(default=["train", "validation", "test"], description="whose candidates are judged")
+    max_failed: Share = Field(0.05, description="the stage fails when more verdicts than this are missing")
+    min_consistency: Share = Field(0.5, description="the stage fails when fewer pairs than this agree in both orders")
+    chunk_prompts: int = Field(512, ge=1, description="prompts committed together within a round")
+    shards_per_engine: int | None = Field(None, ge=1, description="shards per start of the judge; all by default")
+
+
+class NoiseSettings(BaseModel, frozen=True, extra="forbid"):
+    """Token-swap noise of the chosen answer."""
+
+    copies: int = Field(1, ge=0, description="noise candidates per prompt; 0 turns the stage's output empty")
+    tries: int = Field(16, ge=1, description="draws of two positions before the prompt is counted noise_failed")
+
+
+class ReferenceSettings(BaseModel, frozen=True, extra="forbid"):
+    """One reference model. The first is the primary one, whose template and end the policy uses."""
+
+    name: Name = Field(description="the name in logps and in the objectives")
+    model: str = Field(description="run:<objective>/<variant>, a local folder or a Hub id")
+    revision: str | None = Field(None, description="commit hash, for a Hub id")
+    template: Literal["chat", "plain"] = Field("chat", description="how prompts are rendered")
+    end: Literal["eos", "none"] = Field("eos", description="whether the end token is scored")
+    max_tokens: int | None = Field(None, ge=2, description="prompt + completion; default: the model's context")
+    on_long: Literal["drop"] = Field("drop", description="drop the candidate, too_long:<reference>; never truncated")
+
+
+class ScoreSettings(BaseModel, frozen=True, extra="forbid"):
+    """Log-probs of every candidate of the preference set under the references."""
+
+    references: list[ReferenceSettings] = Field(default_factory=list, description="the first is the primary one")
+    policy: str | None = Field(None, description="the model that will be trained, where it is not the primary reference")
+    dtype: Literal["float32", "float64", "bfloat16"] = Field("float32", description="of the forward; sums are fp64")
+    batch_tokens: int = Field(16_384, ge=1, description="tokens per forward, padding included")
+    chunk_prompts: int = Field(128, ge=1, description="prompts committed together")
+    shards_per_engine: int | None = Field(None, ge=1, description="shards per start of the model; all by default")
+
+    @model_validator(mode="after")
+    def _names(self) -> "ScoreSettings":
+        names = [r.name for r in self.references]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two references share a name: {names}")
+        return self
+
+
+class SetsSettings(BaseModel, frozen=True, extra="forbid"):
+    """The sets that are made."""
+
+    method: str = Field("source", description="the one ranking of the preference set: source, or a judge's name")
+    sft_method: str = Field("source", description="the ranking whose winner is the demonstration of sets/sft")
+    sft_splits: list[SplitName] = Field(default=["sft"], description="prompts of sets/sft")
+    splits: list[SplitName] = Field(default=["train", "validation", "test"], description="prompts of sets/preference")
+    origins: list[Literal["source", "generated", "noise"]] = Field(
+        default=["source", "generated"], description="the pool of the fixed pair that `preference` publishes"
+    )
+
+
+class TrainSettings(BaseModel, frozen=True, extra="forbid"):
+    """The training runs, by <objective>/<variant>; `python -m train --keys` prints what each may hold."""
+
+    runs: dict[str, dict[str, Any]] = Field(default_factory=dict, description="objective/variant: its settings")
+
+    @model_validator(mode="after")
+    def _keys(self) -> "TrainSettings":
+        for key in self.runs:
+            parts = key.split("/")
+            if len(parts) != 2 or not all(p.replace("_", "").replace("-", "").isalnum() for p in parts):
+                raise ValueError(f"{key!r} is not <objective>/<variant>")
+        return self
+
+
+class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):
+    """Answers of trained models on held-out prompts, checked by the verifier."""
+
+    runs: list[str] = Field(default_factory=list, description="<objective>/<variant> of the models; the first is the baseline")
+    split: SplitName = Field("test", description="whose prompts are answered")
+    samples: int = Field(4, ge=1, description="answers sampled per prompt beside the greedy one")
+    temperature: float = Field(1.0, gt=0, description="of the samples")
+    max_tokens: int = Field(512, ge=1, description="an answer cut here has finish = length")
+    chunk_prompts: int = Field(128, ge=1, description="prompts committed together")
+    shards_per_engine: int | None = Field(None, ge=1, description="shards per start of the model; all by default")
+
+
+class CardSettings(BaseModel, frozen=True, extra="forbid"):
+    """What the card says beyond computed facts."""
+
+    title: str = Field("A preference set", description="first heading")
+    description: str = Field("", description="your own words; plain text, escaped")
+    license: str = Field("other", description="licence of the published set, as the Hub spells it")
+    language: str = Field("en", description="language code")
+    tags: list[str] = Field(default_factory=list, description="added to preference, dpo")
+
+
+class PublishSettings(BaseModel, frozen=True, extra="forbid"):
+    """Where the set goes; the folder results/<name>/publish/dataset is always written."""
+
+    repo_id: str | None = Field(None, description="owner/name of a data set on the Hub; none: only the folder")
+    private: bool = Field(True, description="visibility of a repository that has to be made")
+    attempts: int = Field(5, ge=1, description="tries of the commit; before each the head is read again")
+
+
+class Settings(BaseModel, frozen=True, extra="forbid"):
+    """A whole recipe."""
+
+    name: Name = Field(description="the results go to results/<name>")
+    seed: int = Field(0, description="of every draw")
+    num_shards: int = Field(1, ge=1, le=65_536, description="files per table; results do not depend on it")
+    threads: int = Field(1, ge=1, description="torch's threads in one job")
+    toy: ToySettings | None = Field(None, description="make the embedded world first")
+    sources: SourcesSettings
+    split: SplitSettings = Field(default_factory=SplitSettings)
+    prune: PruneSettings = Field(default_factory=PruneSettings)
+    generate: GenerateSettings = Field(default_factory=GenerateSettings)
+    judge: list[JudgeSettings] = Field(default_factory=list, description="the judges, by name")
+    noise: NoiseSettings = Field(default_factory=NoiseSettings)
+    score: ScoreSettings = Field(default_factory=ScoreSettings)
+    sets: SetsSettings = Field(default_factory=SetsSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
+    card: CardSettings = Field(default_factory=CardSettings)
+    publish: PublishSettings = Field(default_factory=PublishSettings)
+
+    @model_validator(mode="after")
+    def _references_resolve(self) -> "Settings":
+        problems = [*self._unknown_runs(), *self._unknown_methods()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _unknown_runs(self) -> list[str]:
+        asked = [m.model for m in self.generate.models] + [r.model for r in self.score.references]
+        asked += [f"run:{r}" for r in self.evaluate.runs]
+        return [
+            f"{ref} is no run under train.runs{did_you_mean(ref[4:], self.train.runs)}"
+            for ref in asked
+            if ref.startswith("run:") and ref[4:] not in self.train.runs
+        ]
+
+    def _unknown_methods(self) -> list[str]:
+        known = ["source", *(j.name for j in self.judge)]
+        return [
+            f"sets.{key}: {method!r} is neither source nor a judge's name{did_you_mean(method, known)}"
+            for key, method in (("method", self.sets.method), ("sft_method", self.sets.sft_method))
+            if method not in known
+        ]
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """What a misspelt key may have meant, as the end of a message."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(map(repr, known)) or 'none'})"
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key written twice; YAML would silently keep the last."""
+
+
+def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: the key {key!r} is written twice")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def load(path: Path) -> Settings:
+    """Read and validate a recipe. Raises ConfigError with every mistake, one line each."""
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except FileNotFoundError as error:
+        raise ConfigError("no such settings file", str(path)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not YAML ({' '.join(str(error).split())})", str(path)) from error
+    return validate(raw, str(path))
+
+
+def validate(raw: Any, where: str) -> Settings:
+    """Validate settings already read (Snakemake merges files and --config before it hands them over)."""
+    if not isinstance(raw, dict):
+        raise ConfigError("settings must be a mapping of keys", where)
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, Settings, where))) from error
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: str) -> list[str]:
+    """One line a mistake: file: key: what, and for an unknown key the nearest known one."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        loc = [str(p) for p in problem["loc"]]
+        if problem["type"] == "extra_forbidden":
+            known = list(_keys_at(model, problem["loc"][:-1]))
+            lines.append(f"{where}: {'.'.join(loc)}: unknown key{did_you_mean(loc[-1], known)}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {'.'.join(loc) or 'settings'}: {message}")
+    return lines
+
+
+def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> dict[str, Any]:
+    fields: dict[str, Any] = dict(model.model_fields)
+    for step in loc:
+        if isinstance(step, int) or step not in fields:
+            continue
+        inner = _model_in(fields[step].annotation)
+        fields = dict(inner.model_fields) if inner else {}
+    return fields
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The settings class inside `X`, `X | None` or `list[X]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if found := _model_in(argument):
+            return found
+    return None
+
+
+def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
+    """(key, default, reason) of every setting, for `prefdata settings`."""
+    rows: list[tuple[str, str, str]] = []
+    for name, field in model.model_fields.items():
+        inner = _model_in(field.annotation)
+        if inner is None:
+            default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True))
+            rows.append((prefix + name, default, field.description or ""))
+        else:
+            rows.append((prefix + name, "", (inner.__doc__ or "").splitlines()[0]))
+            inside = "[]." if "list[" in str(field.annotation) else "."
+            rows.extend(describe(inner, prefix + name + inside))
+    return rows

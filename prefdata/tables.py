@@ -1,0 +1,278 @@
+"""The seven tables: columns, dtypes, keys and invariants (docs/adr/0001-tables-and-contracts.md), and the set view."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from prefdata.errors import DataError, snippet
+
+SPLITS = ("sft", "train", "validation", "test")
+ROLES = ("system", "user", "assistant", "tool")
+
+MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+LOGPS = pl.List(pl.Struct({"reference": pl.String, "logp": pl.Float64, "num_tokens": pl.Int32}))
+SET_CANDIDATE = pl.Struct(
+    {
+        "candidate_id": pl.String,
+        "role": pl.Enum(("chosen", "rejected", "other")),
+        "response": pl.String,
+        "rank": pl.Int32,
+        "score": pl.Float64,
+        "win_prob": pl.Float64,
+        "origin": pl.Enum(("source", "generated", "noise")),
+        "producer": pl.String,
+        "finish": pl.Enum(("stop", "length", "error")),
+        "copies": pl.Int32,
+        "logps": LOGPS,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns with dtypes, the key rows are sorted and unique by (None: sorted by it, repeats allowed), nullable ones."""
+
+    name: str
+    columns: dict[str, pl.DataType | type[pl.DataType]]
+    key: tuple[str, ...]
+    nullable: frozenset[str] = frozenset()
+    unique: bool = True
+
+    @property
+    def schema(self) -> pl.Schema:
+        return pl.Schema(self.columns)
+
+    def empty(self) -> pl.DataFrame:
+        return pl.DataFrame(schema=self.schema)
+
+
+def _enum(*values: str) -> pl.Enum:
+    return pl.Enum(values)
+
+
+_ALL = (
+    Table(
+        "prompts",
+        {
+            "prompt_id": pl.String,
+            "messages": MESSAGES,
+            "source": pl.String,
+            "source_row": pl.String,
+            "source_split": _enum(*SPLITS),
+            "license": pl.String,
+            "tools": pl.String,
+            "template_kwargs": pl.String,
+        },
+        key=("prompt_id",),
+        nullable=frozenset({"source_split", "tools", "template_kwargs"}),
+    ),
+    Table(
+        "splits",
+        {"prompt_id": pl.String, "cluster_id": pl.String, "split": _enum(*SPLITS)},
+        key=("prompt_id",),
+    ),
+    Table(
+        "candidates",
+        {
+            "prompt_id": pl.String,
+            "candidate_id": pl.String,
+            "response": pl.String,
+            "origin": _enum("source", "generated", "noise"),
+            "producer": pl.String,
+            "temperature": pl.Float64,
+            "seed": pl.Int64,
+            "sample": pl.Int32,
+            "finish": _enum("stop", "length", "error"),
+            "num_tokens": pl.Int32,
+            "parent_id": pl.String,
+            "source_rank": pl.Float64,
+            "source_score": pl.Float64,
+        },
+        key=("prompt_id", "candidate_id"),
+        nullable=frozenset({"temperature", "seed", "num_tokens", "parent_id", "source_rank", "source_score"}),
+    ),
+    Table(
+        "verdicts",
+        {
+            "prompt_id": pl.String,
+            "a": pl.String,
+            "b": pl.String,
+            "order": _enum("ab", "ba"),
+            "judge": pl.String,
+            "rubric": pl.String,
+            "outcome": _enum("a", "b", "tie", "missing"),
+            "margin": pl.Float64,
+            "reason": pl.String,
+            "raw": pl.String,
+            "tokens": pl.Int32,
+            "cost": pl.Float64,
+            "round": pl.Int32,
+        },
+        key=("prompt_id", "a", "b", "order", "judge", "rubric"),
+        nullable=frozenset({"margin", "reason", "raw", "tokens", "cost"}),
+    ),
+    Table(
+        "ranks",
+        {
+            "prompt_id": pl.String,
+            "candidate_id": pl.String,
+            "method": pl.String,
+            "rank": pl.Int32,
+            "score": pl.Float64,
+            "win_prob": pl.Float64,
+        },
+        key=("prompt_id", "candidate_id", "method"),
+        nullable=frozenset({"score", "win_prob"}),
+    ),
+    Table(
+        "logps",
+        {
+            "prompt_id": pl.String,
+            "candidate_id": pl.String,
+            "reference": pl.String,
+            "logp": pl.Float64,
+            "num_tokens": pl.Int32,
+        },
+        key=("prompt_id", "candidate_id", "reference"),
+    ),
+    Table(
+        # sorted by prompt before scope, so that a shard's drops merge with the other tables in one pass
+        "drops",
+        {
+            "scope": _enum("row", "prompt", "candidate"),
+            "prompt_id": pl.String,
+            "candidate_id": pl.String,
+            "source": pl.String,
+            "source_row": pl.String,
+            "stage": pl.String,
+            "reason": pl.String,
+            "detail": pl.String,
+        },
+        key=("prompt_id", "candidate_id", "scope", "source", "source_row", "stage", "reason", "detail"),
+        nullable=frozenset({"prompt_id", "candidate_id", "source", "source_row", "detail"}),
+        unique=False,
+    ),
+    Table(
+        "sets",
+        {
+            "prompt_id": pl.String,
+            "split": _enum(*SPLITS),
+            "prompt": MESSAGES,
+            "candidates": pl.List(SET_CANDIDATE),
+        },
+        key=("prompt_id",),
+    ),
+)
+TABLES: dict[str, Table] = {table.name: table for table in _ALL}
+
+
+def require(frame: pl.DataFrame, table: Table, where: str = "rows") -> pl.DataFrame:
+    """Return `frame` with the table's columns in order, or raise DataError naming the offending column and row.
+
+    Checked: column names, dtypes (strings are read into enums, nothing else is cast), nulls, order, unique keys.
+    """
+    missing = [c for c in table.columns if c not in frame.columns]
+    unknown = [c for c in frame.columns if c not in table.columns]
+    if missing or unknown:
+        raise DataError(f"not a {table.name} table: missing {missing}, unknown {unknown}", where)
+    columns = []
+    for name, dtype in table.schema.items():
+        column = frame[name]
+        if column.dtype != dtype:
+            column = _as_enum(column, dtype, table, where)
+        if name not in table.nullable and column.null_count():
+            row = int(column.is_null().arg_max() or 0)
+            raise DataError(f"null in a column of {table.name} that has none", f"{where}:{row}:{name}")
+        columns.append(column)
+    checked = pl.DataFrame(columns)
+    _require_ids(checked, table, where)
+    return _require_sorted(checked, table, where)
+
+
+def _as_enum(column: pl.Series, dtype: pl.DataType, table: Table, where: str) -> pl.Series:
+    if column.dtype == pl.Null:
+        return column.cast(dtype)
+    if not isinstance(dtype, pl.Enum) or column.dtype != pl.String:
+        if not _holds_enum(dtype) or _relaxed(dtype) != _relaxed(column.dtype):
+            raise DataError(f"{column.dtype} where {table.name} has {dtype}", f"{where}:*:{column.name}")
+        return column.cast(dtype)
+    bad = ~column.is_in(list(dtype.categories)) & column.is_not_null()
+    if bad.any():
+        row = int(bad.arg_max() or 0)
+        raise DataError(f"{snippet(column[row])} is none of {list(dtype.categories)}", f"{where}:{row}:{column.name}")
+    return column.cast(dtype)
+
+
+def _holds_enum(dtype: pl.DataType) -> bool:
+    return dtype != _relaxed(dtype)
+
+
+def _relaxed(dtype: pl.DataType) -> pl.DataType:
+    """The dtype with every enum inside it as String: what a Parquet file holds."""
+    if isinstance(dtype, pl.Enum):
+        return pl.String()
+    if isinstance(dtype, pl.List):
+        return pl.List(_relaxed(_instance(dtype.inner)))
+    if isinstance(dtype, pl.Struct):
+        return pl.Struct([pl.Field(f.name, _relaxed(_instance(f.dtype))) for f in dtype.fields])
+    return dtype
+
+
+def _instance(dtype: Any) -> pl.DataType:
+    made: pl.DataType = dtype() if isinstance(dtype, type) else dtype
+    return made
+
+
+def stored(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame as it is written: enums as plain strings, so that every Parquet reader can read them."""
+    return frame.cast({name: _relaxed(dtype) for name, dtype in frame.schema.items()})
+
+
+def _require_ids(frame: pl.DataFrame, table: Table, where: str) -> None:
+    for name in ("prompt_id", "candidate_id"):
+        if name in frame.columns:
+            bad = ~frame[name].str.contains(r"^[0-9a-f]{16}$")
+            if bad.any():
+                row = int(bad.arg_max() or 0)
+                raise DataError(f"{snippet(frame[name][row])} is not 16 hex digits", f"{where}:{row}:{name}")
+
+
+def _require_sorted(frame: pl.DataFrame, table: Table, where: str) -> pl.DataFrame:
+    keys = frame.select(table.key)
+    ordered = keys.cast({n: pl.String for n, d in keys.schema.items() if isinstance(d, pl.Enum)})
+    if table.unique and (double := ordered.is_duplicated()).any():
+        row = int(double.arg_max() or 0)
+        raise DataError(f"two rows with the key {ordered.row(row)} in {table.name}", f"{where}:{row}")
+    if not ordered.equals(ordered.sort(table.key, nulls_last=False)):
+        raise DataError(f"rows of {table.name} are not sorted by {table.key}", where, "sort them with tables.ordered")
+    return frame
+
+
+def ordered(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
+    """The table's columns, in order and dtype, rows sorted by its key (enums by their text, nulls first)."""
+    typed = frame.select([pl.col(n).cast(d) for n, d in table.columns.items()])
+    by = [pl.col(n).cast(pl.String) if isinstance(table.columns[n], pl.Enum) else pl.col(n) for n in table.key]
+    return typed.sort(by, nulls_last=False)
+
+
+def frame(table: str, rows: Iterable[dict[str, object]]) -> pl.DataFrame:
+    """Rows (dicts; left-out nullable columns become null) as that table, typed and sorted."""
+    known = TABLES[table]
+    return ordered(pl.DataFrame(list(rows), schema=known.schema), known)
+
+
+def alive(rows: pl.DataFrame, drops: pl.DataFrame) -> pl.DataFrame:
+    """`rows` less every dropped prompt and, where it has a candidate_id, every dropped candidate. Order is kept."""
+    prompts = drops.filter(pl.col("scope") == "prompt")
+    rows = rows.join(prompts, on="prompt_id", how="anti", maintain_order="left")
+    if "candidate_id" not in rows.columns:
+        return rows
+    candidates = drops.filter(pl.col("scope") == "candidate")
+    return rows.join(candidates, on=["prompt_id", "candidate_id"], how="anti", maintain_order="left")
+
+
+def shard_of(prompt_id: str, num_shards: int) -> int:
+    """floor(prompt_id * num_shards / 2^64): shards read in order are the global prompt_id order for every number."""
+    return int(prompt_id, 16) * num_shards >> 64
