@@ -1,0 +1,72 @@
+"""Loading of models: safetensors only, never remote code; the revision of a model made here is its content hash."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from prefdata.errors import ConfigError
+
+HASHED = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+def content_revision(folder: Path) -> str:
+    """Hash over weights, config and tokenizer of a model folder."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in HASHED:
+        digest.update(name.encode() + b"\0")
+        if (folder / name).exists():
+            with (folder / name).open("rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def revision_of(path: str, revision: str | None) -> str:
+    """What identifies a model's results: the pinned revision of a Hub id, or the content hash of a local folder."""
+    folder = Path(path)
+    if not folder.is_dir():
+        if revision is None:
+            raise ConfigError("a model on the Hub needs its revision", path, "pin the commit hash under revision:")
+        return revision
+    receipt = folder / "train.json"
+    if receipt.exists():
+        return str(json.loads(receipt.read_text(encoding="utf-8"))["revision"])
+    return content_revision(folder)
+
+
+def load_config(path: str, revision: str | None = None) -> Any:
+    """The model's config."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no model ({str(error).splitlines()[0]})", path) from error
+
+
+def load_model(path: str, revision: str | None = None, dtype: str = "float32") -> Any:
+    """A causal LM in evaluation mode, on the GPU if there is one. Raises ConfigError where it cannot be loaded."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no model ({str(error).splitlines()[0]})", path) from error
+    return model.to(device()).eval()
+
+
+def device() -> str:
+    """One GPU if there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def context_of(path: str, revision: str | None = None) -> int:
+    """How many tokens a row may have under this model."""
+    config = load_config(path, revision).get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2**20)

@@ -1,0 +1,151 @@
+"""THE tokenisation, for scoring, training and engines alike.
+
+Prompt ids = the template rendered with add_generation_prompt and encoded once, without adding BOS again (plain: BOS
+if the tokenizer has one + the text as it is). Completion ids = the response encoded without specials, control-token
+text as plain text, never stripped, + the end id. What a template writes after the end id is not scored.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, cast
+
+from prefdata.draws import hex_id
+from prefdata.errors import ConfigError, DataError
+
+Message = dict[str, str]
+Template = Literal["chat", "plain"]
+End = Literal["eos", "none"]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer with how prompts are rendered and how completions end."""
+
+    tokenizer: Any
+    template: Template = "chat"
+    end: End = "eos"
+    where: str = "tokenizer"
+
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        """Ids of special tokens, which never stand inside a content span."""
+        return frozenset(int(i) for i in self.tokenizer.all_special_ids)
+
+    @cached_property
+    def _control_texts(self) -> tuple[str, ...]:
+        added = self.tokenizer.added_tokens_decoder.values()
+        return tuple({str(t) for t in self.tokenizer.all_special_tokens} | {str(t.content) for t in added})
+
+    @cached_property
+    def end_id(self) -> int | None:
+        """The id that ends a completion: what the template writes first after an answer; plain: eos; none: None.
+
+        Raises ConfigError where end = eos and there is none.
+        """
+        if self.end == "none":
+            return None
+        if self.template == "plain":
+            if self.tokenizer.eos_token_id is None:
+                raise ConfigError("the tokenizer has no eos token", self.where, "set end: none")
+            return int(self.tokenizer.eos_token_id)
+        mark = _sentinels(1, [self._chat_template])[0]
+        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
+        tail = self._render(turns, generation=False).rpartition(mark)[2]
+        for token in self._with_specials(tail):
+            if token in self.control_ids:
+                return token
+        raise ConfigError("the chat template writes no special token after an answer", self.where, "set end: none")
+
+    @property
+    def _chat_template(self) -> str:
+        if not isinstance(self.tokenizer.chat_template, str):
+            raise ConfigError("the tokenizer has no chat template", self.where, "set template: plain")
+        return self.tokenizer.chat_template
+
+    def prompt(self, messages: Sequence[Message], tools: str | None = None, kwargs: str | None = None) -> list[int]:
+        """Ids of a prompt, ready for an answer. `tools` and `kwargs` are the prompt's JSON columns."""
+        if self.template == "plain":
+            bos = [] if self.tokenizer.bos_token_id is None else [int(self.tokenizer.bos_token_id)]
+            return bos + self._content("".join(m["content"] for m in messages))
+        extra = {"tools": json.loads(tools) if tools else None, **(json.loads(kwargs) if kwargs else {})}
+        if not any(text in m["content"] for m in messages for text in self._control_texts):
+            return self._with_specials(self._render(messages, generation=True, **extra))
+        return self._fenced(messages, extra)
+
+    def _fenced(self, messages: Sequence[Message], extra: dict[str, Any]) -> list[int]:
+        """Template pieces encoded with specials, contents without: control-token text in a content stays text."""
+        contents = [m["content"] for m in messages]
+        marks = _sentinels(len(messages), [self._chat_template, *contents])
+        cores = [c.strip() for c in contents]  # a template that trims its contents then trims these too
+        fenced = [
+            {**m, "content": m["content"].replace(core, mark, 1) if core else m["content"]}
+            for m, core, mark in zip(messages, cores, marks, strict=True)
+        ]
+        rest, ids = self._render(fenced, generation=True, **extra), list[int]()
+        for core, mark in zip(cores, marks, strict=True):
+            if core and mark in rest:
+                piece, _, rest = rest.partition(mark)
+                ids += self._with_specials(piece) + self._content(core)
+        return ids + self._with_specials(rest)
+
+    def _render(self, messages: Sequence[Message], generation: bool, **extra: Any) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation, **extra)
+        except Exception as error:  # a template is a program of the model's author: whatever it raises is its word
+            roles = [m["role"] for m in messages]
+            raise DataError(f"the chat template refuses a prompt with the roles {roles}: {error}", self.where) from error
+        return cast(str, text)
+
+    def _with_specials(self, text: str) -> list[int]:
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)
+        return cast(list[int], encoded["input_ids"])
+
+    def _content(self, text: str) -> list[int]:
+        return self.contents([text])[0]
+
+    def contents(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of plain texts: no special token, whatever the texts say. Batched."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return cast(list[list[int]], encoded["input_ids"])
+
+    def completions(self, responses: Sequence[str], finishes: Sequence[str]) -> list[list[int]]:
+        """Ids of answers; an answer cut by the length limit (finish = length) gets no end id."""
+        ids = self.contents(responses)
+        if self.end_id is None:
+            return ids
+        return [i if f == "length" else [*i, self.end_id] for i, f in zip(ids, finishes, strict=True)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of completion ids without their end id."""
+        return cast(str, self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _sentinels(count: int, texts: Sequence[str]) -> list[str]:
+    """Words that occur in none of the texts and that no template changes."""
+    salt = 0
+    while True:
+        marks = [f"x{hex_id('sentinel', salt, i)}x" for i in range(count)]
+        if not any(mark in text for mark in marks for text in texts):
+            return marks
+        salt += 1
+
+
+def load_encoder(path: str, revision: str | None = None, template: Template = "chat", end: End = "eos") -> Encoder:
+    """The encoder of a model folder or Hub id. Raises ConfigError where it cannot serve, before any work is done."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no tokenizer ({str(error).splitlines()[0]})", path) from error
+    if not tokenizer.is_fast:
+        raise ConfigError("only fast tokenizers (tokenizer.json) are supported", path)
+    encoder = Encoder(tokenizer, template, end, path)
+    if template == "chat":
+        _ = encoder._chat_template
+    _ = encoder.end_id
+    return encoder
