@@ -1,0 +1,65 @@
+"""Stage `toy`: writes the world's source in Nectar's shape and its two tokenizers."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prefdata import files
+from prefdata.errors import ConfigError
+from prefdata.run import Job
+from prefdata.settings import ToySettings
+from prefdata.toy import tasks, tokenizers, writers
+
+STAGE_VERSION = 1
+
+
+def run(job: Job) -> None:
+    """Write toy/source.jsonl and toy/tokenizers/{small,large}."""
+    if job.settings.toy is None:
+        raise ConfigError("there is no toy section", do="add `toy: {}` to the settings, or skip this stage")
+    lines = [json.dumps(row, ensure_ascii=True) for row in rows(job.settings.toy, job.settings.seed)]
+    files.atomic_text(source_path(job.run.root), "\n".join(lines) + "\n")
+    tokenizers.write(job.run.root / "toy" / "tokenizers")
+
+
+def source_path(root: Path) -> Path:
+    """Where the source named by `path: "toy:"` lies."""
+    return root / "toy" / "source.jsonl"
+
+
+def rows(settings: ToySettings, seed: int) -> Iterator[dict[str, Any]]:
+    """Nectar rows with a split: demonstrations (one answer by one of the four worst writers) and ranked pools."""
+    rng, seen, names = random.Random(seed), set[str](), list(writers.WRITERS)
+    parts = (("sft", settings.demonstrations), ("train", settings.train), ("test", settings.test))
+    for split, count in parts:
+        for number in range(count):
+            prompt = _fresh(tasks.KINDS[number % len(tasks.KINDS)], rng, seen)
+            authors = [rng.choice(names[3:])] if split == "sft" else names
+            yield _row(prompt, authors, split, settings.judge_sd, rng)
+
+
+def _fresh(kind: str, rng: random.Random, seen: set[str]) -> str:
+    for _ in range(1000):
+        prompt = tasks.make(kind, rng)
+        if prompt not in seen:
+            seen.add(prompt)
+            return prompt
+    raise ConfigError(f"the world has no more prompts of kind {kind}", do="ask for fewer in the toy section")
+
+
+def _row(prompt: str, authors: list[str], split: str, judge_sd: float, rng: random.Random) -> dict[str, Any]:
+    answers = [(a, writers.answer(a, prompt, rng)) for a in authors]
+    quality = [(tasks.score(prompt, text) or 0.0) + rng.gauss(0, judge_sd) for _, text in answers]
+    order = sorted(range(len(answers)), key=lambda i: -quality[i])
+    ranks = {i: float(position) for position, i in enumerate(order, 1)}
+    return {
+        "prompt": f"\n\nHuman: {prompt}\n\nAssistant: ",
+        "answers": [{"answer": t, "model": a, "rank": ranks[i]} for i, (a, t) in enumerate(answers)],
+        "turns": 1,
+        "num_responses": len(answers),
+        "source": ["toy"],
+        "good_natured": True,
+        "split": split,
+    }
