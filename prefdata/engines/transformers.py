@@ -1,0 +1,89 @@
+"""The transformers engine: batched sampling whose every token is a keyed draw, and label log-probs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prefdata import logprob
+from prefdata.draws import uniform
+from prefdata.engines import Completion, Request
+from prefdata.models import context_of, load_model
+from prefdata.tokens import End, Template, load_encoder
+
+BATCH_ROWS = 256
+
+
+class TransformersEngine:
+    """Holds one model. `producer` (model@revision) and `seed` key the draws."""
+
+    def __init__(self, path: str, revision: str | None, template: Template, end: End, producer: str, seed: int) -> None:
+        self.encoder = load_encoder(path, revision, template, end)
+        self.model = load_model(path, revision)
+        self.context = context_of(path, revision)
+        self.producer, self.seed = producer, seed
+
+    @torch.no_grad()
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """Sample every request; a prompt that leaves no room is an error with the reason no_room."""
+        done: list[Completion | None] = [None] * len(requests)
+        prompts = [self.encoder.prompt(r.messages, r.tools, r.template_kwargs) for r in requests]
+        fitting = [i for i, p in enumerate(prompts) if 0 < len(p) < self.context]
+        for start in range(0, len(fitting), BATCH_ROWS):
+            batch = fitting[start : start + BATCH_ROWS]
+            for i, c in zip(batch, self._sample([requests[i] for i in batch], [prompts[i] for i in batch]), strict=True):
+                done[i] = c
+        return [c or Completion("", "error", 0, "no_room") for c in done]
+
+    def _sample(self, requests: list[Request], prompts: list[list[int]]) -> list[Completion]:
+        unique = {tuple(p): None for p in prompts}
+        place = {p: i for i, p in enumerate(unique)}
+        rows = torch.tensor([place[tuple(p)] for p in prompts], device=self.model.device)
+        shared = logprob.prefix(self.model, list(unique))
+        cache, mask = logprob.expand(shared, rows)
+        limits = [min(r.max_tokens, self.context - len(p)) for r, p in zip(requests, prompts, strict=True)]
+        written: list[list[int]] = [[] for _ in requests]
+        finish: list[str | None] = [None] * len(requests)
+        logits = shared.logits[rows]
+        for position in range(max(limits)):
+            tokens = self._draw(logits, requests, position, finish)
+            for i, token in enumerate(tokens):
+                if finish[i] is None:
+                    written[i].append(token)
+                    ended, cut = token == self.encoder.end_id, len(written[i]) >= limits[i]
+                    finish[i] = "stop" if ended else "length" if cut else None
+            if all(finish):
+                break
+            mask = torch.cat([mask, mask.new_ones(len(requests), 1)], 1)
+            step = torch.tensor(tokens, device=mask.device).unsqueeze(1)
+            places = (shared.lengths[rows] + position).unsqueeze(1)
+            out = self.model(input_ids=step, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True)
+            logits = out.logits[:, -1]
+        return [self._completion(w, str(f)) for w, f in zip(written, finish, strict=True)]
+
+    def _completion(self, ids: list[int], finish: str) -> Completion:
+        text = self.encoder.decode(ids[:-1] if finish == "stop" else ids)
+        return Completion(text, "stop" if finish == "stop" else "length", len(ids))
+
+    def _draw(self, logits: Tensor, requests: list[Request], position: int, finish: list[str | None]) -> list[int]:
+        """Greedy at temperature 0, else the inverse CDF of one keyed u; pad (0) for rows that ended."""
+        rows = logits.double().cpu().numpy()
+        return [0 if finish[i] else self._token(rows[i], request, position) for i, request in enumerate(requests)]
+
+    def _token(self, logits: Any, request: Request, position: int) -> int:
+        if request.temperature == 0:
+            return int(logits.argmax())
+        weights = np.exp((logits - logits.max()) / request.temperature)
+        total = np.cumsum(weights)
+        key = (self.producer, request.temperature, request.sample, position)
+        u = uniform(self.seed, "sample", request.id, 0, key)
+        return int(np.searchsorted(total, u * total[-1], side="right"))
+
+    @torch.no_grad()
+    def choose(self, requests: Sequence[Request], labels: Sequence[str]) -> list[list[float]]:
+        """Log-prob of each label's tokens as the beginning of the answer (no end token)."""
+        prompts = [self.encoder.prompt(r.messages, r.tools, r.template_kwargs) for r in requests]
+        ids = self.encoder.contents(labels)
+        return [sums.tolist() for sums in logprob.grouped_logps(self.model, prompts, [ids] * len(prompts))]
