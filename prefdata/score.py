@@ -1,0 +1,186 @@
+"""Stage `score`: the log-prob of every candidate under one reference, through THE log-prob forward.
+
+Each reference tokenises the text with its own tokenizer, template and end; only sums over its own ids are stored.
+Nothing is truncated: a row longer than the reference's context is dropped, too_long:<reference>.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from prefdata import chunked, tables
+from prefdata.chunks import ChunkStore, Value
+from prefdata.draws import item_key
+from prefdata.generate import prompts_of
+from prefdata.models import context_of, load_model, revision_of
+from prefdata.run import Frames, Job
+from prefdata.settings import ReferenceSettings
+from prefdata.stages import primary_model, reference
+from prefdata.tokens import Encoder, load_encoder
+
+STAGE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Item:
+    """One candidate with its prompt."""
+
+    prompt: dict[str, Any]
+    candidate: dict[str, Any]
+
+
+class Scorer:
+    """One model with its encoder; loaded when first asked."""
+
+    def __init__(self, path: str, settings: ReferenceSettings, dtype: str, batch_tokens: int) -> None:
+        self.path, self.settings, self.dtype, self.batch_tokens = path, settings, dtype, batch_tokens
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        return load_encoder(self.path, self.settings.revision, self.settings.template, self.settings.end)
+
+    @cached_property
+    def limit(self) -> int:
+        context = context_of(self.path, self.settings.revision)
+        return min(context, self.settings.max_tokens or context)
+
+    @cached_property
+    def model(self) -> Any:
+        return load_model(self.path, self.settings.revision, self.dtype)
+
+    def values(self, items: Sequence[Item]) -> list[Value]:
+        """{"logp", "num_tokens"} or {"too_long": tokens} for each item, in order."""
+        prompts = self._prompts(items)
+        responses = [i.candidate["response"] for i in items]
+        ids = self.encoder.completions(responses, [i.candidate["finish"] for i in items])
+        lengths = [len(prompts[i.prompt["prompt_id"]]) + len(c) for i, c in zip(items, ids, strict=True)]
+        values: list[Value] = [{"too_long": n} for n in lengths]
+        fitting = [k for k, n in enumerate(lengths) if n <= self.limit]
+        for batch in self._batches(items, prompts, ids, fitting):
+            owners = list(dict.fromkeys(items[k].prompt["prompt_id"] for k in batch))
+            groups = [[k for k in batch if items[k].prompt["prompt_id"] == p] for p in owners]
+            for group, sums in zip(groups, self._sums([prompts[p] for p in owners], groups, ids), strict=True):
+                for k, total in zip(group, sums, strict=True):
+                    values[k] = {"logp": total, "num_tokens": len(ids[k])}
+        return values
+
+    def _prompts(self, items: Sequence[Item]) -> dict[str, list[int]]:
+        unique = {i.prompt["prompt_id"]: i.prompt for i in items}
+        return {k: self.encoder.prompt(p["messages"], p["tools"], p["template_kwargs"]) for k, p in unique.items()}
+
+    def _batches(
+        self, items: Sequence[Item], prompts: dict[str, list[int]], ids: list[list[int]], fitting: list[int]
+    ) -> Iterator[list[int]]:
+        """Items of whole prompts, long ones together, at most `batch_tokens` padded completion and prompt tokens."""
+        groups: dict[str, list[int]] = {}
+        for k in fitting:
+            groups.setdefault(items[k].prompt["prompt_id"], []).append(k)
+        order = sorted(groups, key=lambda p: (len(prompts[p]), max(len(ids[k]) for k in groups[p]), p))
+        batch: list[int] = []
+        count, longest_prompt, longest = 0, 0, 0
+        for p in order:
+            width = max(len(ids[k]) for k in groups[p])
+            wider, longer = max(longest, width), max(longest_prompt, len(prompts[p]))
+            if batch and (count + 1) * longer + (len(batch) + len(groups[p])) * (wider + longer) > self.batch_tokens:
+                yield batch
+                batch, count, wider, longer = [], 0, width, len(prompts[p])
+            batch, count, longest, longest_prompt = batch + groups[p], count + 1, wider, longer
+        if batch:
+            yield batch
+
+    def _sums(self, prompts: list[list[int]], groups: list[list[int]], ids: list[list[int]]) -> list[list[float]]:
+        import torch
+
+        from prefdata.logprob import grouped_logps
+
+        with torch.no_grad():
+            sums = grouped_logps(self.model, prompts, [[ids[k] for k in g] for g in groups])
+        return [s.tolist() for s in sums]
+
+
+def run(job: Job) -> None:
+    """Fill the store with log-probs, write logps and drops."""
+    own, score = reference(job.settings, job.unit), job.settings.score
+    path = job.run.model_path(own.model)
+    scorer = Scorer(path, own, score.dtype, score.batch_tokens)
+    common = (revision_of(path, own.revision), score.dtype, own.template, own.end, own.max_tokens)
+    policy = _policy(job, own)
+
+    def items(frames: Frames) -> dict[str, Item]:
+        return keyed(pairs(frames, job.settings.sets.splits), common)
+
+    with ChunkStore(job.run.chunks("score", job.unit)) as store:
+        chunked.fill(job, store, score.chunk_prompts, items, scorer.values)
+        chunked.write(job, lambda frames: rows(frames, items(frames), store, own.name, policy))
+
+
+def _policy(job: Job, own: ReferenceSettings) -> Scorer | None:
+    """The policy's own encoder and limit, checked beside the primary reference where it is another model."""
+    name = job.settings.score.policy
+    if name is None or own.model not in primary_model(job.settings) or name == own.model:
+        return None
+    policy = own.model_copy(update={"model": name, "revision": None, "max_tokens": None})
+    return Scorer(job.run.model_path(name), policy, job.settings.score.dtype, 1)
+
+
+def pairs(frames: Frames, splits: Sequence[str]) -> list[Item]:
+    """Every candidate that is alive, with its prompt, in table order."""
+    prompts = {r["prompt_id"]: r for r in prompts_of(frames, splits).to_dicts()}
+    kept = tables.alive(frames["candidates"], frames["drops"]).filter(pl.col("prompt_id").is_in(list(prompts)))
+    return [Item(prompts[c["prompt_id"]], c) for c in kept.to_dicts()]
+
+
+def keyed(items: Sequence[Item], common: tuple[Any, ...]) -> dict[str, Item]:
+    """Items by key: model revision, dtype, template, end, limit, stage version, prompt and candidate."""
+    return {
+        item_key(
+            STAGE_VERSION,
+            *common,
+            i.prompt["prompt_id"],
+            i.prompt["tools"] or "",
+            i.prompt["template_kwargs"] or "",
+            i.candidate["candidate_id"],
+            i.candidate["finish"],
+        ): i
+        for i in items
+    }
+
+
+def rows(frames: Frames, items: Mapping[str, Item], store: ChunkStore, name: str, policy: Scorer | None) -> Frames:
+    """logps of what was scored; drops of scope candidate for what was too long."""
+    values = store.get(list(items))
+    long_for_policy = _too_long(policy, items) if policy else {}
+    made, drops = [], []
+    for key, item in items.items():
+        too_long = values[key].get("too_long")
+        if too_long is not None or key in long_for_policy:
+            who = name if too_long is not None else "policy"
+            drops.append(_drop(item, who, too_long or long_for_policy[key]))
+        else:
+            ids = {"prompt_id": item.prompt["prompt_id"], "candidate_id": item.candidate["candidate_id"]}
+            made.append({**ids, "reference": name, **values[key]})
+    return {"logps": tables.frame("logps", made), "drops": tables.frame("drops", drops)}
+
+
+def _too_long(policy: Scorer, items: Mapping[str, Item]) -> dict[str, int]:
+    prompts = policy._prompts(list(items.values()))
+    responses, finishes = zip(*[(i.candidate["response"], i.candidate["finish"]) for i in items.values()], strict=True)
+    ids = policy.encoder.completions(responses, finishes)
+    lengths = {k: len(prompts[i.prompt["prompt_id"]]) + len(c) for (k, i), c in zip(items.items(), ids, strict=True)}
+    return {k: n for k, n in lengths.items() if n > policy.limit}
+
+
+def _drop(item: Item, who: str, tokens: int) -> dict[str, Any]:
+    return {
+        "scope": "candidate",
+        "prompt_id": item.prompt["prompt_id"],
+        "candidate_id": item.candidate["candidate_id"],
+        "source": item.prompt["source"],
+        "source_row": item.prompt["source_row"],
+        "stage": "score",
+        "reason": f"too_long:{who}",
+        "detail": f"{tokens} tokens",
+    }
