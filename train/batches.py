@@ -1,0 +1,114 @@
+"""The preference set as batches: examples in token ids, a data order that is a pure function of (seed, epoch), and
+micro-batches balanced by tokens."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+
+from prefdata.draws import hash64
+from prefdata.errors import DataError
+from prefdata.tokens import Encoder
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt in ids. Place 0 is the chosen; the others are the pool of rejected ones. logps[k][n]: reference k."""
+
+    prompt_id: str
+    prompt: list[int]
+    completions: list[list[int]]
+    candidate_ids: list[str]
+    origins: list[str]
+    logps: list[list[float]]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows with the prompt shared."""
+        return len(self.prompt) + sum(map(len, self.completions))
+
+
+def examples(frame: pl.DataFrame, encoder: Encoder, origins: Sequence[str], references: Sequence[str]) -> list[Example]:
+    """The rows of a set: ties with the chosen are left out, the pool is limited to `origins`.
+
+    Rows whose pool is empty are kept (plain SFT needs none). Raises DataError where log-probs of a reference lack.
+    """
+    made = []
+    for row in frame.to_dicts():
+        kept = [c for c in row["candidates"] if c["role"] == "chosen" or (c["role"] == "rejected" and c["origin"] in origins)]
+        made.append(
+            Example(
+                row["prompt_id"],
+                encoder.prompt(row["prompt"], row.get("tools"), row.get("template_kwargs")),
+                encoder.completions([c["response"] for c in kept], [c["finish"] for c in kept]),
+                [c["candidate_id"] for c in kept],
+                [c["origin"] for c in kept],
+                [[_logp(c, name, row["prompt_id"]) for c in kept] for name in references],
+            )
+        )
+    return made
+
+
+def _logp(candidate: dict[str, Any], name: str, prompt: str) -> float:
+    found = [x["logp"] for x in candidate["logps"] if x["reference"] == name]
+    if not found:
+        raise DataError(
+            f"no log-prob under the reference {name}",
+            f"candidate {candidate['candidate_id']} of prompt {prompt}",
+            "run the score stage for it and make the set again",
+        )
+    value = float(found[0])
+    if not value <= 1e-6:  # NaN too
+        raise DataError(f"log-prob {value} under {name} is no log-prob", f"candidate {candidate['candidate_id']}")
+    return value
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which examples make the batch of which step: the epoch's order is a sort by a keyed hash."""
+
+    ids: tuple[str, ...]
+    batch: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.ids) // self.batch)
+
+    def epoch(self, step: int) -> int:
+        return step // self.steps_per_epoch
+
+    def members(self, step: int) -> list[int]:
+        """Indices of the examples of a step; the last batch of an epoch may be smaller."""
+        order = self._shuffled(self.epoch(step))
+        start = (step % self.steps_per_epoch) * self.batch
+        return order[start : start + self.batch]
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        return _shuffle(self.ids, self.seed, epoch)
+
+
+@lru_cache(maxsize=2)
+def _shuffle(ids: tuple[str, ...], seed: int, epoch: int) -> list[int]:
+    return sorted(range(len(ids)), key=lambda i: (hash64(seed, "order", ids[i], epoch), ids[i]))
+
+
+def micro_batches(batch: Sequence[Example], micro_tokens: int) -> Iterator[list[Example]]:
+    """Cut a batch into forwards of at most `micro_tokens` padded tokens (one example at least), long ones together."""
+    held: list[Example] = []
+    for example in sorted(batch, key=lambda e: (len(e.prompt), max(map(len, e.completions)), e.prompt_id)):
+        if held and padded_tokens([*held, example]) > micro_tokens:
+            yield held
+            held = []
+        held.append(example)
+    if held:
+        yield held
+
+
+def padded_tokens(batch: Sequence[Example]) -> int:
+    """Tokens of a shared-prefix forward over all candidates, padding included."""
+    rows = sum(len(e.completions) for e in batch)
+    longest = max(len(c) for e in batch for c in e.completions)
+    return len(batch) * max(len(e.prompt) for e in batch) + rows * longest

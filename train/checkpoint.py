@@ -1,0 +1,93 @@
+"""Checkpoints: safetensors and JSON, whole or not at all, exact.
+
+A checkpoint is a folder step-<n> that holds model, optimizer and state; it is written under another name and renamed
+last, so the newest complete one always loads.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from prefdata.errors import DataError
+
+
+def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int = 2) -> None:
+    """Write the checkpoint of `step` finished steps; older ones beyond `keep` are removed."""
+    final, temporary = folder / f"step-{step:08d}", folder / f".step-{step:08d}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        save_file(dict(_unique(model)), temporary / "model.safetensors")
+        save_file(_optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
+        (temporary / "state.json").write_text(json.dumps({"step": step, **state}, sort_keys=True), encoding="utf-8")
+        for file in temporary.iterdir():
+            _fsync(file)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        _fsync(folder)
+    except OSError as error:
+        raise DataError(f"cannot write a checkpoint: {error.strerror}", str(final), "free space and run again") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(p for p in folder.glob("step-*") if (p / "state.json").exists())
+
+
+def resume(folder: Path, identity: str, model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+    """Load the newest complete checkpoint of this very run into model and optimizer; its state, or None.
+
+    A checkpoint of other settings, data or start (`identity`) is not ours: the run begins anew.
+    """
+    for path in reversed(checkpoints(folder)):
+        state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if state["identity"] != identity:
+            continue
+        try:
+            tensors = load_file(path / "model.safetensors")
+            saved = load_file(path / "optimizer.safetensors")
+        except (SafetensorError, OSError):
+            continue
+        with torch.no_grad():
+            for name, parameter in _unique(model):
+                parameter.copy_(tensors[name])
+        _load_optimizer(optimizer, saved)
+        return state
+    return None
+
+
+def _unique(model: Any) -> list[tuple[str, Tensor]]:
+    """Parameters by name, tied ones once."""
+    return [(n, p.detach()) for n, p in model.named_parameters()]
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{k}": torch.as_tensor(v) for i, entry in state.items() for k, v in entry.items()}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in saved.items():
+        index, _, key = name.partition(".")
+        entries.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

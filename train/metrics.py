@@ -1,0 +1,17 @@
+"""Metrics as sums with counts, so that splitting a batch never changes them."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Metrics:
+    """{name: (sum, count)}; a name nobody counted is n/a (None), not 0."""
+
+    sums: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def add(self, name: str, total: float, count: float) -> None:
+        old = self.sums.get(name, (0.0, 0.0))
+        self.sums[name] = (old[0] + total, old[1] + count)
+
+    def means(self) -> dict[str, float | None]:
+        return {name: total / count if count else None for name, (total, count) in sorted(self.sums.items())}

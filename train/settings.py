@@ -1,0 +1,170 @@
+"""The settings of one training run, train.runs.<objective>/<variant> of a recipe."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from prefdata.errors import ConfigError
+from prefdata.settings import Settings, SplitName, did_you_mean, explain
+from train.negatives import NEGATIVES, WEIGHTS
+from train.objectives import OBJECTIVES
+
+Origin = Literal["source", "generated", "noise"]
+
+
+class InitSettings(BaseModel, frozen=True, extra="forbid"):
+    """A fresh Llama instead of a trained model."""
+
+    tokenizer: str = Field(description="toy:<name>, a local folder or a Hub id")
+    revision: str | None = Field(None, description="commit hash of the tokenizer, for a Hub id")
+    hidden_size: int = Field(96, ge=8, description="width")
+    layers: int = Field(3, ge=1, description="depth")
+    heads: int = Field(3, ge=1, description="attention heads")
+    mlp: int = Field(256, ge=8, description="width of the MLP")
+    context: int = Field(512, ge=8, description="longest row in tokens")
+    rope_theta: float = Field(1000.0, gt=0, description="base of the rotary frequencies")
+    std: float = Field(0.06, gt=0, description="standard deviation of the initial weights")
+
+
+class OptimizerSettings(BaseModel, frozen=True, extra="forbid"):
+    """AdamW and its schedule. The papers' own values could not be verified (see the module's docs)."""
+
+    learning_rate: float = Field(3e-4, gt=0, description="peak")
+    warmup_steps: int = Field(0, ge=0, description="linear from 0 to the peak")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="from the peak to 0 over the rest")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled, on every parameter")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="of Adam")
+
+
+class LossSettings(BaseModel, frozen=True, extra="forbid"):
+    """Of the objective's loss; METHODS names the formulas."""
+
+    beta: float = Field(0.1, gt=0, description="scale of the log-ratios")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="of the logistic loss: chance that the pair is swapped")
+
+
+class NegativesSettings(BaseModel, frozen=True, extra="forbid"):
+    """How negatives are drawn (arXiv 2502.04567)."""
+
+    origins: list[Origin] = Field(default=["source", "generated"], description="the pool; noise joins only by name")
+    count: int = Field(1, ge=1, description="M, negatives drawn per prompt")
+    weight: str = Field(
+        "ratio", description="kernel weight: ratio = softmax(r), policy = softmax(beta log pi) (the paper says both)"
+    )
+    beta: float | None = Field(None, gt=0, description="the kernel's own beta; default: the loss's")
+    replacement: bool = Field(False, description="draw with replacement; repeats become counts")
+    redraw: Literal["never", "epoch"] | None = Field(None, description="default: never for dpo and mrpo, else epoch")
+
+    @model_validator(mode="after")
+    def _known(self) -> "NegativesSettings":
+        if self.weight not in WEIGHTS:
+            raise ValueError(f"negatives.weight: unknown{did_you_mean(self.weight, WEIGHTS)}")
+        return self
+
+
+class ReferencesSettings(BaseModel, frozen=True, extra="forbid"):
+    """How several references become one (arXiv 2405.16388)."""
+
+    eps_max: float = Field(0.1, ge=0, lt=1, description="CTRO's largest clip around the primary; 0.1 in the authors' code")
+    adaptive_eps: bool = Field(True, description="share eps_max between chosen and rejected by their log-probs")
+    alpha: list[Annotated[float, Field(ge=0)]] | None = Field(None, description="fixed weights; default ARWC's")
+    weight_order: Literal["paper", "repo"] = Field("paper", description="the authors' K=2 code swaps the weights")
+
+
+class RunSettings(BaseModel, frozen=True, extra="forbid"):
+    """One training run."""
+
+    set: Literal["sft", "preference"] = Field("preference", description="which set it reads")
+    split: SplitName | None = Field(None, description="which split of it; default: all of sets/sft, train of the other")
+    model: str | None = Field(None, description="where the policy starts; default: the primary reference")
+    revision: str | None = Field(None, description="commit hash, for a Hub id")
+    init: InitSettings | None = Field(None, description="a fresh model instead")
+    template: Literal["chat", "plain"] | None = Field(None, description="default: the primary reference's, else chat")
+    end: Literal["eos", "none"] | None = Field(None, description="default: the primary reference's, else eos")
+    steps: int | None = Field(None, ge=1, description="optimizer steps; or epochs")
+    epochs: int | None = Field(None, ge=1, description="passes over the data; default 1 where steps is not given")
+    batch_prompts: int = Field(32, ge=1, description="prompts per optimizer step")
+    micro_tokens: int = Field(16_384, ge=1, description="tokens per forward; a batch is cut into as many as needed")
+    optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
+    loss: LossSettings = Field(default_factory=LossSettings)
+    negatives: NegativesSettings = Field(default_factory=NegativesSettings)
+    references: ReferencesSettings = Field(default_factory=ReferencesSettings)
+    checkpoint_s: float = Field(5.0, gt=0, description="seconds of work between checkpoints; no result depends on it")
+
+    @model_validator(mode="after")
+    def _start(self) -> "RunSettings":
+        if self.model is not None and self.init is not None:
+            raise ValueError("give either model or init")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give either steps or epochs")
+        return self
+
+
+def resolve(settings: Settings, name: str, where: str = "settings") -> RunSettings:
+    """The validated settings of one run with what depends on the rest of the recipe filled in.
+
+    Raises ConfigError with every mistake: unknown keys and objectives, templates unlike the primary reference's, a
+    run without a model to start from.
+    """
+    key = f"{where}: train.runs.{name}"
+    objective = name.partition("/")[0]
+    if objective not in OBJECTIVES:
+        raise ConfigError(f"unknown objective{did_you_mean(objective, OBJECTIVES)}", key)
+    try:
+        run = RunSettings.model_validate(settings.train.runs[name])
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, RunSettings, key))) from error
+    filled = _fill(settings, run, objective, key)
+    _check(settings, filled, objective, key)
+    return filled
+
+
+def _fill(settings: Settings, run: RunSettings, objective: str, key: str) -> RunSettings:
+    primary = settings.score.references[0] if settings.score.references else None
+    own = {r.model: r for r in settings.score.references}.get(f"run:{key.rpartition('runs.')[2]}") or primary
+    row = OBJECTIVES[objective]
+    update: dict[str, Any] = {
+        "template": run.template or (own.template if own else "chat"),
+        "end": run.end or (own.end if own else "eos"),
+        "negatives": run.negatives.model_copy(update={"redraw": run.negatives.redraw or NEGATIVES[row.negatives].redraw}),
+    }
+    if run.model is None and run.init is None and primary is not None:
+        update |= {"model": primary.model, "revision": primary.revision}
+    if run.steps is None and run.epochs is None:
+        update["epochs"] = 1
+    if run.split is None and run.set == "preference":
+        update["split"] = "train"
+    return run.model_copy(update=update)
+
+
+def _check(settings: Settings, run: RunSettings, objective: str, key: str) -> None:
+    row, references = OBJECTIVES[objective], settings.score.references
+    problems = []
+    if run.model is None and run.init is None:
+        problems.append(f"{key}: no model to start from: give model, init, or score.references")
+    if row.references != "none" and not references:
+        problems.append(f"{key}: {objective} needs the log-probs of references: give score.references")
+    if row.negatives != "none" and run.set == "sft":
+        problems.append(f"{key}: {objective} needs rejected candidates, sets/sft has none: set: preference")
+    if row.references != "none" and (run.template, run.end) != (references[0].template, references[0].end):
+        problems.append(f"{key}: template and end must be those of the primary reference {references[0].name}")
+    if run.references.alpha is not None and len(run.references.alpha) != len(references):
+        problems.append(f"{key}: references.alpha has {len(run.references.alpha)} weights for {len(references)} references")
+    if run.references.weight_order == "repo" and len(references) != 2:
+        problems.append(f"{key}: references.weight_order: repo is defined for two references, not {len(references)}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def validate(settings: Settings, where: str = "settings") -> dict[str, RunSettings]:
+    """Every run of the recipe; all mistakes of all runs together."""
+    runs, problems = {}, []
+    for name in settings.train.runs:
+        try:
+            runs[name] = resolve(settings, name, where)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return runs

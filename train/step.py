@@ -1,0 +1,170 @@
+"""One micro-batch: the MC-PO step and every simpler one.
+
+Prefix forward once with graph; where the sampler weighs candidates, the rejected ones without grad against the
+detached prefix; select; the chosen and the distinct negatives with grad on the same prefix; one backward outside.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prefdata import logprob
+from train.batches import Example
+from train.losses import LOSSES, Compared
+from train.metrics import Metrics
+from train.negatives import NEGATIVES, WEIGHTS, Draw, Picked, Vector, effective_size
+from train.objectives import Objective
+from train.references import REFERENCES
+from train.settings import RunSettings
+
+
+@dataclass(frozen=True)
+class Step:
+    """What stays the same over a run."""
+
+    objective: Objective
+    settings: RunSettings
+    seed: int
+
+    def values(self, model: Any, batch: Sequence[Example], epoch: int, metrics: Metrics) -> Tensor:
+        """Per-prompt losses [B], fp64 with graph; the loop divides and sums them."""
+        forward = self._forward(model, batch)
+        picked = self._select(forward, batch, epoch, metrics)
+        chosen_B, rejected_BM = forward.trained([places for places, _ in picked])
+        compared = self._compare(batch, picked, chosen_B, rejected_BM)
+        values = LOSSES[self.objective.loss].function(compared, self.settings.loss)
+        self._observe(batch, picked, chosen_B, rejected_BM, metrics)
+        return values
+
+    @staticmethod
+    def _forward(model: Any, batch: Sequence[Example]) -> "Forward":
+        """Share the prefix where the model can and some prompt has a second candidate to share it with."""
+        longest = max(len(e.prompt) + max(map(len, e.completions)) for e in batch)
+        pays = any(len(e.completions) > 1 for e in batch)
+        return Shared(model, batch) if pays and logprob.shares_prefix(model, longest) else Rows(model, batch)
+
+    def _select(self, forward: "Forward", batch: Sequence[Example], epoch: int, metrics: Metrics) -> list[Picked]:
+        """Places (1..) of the drawn negatives in each example, and their counts."""
+        sampler, settings = NEGATIVES[self.objective.negatives], self.settings.negatives
+        draw = Draw(self.seed, epoch if settings.redraw == "epoch" else 0, settings.count, settings.replacement)
+        pools = [len(e.completions) - 1 for e in batch]
+        # where all are drawn anyway no weight is needed: the no-grad pass is skipped
+        weighed = sampler.needs_policy and (settings.replacement or any(n > settings.count for n in pools))
+        policy = forward.weighed() if weighed else None
+        picked = []
+        for i, example in enumerate(batch):
+            ids = example.candidate_ids[1:]
+            scores = self._scores(example, policy[i]) if policy is not None else np.zeros(len(ids))
+            places, counts = sampler.select(scores, ids, draw)
+            picked.append(([p + 1 for p in places], counts))
+            if places:
+                self._observe_draw(example, places, scores if policy is not None else None, metrics)
+        return picked
+
+    def _scores(self, example: Example, policy: Vector) -> Vector:
+        """The kernel's log-weights of the pool: in differences to the chosen for a pairwise reference, which is the
+        same distribution (a constant per prompt drops out of the softmax)."""
+        settings = self.settings.negatives
+        logps = torch.tensor(example.logps, dtype=torch.float64).reshape(len(example.logps), 1, -1)
+        chosen = logps[:, :, :1].expand(-1, -1, logps.shape[2] - 1)
+        views = REFERENCES[self.objective.references](chosen, logps[:, :, 1:], self.settings.references)
+        reference = ((views[1] - views[0] + logps[:1, :, :1]) * views[2]).sum(0)[0].numpy()
+        return WEIGHTS[settings.weight](policy, reference, settings.beta or self.settings.loss.beta)
+
+    def _compare(self, batch: Sequence[Example], picked: list[Picked], chosen_B: Tensor, rejected_BM: Tensor) -> Compared:
+        device, (rows, width) = chosen_B.device, rejected_BM.shape
+        references = max(len(batch[0].logps), 1)
+        reference_KBM = torch.zeros(references, rows, width, dtype=torch.float64, device=device)
+        first_KBM = torch.zeros_like(reference_KBM)
+        counts_BM = torch.zeros(rows, width, dtype=torch.float64, device=device)
+        for b, (example, (places, counts)) in enumerate(zip(batch, picked, strict=True)):
+            counts_BM[b, : len(places)] = torch.tensor(counts, dtype=torch.float64)
+            for k, logps in enumerate(example.logps):
+                reference_KBM[k, b, : len(places)] = torch.tensor([logps[p] for p in places], dtype=torch.float64)
+                first_KBM[k, b, : len(places)] = logps[0]
+        views = REFERENCES[self.objective.references](first_KBM, reference_KBM, self.settings.references)
+        tokens = torch.tensor([len(e.completions[0]) for e in batch], dtype=torch.float64, device=device)
+        return Compared(chosen_B, rejected_BM, *views, counts_BM, tokens)
+
+    def _observe_draw(self, example: Example, places: list[int], scores: Vector | None, metrics: Metrics) -> None:
+        lengths = [len(c) for c in example.completions[1:]]
+        metrics.add("draw_shortest", sum(lengths[p] == min(lengths) for p in places), len(places))
+        for origin in ("source", "generated", "noise"):
+            metrics.add(f"draw_{origin}", sum(example.origins[p + 1] == origin for p in places), len(places))
+        if scores is not None:
+            metrics.add("ess", effective_size(scores), 1)
+            metrics.add("ess_share", effective_size(scores) / len(scores), 1)
+
+    def _observe(
+        self, batch: Sequence[Example], picked: list[Picked], chosen_B: Tensor, rejected_BM: Tensor, metrics: Metrics
+    ) -> None:
+        """Accuracy and margin (nats, beta included) under the primary reference; ties count for neither."""
+        metrics.add("chosen_logp", float(chosen_B.detach().sum()), len(batch))
+        if not batch[0].logps:
+            return
+        for b, (example, (places, _)) in enumerate(zip(batch, picked, strict=True)):
+            first = float(chosen_B[b]) - example.logps[0][0]
+            for m, place in enumerate(places):
+                margin = self.settings.loss.beta * (first - float(rejected_BM[b, m]) + example.logps[0][place])
+                metrics.add("margin", margin, 1)
+                metrics.add("accuracy", float(margin > 0), float(margin != 0))
+
+
+class Shared:
+    """The shared-prefix forwards of one micro-batch."""
+
+    def __init__(self, model: Any, batch: Sequence[Example]) -> None:
+        self.model, self.batch = model, batch
+        self.prefix = logprob.prefix(model, [e.prompt for e in batch])
+
+    def weighed(self) -> list[Vector]:
+        """Log-probs of every rejected candidate, without grad: one fp64 array [pool] a prompt."""
+        places = [list(range(1, len(e.completions))) for e in self.batch]
+        with torch.no_grad():
+            sums = self._logps(self.prefix.detached(), places)
+        return [s.cpu().numpy() for s in torch.split(sums, [len(p) for p in places])]
+
+    def trained(self, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Log-probs with grad of the chosen [B] and of the negatives [B, M] (0 at padding)."""
+        return _arrange(self._logps(self.prefix, [[0, *p] for p in places]), places)
+
+    def _logps(self, prefix: logprob.Prefix, places: Sequence[Sequence[int]]) -> Tensor:
+        owner = [b for b, group in enumerate(places) for _ in group]
+        rows = [self.batch[b].completions[n] for b, group in enumerate(places) for n in group]
+        return logprob.candidate_logps(self.model, prefix, owner, rows)
+
+
+class Rows(Shared):
+    """The same by plain rows, for models whose attention cannot share a prefix."""
+
+    def __init__(self, model: Any, batch: Sequence[Example]) -> None:
+        self.model, self.batch = model, batch
+
+    def weighed(self) -> list[Vector]:
+        places = [list(range(1, len(e.completions))) for e in self.batch]
+        with torch.no_grad():
+            sums = self._rows(places)
+        return [s.cpu().numpy() for s in torch.split(sums, [len(p) for p in places])]
+
+    def trained(self, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        return _arrange(self._rows([[0, *p] for p in places]), places)
+
+    def _rows(self, places: Sequence[Sequence[int]]) -> Tensor:
+        prompts = [self.batch[b].prompt for b, group in enumerate(places) for _ in group]
+        rows = [self.batch[b].completions[n] for b, group in enumerate(places) for n in group]
+        return logprob.row_logps(self.model, prompts, rows)
+
+
+Forward = Shared
+
+
+def _arrange(sums: Tensor, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Flat log-probs, chosen first in each group, as [B] and [B, M]."""
+    width = max((len(p) for p in places), default=0)
+    groups = torch.split(sums, [1 + len(p) for p in places])
+    rejected = [torch.cat([g[1:], g.new_zeros(width - len(g) + 1)]) for g in groups]
+    return torch.stack([g[0] for g in groups]), torch.stack(rejected)

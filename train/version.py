@@ -1,0 +1,3 @@
+"""The trainer's version: raised when its results change, so that finished runs are made again."""
+
+VERSION = 1
