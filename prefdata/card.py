@@ -1,0 +1,118 @@
+"""Stage `card`: the data set card, computed facts only.
+
+The computed part lies between two markers; what stands outside them on the target is kept. Holes are filled in one
+pass, so no value is ever read as a template; every value from data or settings is escaped.
+"""
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prefdata import __version__, files, report
+from prefdata.errors import PublishError
+from prefdata.run import Job, Run
+from prefdata.settings import Settings
+
+STAGE_VERSION = 1
+BEGIN, END = "<!-- prefdata:begin -->", "<!-- prefdata:end -->"
+CONFIGS = ("preference", "sets", "candidates")
+Facts = dict[str, Any]
+
+
+def run(job: Job) -> None:
+    """Write publish/card.md."""
+    facts = json.loads(report.path(job.run).read_text(encoding="utf-8"))
+    files.atomic_text(path(job.run), render(job.settings, facts))
+
+
+def path(run: Run) -> Path:
+    return run.root / "publish" / "card.md"
+
+
+def render(settings: Settings, facts: Facts) -> str:
+    """The whole card: YAML header, then the filled template."""
+    template = _template("dataset.md")
+    splits = [s for s in ("train", "validation", "test", "sft") if facts["prompts"].get(s)]
+    drops = [(e["stage"], reason, n) for e in facts["stages"] for reason, n in e["drops"].items()]
+    holes = {
+        "title": escape(settings.card.title),
+        "description": escape(settings.card.description),
+        "configs_table": "Configs: " + ", ".join(f"`{c}`" for c in CONFIGS) + ".",
+        "splits_table": _rows([(s, facts["prompts"][s], facts["candidates"][s]) for s in splits]),
+        "sources_table": _rows([(s["source"], s["license"], s["prompts"]) for s in facts["sources"]]),
+        "drops_table": _rows(drops),
+        "method": escape(_method(settings)),
+        "references": escape(", ".join(f"{r.name} ({r.template}, end {r.end})" for r in settings.score.references) or "none"),
+        "version": __version__,
+    }
+    filled = re.sub(r"\{(\w+)\}", lambda m: holes.get(m[1], m[0]), template)
+    return f"---\n{header(settings, splits)}---\n{filled}"
+
+
+def _template(name: str) -> str:
+    """A template of cards/: inside the package when it is installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    places = [place / "cards" / name for place in (package, package.parent)]
+    return next(p for p in places if p.exists()).read_text(encoding="utf-8")
+
+
+def header(settings: Settings, splits: list[str]) -> str:
+    """The YAML header that the Hub and `datasets` read."""
+    known = {
+        "license": settings.card.license,
+        "language": [settings.card.language],
+        "tags": ["preference", "dpo", *settings.card.tags],
+        "configs": [
+            {
+                "config_name": config,
+                "data_files": [{"split": s, "path": f"data/{config}/{s}-*.parquet"} for s in splits],
+                **({"default": True} if config == CONFIGS[0] else {}),
+            }
+            for config in CONFIGS
+        ],
+    }
+    return yaml.safe_dump(known, sort_keys=False, allow_unicode=False)
+
+
+def _method(settings: Settings) -> str:
+    judges = {j.name: f"judge {j.name} ({j.procedure}, both orders)" for j in settings.judge}
+    return judges.get(settings.sets.method, "the source's own order, dense")
+
+
+def _rows(rows: list[tuple[Any, ...]]) -> str:
+    return "\n".join("| " + " | ".join(escape(str(v)) for v in row) + " |" for row in rows) or "| | | |"
+
+
+def escape(text: str) -> str:
+    """One line of plain text in Markdown: no HTML, no markup, no table break, control characters made visible."""
+    visible = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]#|{}!<>])", lambda m: "\\" + m[1] if m[1] not in "<>" else html.escape(m[1]), visible)
+
+
+def merge(card: str, existing: str | None) -> str:
+    """The card for a target that may have one: its text outside the markers and its own header keys survive."""
+    if existing is None or BEGIN not in existing or END not in existing:
+        return card
+    ours, theirs = _parts(card), _parts(existing)
+    keys = {**_yaml(theirs[0]), **_yaml(ours[0])}
+    return f"---\n{yaml.safe_dump(keys, sort_keys=False, allow_unicode=False)}---\n{theirs[1]}{ours[2]}{theirs[3]}"
+
+
+def _parts(card: str) -> tuple[str, str, str, str]:
+    """Header, text before the markers, the marked part, text after."""
+    match = re.match(r"---\n(.*?)---\n", card, re.S)
+    head, body = (match[1], card[match.end() :]) if match else ("", card)
+    start, stop = body.index(BEGIN), body.index(END) + len(END)
+    return head, body[:start], body[start:stop], body[stop:]
+
+
+def _yaml(text: str) -> Facts:
+    try:
+        loaded = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise PublishError("the card on the target has a broken YAML header", "README.md", "mend it there") from error
+    return loaded if isinstance(loaded, dict) else {}

@@ -1,0 +1,83 @@
+"""Stage `publish`: one commit of what changed, to a folder and, where repo_id is set, to the Hub.
+
+manifest.json on the target lists the content hash of every data file. Publishing reads it at the head, puts only files
+whose hash differs into ONE commit with that head as parent, and makes none where nothing differs: a new version of
+ours or another rendering of the card alone is no change. After an error the head is read again before another try.
+"""
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from prefdata import card, files, published, report
+from prefdata.errors import PublishError
+from prefdata.run import Job
+from prefdata.targets import CARD, MANIFEST, Busy, Folder, Head, Hub, Target
+
+STAGE_VERSION = 1
+
+
+def run(job: Job) -> None:
+    """Publish everywhere the settings say and write publish/receipt.json."""
+    root, settings = job.run.root / "publish", job.settings.publish
+    built = root / ".built"
+    try:
+        shutil.rmtree(built, ignore_errors=True)
+        hashes = published.build(job, built)
+        text = card.path(job.run).read_text(encoding="utf-8")
+        places: dict[str, Target] = {"folder": Folder(root / "dataset")}
+        if settings.repo_id is not None:
+            _require_licences(job)
+            places[settings.repo_id] = Hub(settings.repo_id, settings.private)
+        receipt: dict[str, Any] = {"files": hashes}
+        for name, target in places.items():
+            receipt[name] = publish(target, built, hashes, text, settings.attempts)
+    finally:
+        shutil.rmtree(built, ignore_errors=True)
+    files.atomic_text(root / "receipt.json", json.dumps(receipt, indent=1, sort_keys=True))
+
+
+def _require_licences(job: Job) -> None:
+    """Refuse to push rows of a source whose licence nobody stated."""
+    sources = json.loads(report.path(job.run).read_text(encoding="utf-8"))["sources"]
+    unknown = [f"{s['source']} ({s['prompts']} prompts)" for s in sources if s["license"] == "unknown"]
+    if unknown:
+        raise PublishError(
+            f"no licence is stated for {', '.join(unknown)}", "publish.repo_id", "state it in sources.sources[].license"
+        )
+
+
+def publish(target: Target, built: Path, hashes: dict[str, str], text: str, attempts: int, pause_s: float = 1.0) -> str:
+    """Make the target hold exactly these data files; the revision that does. Raises PublishError."""
+    problem = ""
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(min(pause_s * 2 ** (attempt - 1), 30.0))
+        try:
+            head = target.head()
+            puts, deletes = difference(head, hashes)
+            if not puts and not deletes and head.revision is not None:
+                print(f"publish: {len(hashes)} files unchanged at {head.revision}", file=sys.stderr)
+                return head.revision
+            staged = {name: built / name for name in puts} | _texts(built, head, hashes, text)
+            return target.commit(head, staged, deletes, f"{len(puts)} files changed, {len(deletes)} removed")
+        except Busy as error:
+            problem = str(error)
+            print(f"publish: try {attempt + 1} of {attempts} failed ({problem})", file=sys.stderr)
+    raise PublishError(f"gave up after {attempts} tries ({problem})", "publish", "run the same command again later")
+
+
+def difference(head: Head, hashes: dict[str, str]) -> tuple[list[str], list[str]]:
+    """(files to put, files to remove): those of the old manifest that are ours no more are removed, no others."""
+    puts = [name for name, value in hashes.items() if head.files.get(name) != value]
+    return puts, [name for name in head.files if name not in hashes]
+
+
+def _texts(built: Path, head: Head, hashes: dict[str, str], text: str) -> dict[str, Path]:
+    (built / CARD).parent.mkdir(parents=True, exist_ok=True)
+    (built / CARD).write_text(card.merge(text, head.card), encoding="utf-8")
+    (built / MANIFEST).write_text(json.dumps({"files": hashes}, indent=1, sort_keys=True), encoding="utf-8")
+    return {CARD: built / CARD, MANIFEST: built / MANIFEST}

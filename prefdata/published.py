@@ -1,0 +1,89 @@
+"""The files that are published, built shard by shard from the tables: configs candidates, sets, preference.
+
+data/<config>/<split>-<shard>.parquet; a file without rows is not made.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from prefdata import files, tables
+from prefdata.run import Frames, Job
+from prefdata.sets import fixed_pair
+
+
+def build(job: Job, folder: Path) -> dict[str, str]:
+    """Write the data files under `folder`; {path: content hash}."""
+    hashes: dict[str, str] = {}
+    for shard in job.run.shards:
+        writers: dict[str, _Writer] = {}
+        try:
+            for frames in job.parts([shard]):
+                for config, split, rows in configs(frames, job):
+                    path = f"data/{config}/{split}-{job.run.shard_name(shard)}.parquet"
+                    if path not in writers:
+                        writers[path] = _Writer(folder / path)
+                    writers[path].write(rows)
+        finally:
+            for writer in writers.values():
+                writer.close()
+        hashes |= {path: writer.digest.hexdigest() for path, writer in writers.items()}
+    return hashes
+
+
+class _Writer:
+    """One published Parquet file, written in parts."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.digest = path, files.ContentHash()
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, rows: pl.DataFrame) -> None:
+        table = tables.stored(rows).to_arrow()
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self.path, table.schema, write_page_checksum=True, compression="zstd")
+        self.digest.update(table)
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def configs(frames: Frames, job: Job) -> Iterator[tuple[str, str, pl.DataFrame]]:
+    """(config, split, rows) of one part of the prompts, rows that are empty left out."""
+    rows = frames["sets"]
+    splits = rows.select("prompt_id", "split")
+    kept = tables.alive(frames["candidates"], frames["drops"]).join(splits, on="prompt_id", maintain_order="left")
+    candidates = kept.select("prompt_id", "split", *[c for c in tables.TABLES["candidates"].columns if c != "prompt_id"])
+    pairs = preference(rows, job.settings.sets.origins, job.settings.seed)
+    for config, frame in (("candidates", candidates), ("sets", rows), ("preference", pairs)):
+        for split in frame["split"].unique().sort().to_list():
+            part = frame.filter(pl.col("split") == split)
+            yield config, split, part.drop("split") if config == "preference" else part
+
+
+def preference(rows: pl.DataFrame, origins: Sequence[str], seed: int) -> pl.DataFrame:
+    """TRL's conversational shape: prompt, chosen, rejected as message lists, with the ids; plus the split."""
+    made = []
+    for row in rows.to_dicts():
+        pair = fixed_pair(row["candidates"], origins, seed)
+        if pair is not None:
+            chosen, rejected = (row["candidates"][i] for i in pair)
+            made.append(
+                {
+                    "split": row["split"],
+                    "prompt": row["prompt"],
+                    "chosen": [{"role": "assistant", "content": chosen["response"]}],
+                    "rejected": [{"role": "assistant", "content": rejected["response"]}],
+                    "prompt_id": row["prompt_id"],
+                    "chosen_id": chosen["candidate_id"],
+                    "rejected_id": rejected["candidate_id"],
+                }
+            )
+    texts = dict.fromkeys(("prompt_id", "chosen_id", "rejected_id"), pl.String)
+    messages = dict.fromkeys(("prompt", "chosen", "rejected"), tables.MESSAGES)
+    return pl.DataFrame(made, schema={"split": pl.String, **messages, **texts})

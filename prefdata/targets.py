@@ -1,0 +1,143 @@
+"""Where a set is published: a folder, or a data set repository on the Hub. Both know a head and one commit."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from prefdata import files
+from prefdata.errors import PublishError
+
+T = TypeVar("T")
+MANIFEST, CARD = "manifest.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is published now: its revision (None: nothing), the files' content hashes and the card."""
+
+    revision: str | None
+    files: dict[str, str]
+    card: str | None
+
+
+class Busy(Exception):
+    """The target could not take the commit this time: read the head again, then try again."""
+
+
+class Target(Protocol):
+    """A place to publish to."""
+
+    def head(self) -> Head: ...
+
+    def commit(self, parent: Head, puts: dict[str, Path], deletes: list[str], message: str) -> str: ...
+
+
+def parse_manifest(text: str, where: str) -> dict[str, str]:
+    """The files of a manifest.json, which may hold anything. Raises PublishError."""
+    try:
+        listed = json.loads(text)["files"]
+        if not all(isinstance(k, str) and isinstance(v, str) for k, v in listed.items()):
+            raise TypeError("not text")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PublishError("not a manifest of ours", where, "publish to another place, or remove that file") from error
+    return dict(listed)
+
+
+class Folder:
+    """A folder; the manifest is written last."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def head(self) -> Head:
+        manifest, card = self.path / MANIFEST, self.path / CARD
+        if not manifest.exists():
+            return Head(None, {}, card.read_text(encoding="utf-8") if card.exists() else None)
+        listed = parse_manifest(manifest.read_text(encoding="utf-8"), str(manifest))
+        present = {k: v for k, v in listed.items() if (self.path / k).is_file()}
+        return Head("folder", present, card.read_text(encoding="utf-8") if card.exists() else None)
+
+    def commit(self, parent: Head, puts: dict[str, Path], deletes: list[str], message: str) -> str:
+        for name in sorted(puts, key=lambda n: (n in (CARD, MANIFEST), n == MANIFEST, n)):
+            files.atomic_write(self.path / name, partial(shutil.copyfile, puts[name]))
+        for name in deletes:
+            if not (self.path / name).resolve().is_relative_to(self.path.resolve()):
+                raise PublishError(f"the old manifest names {name!r}, outside the folder", str(self.path))
+            (self.path / name).unlink(missing_ok=True)
+        return "folder"
+
+
+class Hub:
+    """A data set repository through huggingface_hub; HF_ENDPOINT and HF_TOKEN are read from the environment."""
+
+    def __init__(self, repo_id: str, private: bool) -> None:
+        from huggingface_hub import HfApi
+
+        self.repo_id, self.private = repo_id, private
+        self.api = HfApi(token=os.environ.get("HF_TOKEN"))
+
+    def head(self) -> Head:
+        def read() -> Head:
+            self.api.create_repo(self.repo_id, repo_type="dataset", private=self.private, exist_ok=True)
+            sha = self.api.repo_info(self.repo_id, repo_type="dataset").sha
+            assert sha is not None
+            manifest, card = (self._text(name, sha) for name in (MANIFEST, CARD))
+            listed = {} if manifest is None else parse_manifest(manifest, f"{self.repo_id}/{MANIFEST}")
+            return Head(sha, listed, card)
+
+        return self._answered(read)
+
+    def _text(self, name: str, revision: str) -> str | None:
+        from huggingface_hub.errors import EntryNotFoundError
+
+        try:
+            path = self.api.hf_hub_download(self.repo_id, name, repo_type="dataset", revision=revision)
+        except EntryNotFoundError:
+            return None
+        return Path(path).read_text(encoding="utf-8")
+
+    def commit(self, parent: Head, puts: dict[str, Path], deletes: list[str], message: str) -> str:
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        operations: list[CommitOperationAdd | CommitOperationDelete] = []
+        operations += [CommitOperationAdd(n, str(p)) for n, p in sorted(puts.items())]
+        operations += [CommitOperationDelete(n) for n in sorted(deletes)]
+
+        def send() -> str:
+            done = self.api.create_commit(
+                self.repo_id, operations, repo_type="dataset", commit_message=message, parent_commit=parent.revision
+            )
+            return str(done.oid)
+
+        return self._answered(send)
+
+    def _answered(self, call: Callable[[], T]) -> T:
+        """Sort the client's errors: what will not change is a PublishError, what may is Busy. No token is in either."""
+        import httpx2
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+        try:
+            return call()
+        except (LocalTokenNotFoundError, HFValidationError) as error:
+            raise PublishError(str(error).splitlines()[0], self.repo_id, "set HF_TOKEN and check publish.repo_id") from error
+        except HfHubHTTPError as error:
+            status = error.response.status_code if error.response is not None else 0
+            if status in (400, 401, 403, 404):
+                what = {
+                    401: "no valid token",
+                    403: "the token may not write here",
+                    404: "no such repository, or no access",
+                }
+                raise PublishError(
+                    f"the Hub says {status}: {what.get(status, 'the request was refused')}",
+                    self.repo_id,
+                    "set HF_TOKEN to a token that may write there, and check publish.repo_id",
+                ) from error
+            raise Busy(f"status {status}") from error
+        except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
+            raise Busy(type(error).__name__) from error
