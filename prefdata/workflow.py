@@ -1,0 +1,108 @@
+"""What the Snakefile needs: validated settings, the run's lock, the commands of its jobs.
+
+This is where `prefdata` and `train` meet, on behalf of the Snakefile only.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefdata import files, settings
+from prefdata.errors import PrefdataError
+from prefdata.progress import RUN_PID
+from prefdata.run import Run, take_lock
+from prefdata.stages import Part
+from prefdata.toy.make import source_path
+
+_held: list[int] = []
+
+
+def load(config: dict[str, Any]) -> Run:
+    """Validate the merged configuration, training runs included; all mistakes are printed and nothing is run."""
+    from train.settings import validate
+
+    try:
+        recipe = settings.validate(dict(config), "settings")
+        validate(recipe)
+    except PrefdataError as error:
+        sys.exit(f"error: {error}")
+    run = Run(recipe)
+    _prepare_jobs(run)
+    return run
+
+
+def _prepare_jobs(run: Run) -> None:
+    """What our jobs find in their environment: this Python's programs, the settings, and whom they must not outlive."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    os.environ["PREFDATA_SETTINGS"] = str(settings_path(run))
+    os.environ[RUN_PID] = str(os.getpid())
+
+
+def begin(run: Run) -> None:
+    """Before the first job: take the run's lock for Snakemake's life and write the settings the jobs read.
+
+    The descriptor is not inherited, so an orphan job does not hold the run; jobs die with us (PREFDATA_RUN_PID).
+    """
+    run.root.mkdir(parents=True, exist_ok=True)
+    try:
+        _held.append(take_lock(run.root / ".run", wait_s=0))
+    except PrefdataError as error:
+        sys.exit(f"error: another run works here: {error}")
+    files.atomic_text(settings_path(run), json.dumps(run.settings.model_dump(mode="json"), indent=1, sort_keys=True))
+
+
+def finish(run: Run) -> None:
+    """After the last job: show the summary, where there is one."""
+    summary = run.root / "report" / "summary.txt"
+    if summary.exists() and "PREFDATA_NO_SUMMARY" not in os.environ:
+        print(summary.read_text(encoding="utf-8"), file=sys.stderr)
+
+
+def settings_path(run: Run) -> Path:
+    return run.root / "settings.json"
+
+
+def rule_name(stage: str, name: str) -> str:
+    """A rule's name for a run <objective>/<variant>."""
+    return f"{stage}_{name.replace('/', '_')}"
+
+
+def toy_files(run: Run) -> list[str]:
+    """What the toy stage makes."""
+    made = [source_path(run.root)]
+    for name in ("small", "large"):
+        made += [run.root / "toy" / "tokenizers" / name / f for f in ("tokenizer.json", "tokenizer_config.json")]
+    return [str(p) for p in made]
+
+
+def source_files(run: Run) -> list[str]:
+    """Local files of the sources; a missing one is reported by the stage itself, with what to do."""
+    places = [s.path for s in run.settings.sources.sources if s.path is not None]
+    local = [str(source_path(run.root)) if p == "toy:" else p for p in places]
+    return [p for p in local if p.startswith(str(run.root)) or Path(p).exists()]
+
+
+def train_inputs(run: Run, name: str) -> list[str]:
+    """The run's set, and what its policy starts from."""
+    from train.settings import resolve
+
+    wanted = resolve(run.settings, name)
+    start = wanted.init.tokenizer if wanted.init else wanted.model or ""
+    return run.files([Part("sets", "sets", wanted.set)]) + run.model_files(start)
+
+
+def train_trigger(run: Run, name: str) -> str:
+    """What re-runs a training: its resolved settings, the seed, the references, the trainer's version."""
+    from train.settings import resolve
+    from train.version import VERSION
+
+    own = resolve(run.settings, name).model_dump(mode="json", exclude={"checkpoint_s"})
+    names = [r.name for r in run.settings.score.references]
+    return json.dumps({"version": VERSION, "seed": run.settings.seed, "references": names, **own}, sort_keys=True)
+
+
+def curve_files(run: Run, name: str) -> list[str]:
+    folder = run.model_path(f"run:{name}")
+    return [f"{folder}/metrics.jsonl", f"{folder}/metrics.png"]
