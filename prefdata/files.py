@@ -94,8 +94,10 @@ def _os_error(error: OSError, path: Path) -> DataError:
 class ContentHash:
     """A hash over rows and schema, whatever the batches, encodings and offsets the rows come in."""
 
-    def __init__(self) -> None:
+    def __init__(self, schema: pa.Schema) -> None:
         self._streams: dict[str, Any] = {}
+        for field in schema:
+            self._bytes(f"{field.name}={field.type}", b"")
 
     def update(self, table: pa.Table) -> None:
         for name in table.column_names:
@@ -137,8 +139,9 @@ class ContentHash:
 
 def content_hash(frame: pl.DataFrame) -> str:
     """The content hash of a frame, as a file of it would carry."""
-    digest = ContentHash()
-    digest.update(tables.stored(frame).to_arrow())
+    arrow = tables.stored(frame).to_arrow()
+    digest = ContentHash(arrow.schema)
+    digest.update(arrow)
     return digest.hexdigest()
 
 
@@ -151,7 +154,8 @@ class TableWriter:
 
     def __init__(self, path: Path, table: Table, manifest: dict[str, Any]) -> None:
         self.path, self.table, self.manifest = path, table, manifest
-        self._digest, self._rows, self._reasons = ContentHash(), 0, Counter[str]()
+        self._schema = tables.stored(table.empty()).to_arrow().schema
+        self._digest, self._rows, self._reasons = ContentHash(self._schema), 0, Counter[str]()
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._last: tuple[Any, ...] | None = None
         self._writer: pq.ParquetWriter | None = None
@@ -160,15 +164,11 @@ class TableWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._sweep()
-            schema = tables.stored(self.table.empty()).to_arrow().schema
             self._writer = pq.ParquetWriter(
-                self._temporary, schema, write_page_checksum=True, compression="zstd", store_schema=False
+                self._temporary, self._schema, write_page_checksum=True, compression="zstd", store_schema=False
             )
         except OSError as error:
             raise _os_error(error, self.path) from error
-        self._digest.update(pa.table(schema.empty_table()))
-        for name in schema.names:  # an empty file still hashes its schema
-            self._digest._bytes(f"{name}={schema.field(name).type}", b"")
         return self
 
     def _sweep(self) -> None:

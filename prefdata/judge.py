@@ -79,7 +79,7 @@ def _groups(frames: Frames, settings: JudgeSettings) -> Iterator[tuple[dict[str,
 
 
 def _key(settings: JudgeSettings, judge: Judge, prompt: str, pair: Pair, order: str) -> str:
-    return item_key(STAGE_VERSION, settings.judge, judge.rubric_hash, prompt, *pair, order)
+    return item_key(STAGE_VERSION, settings.judge, judge.revision, judge.rubric_hash, prompt, *pair, order)
 
 
 def _request(judge: Judge, prompt: dict[str, Any], pair: Pair, order: str, texts: dict[str, str]) -> Request:
@@ -121,7 +121,7 @@ def _rows(frames: Frames, known: Known, settings: JudgeSettings, judge: Judge, s
         for key, value in store.get(list(keys)).items():
             pair, order = keys[key]
             place = {"prompt_id": prompt, "a": pair[0], "b": pair[1], "order": order, "round": pairs.index(pair) + 1}
-            rows.append({**place, "judge": settings.name, "rubric": judge.rubric_hash, **value})
+            rows.append({**place, "judge": f"{settings.name}@{judge.revision}", "rubric": judge.rubric_hash, **value})
     return tables.frame("verdicts", rows)
 
 

@@ -25,12 +25,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Judge:
-    """`rubric` is hashed into every verdict: another wording is another judge."""
+    """`rubric` is hashed into every verdict: another wording is another judge. `revision` goes into its name."""
 
     engine: Callable[[], Engine]
     ask: Callable[[Sequence[Message], str, str], tuple[Message, ...]]
     read: Callable[[str], Reading]
     rubric: str
+    revision: str
 
     @property
     def rubric_hash(self) -> str:
@@ -56,5 +57,5 @@ def _read_exact(text: str) -> Reading:
 
 
 JUDGES: dict[str, Judge] = {
-    "exact": Judge(_exact_engine, _ask_exact, _read_exact, "the better score against the exact answer; equal = tie"),
+    "exact": Judge(_exact_engine, _ask_exact, _read_exact, "the better score against the exact answer; equal = tie", "1"),
 }

@@ -29,9 +29,10 @@ class Parsed:
     drops: list[Record] = field(default_factory=list)
 
 
-def prompt_id(messages: list[dict[str, str]]) -> str:
-    """16 hex of blake2b over the canonical messages."""
-    return hex_id(json.dumps([[m["role"], m["content"]] for m in messages], separators=(",", ":")))
+def prompt_id(messages: list[dict[str, str]], tools: str | None = None, template_kwargs: str | None = None) -> str:
+    """16 hex of blake2b over the canonical messages, and tools and template_kwargs (JSON) where there are any."""
+    canonical = json.dumps([[m["role"], m["content"]] for m in messages], separators=(",", ":"))
+    return hex_id(canonical, *([tools or "", template_kwargs or ""] if tools or template_kwargs else []))
 
 
 def candidate_id(prompt: str, response: str, origin: str, producer: str, temperature: float | None, sample: int) -> str:
@@ -178,7 +179,9 @@ def _answers(
             continue
         sample = seen[model, text] = seen.get((model, text), -1) + 1
         _candidate(parsed, text, model, rank, sample, drop)
-    if any(r is None for r in ranks) and not all(r is None for r in ranks):
+    if ranks == [None] and parsed.candidates:
+        parsed.candidates[0]["source_rank"] = 1.0  # a lone demonstration is its source's first
+    elif any(r is None for r in ranks) and not all(r is None for r in ranks):
         raise DataError("some answers have a rank and some have none", f"{where}:{names['answers']}")
 
 

@@ -15,9 +15,11 @@ from typing import Any
 from prefdata import card, files, published, report
 from prefdata.errors import PublishError
 from prefdata.run import Job
+from prefdata.stages import Part
 from prefdata.targets import CARD, MANIFEST, Busy, Folder, Head, Hub, Target
 
 STAGE_VERSION = 1
+Facts = dict[str, Any]
 
 
 def run(job: Job) -> None:
@@ -34,10 +36,17 @@ def run(job: Job) -> None:
             places[settings.repo_id] = Hub(settings.repo_id, settings.private)
         receipt: dict[str, Any] = {"files": hashes}
         for name, target in places.items():
-            receipt[name] = publish(target, built, hashes, text, settings.attempts)
+            receipt[name] = publish(target, built, hashes, text, identity(job), settings.attempts)
     finally:
         shutil.rmtree(built, ignore_errors=True)
     files.atomic_text(root / "receipt.json", json.dumps(receipt, indent=1, sort_keys=True))
+
+
+def identity(job: Job) -> Facts:
+    """What a reader of the published set needs to know to use its log-probs and its pairs."""
+    logps = [files.manifest(Path(p)) for p in job.run.files([Part("logps", "score", u) for u in job.run.units("score")], [0])]
+    references = [{**m["slice"]["reference"], "dtype": m["slice"]["dtype"], "revision_of": m["models"]} for m in logps]
+    return {"seed": job.settings.seed, "origins": list(job.settings.sets.origins), "references": references}
 
 
 def _require_licences(job: Job) -> None:
@@ -50,7 +59,9 @@ def _require_licences(job: Job) -> None:
         )
 
 
-def publish(target: Target, built: Path, hashes: dict[str, str], text: str, attempts: int, pause_s: float = 1.0) -> str:
+def publish(
+    target: Target, built: Path, hashes: dict[str, str], text: str, facts: Facts, attempts: int, pause_s: float = 1.0
+) -> str:
     """Make the target hold exactly these data files; the revision that does. Raises PublishError."""
     problem = ""
     for attempt in range(attempts):
@@ -62,7 +73,7 @@ def publish(target: Target, built: Path, hashes: dict[str, str], text: str, atte
             if not puts and not deletes and head.revision is not None:
                 print(f"publish: {len(hashes)} files unchanged at {head.revision}", file=sys.stderr)
                 return head.revision
-            staged = {name: built / name for name in puts} | _texts(built, head, hashes, text)
+            staged = {name: built / name for name in puts} | _texts(built, head, hashes, text, facts)
             return target.commit(head, staged, deletes, f"{len(puts)} files changed, {len(deletes)} removed")
         except Busy as error:
             problem = str(error)
@@ -76,8 +87,8 @@ def difference(head: Head, hashes: dict[str, str]) -> tuple[list[str], list[str]
     return puts, [name for name in head.files if name not in hashes]
 
 
-def _texts(built: Path, head: Head, hashes: dict[str, str], text: str) -> dict[str, Path]:
+def _texts(built: Path, head: Head, hashes: dict[str, str], text: str, facts: Facts) -> dict[str, Path]:
     (built / CARD).parent.mkdir(parents=True, exist_ok=True)
     (built / CARD).write_text(card.merge(text, head.card), encoding="utf-8")
-    (built / MANIFEST).write_text(json.dumps({"files": hashes}, indent=1, sort_keys=True), encoding="utf-8")
+    (built / MANIFEST).write_text(json.dumps({**facts, "files": hashes}, indent=1, sort_keys=True), encoding="utf-8")
     return {CARD: built / CARD, MANIFEST: built / MANIFEST}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefdata import files, tables
@@ -23,9 +24,10 @@ def build(job: Job, folder: Path) -> dict[str, str]:
             for frames in job.parts([shard]):
                 for config, split, rows in configs(frames, job):
                     path = f"data/{config}/{split}-{job.run.shard_name(shard)}.parquet"
+                    arrow = tables.stored(rows).to_arrow()
                     if path not in writers:
-                        writers[path] = _Writer(folder / path)
-                    writers[path].write(rows)
+                        writers[path] = _Writer(folder / path, arrow.schema)
+                    writers[path].write(arrow)
         finally:
             for writer in writers.values():
                 writer.close()
@@ -34,23 +36,19 @@ def build(job: Job, folder: Path) -> dict[str, str]:
 
 
 class _Writer:
-    """One published Parquet file, written in parts."""
+    """One published Parquet file, written in parts; each file checks its pages and knows its content hash."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.digest = path, files.ContentHash()
-        self._writer: pq.ParquetWriter | None = None
+        self.digest = files.ContentHash(schema)
+        self._writer = pq.ParquetWriter(path, schema, write_page_checksum=True, compression="zstd")
 
-    def write(self, rows: pl.DataFrame) -> None:
-        table = tables.stored(rows).to_arrow()
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self.path, table.schema, write_page_checksum=True, compression="zstd")
-        self.digest.update(table)
-        self._writer.write_table(table)
+    def write(self, rows: pa.Table) -> None:
+        self.digest.update(rows)
+        self._writer.write_table(rows)
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self._writer.close()
 
 
 def configs(frames: Frames, job: Job) -> Iterator[tuple[str, str, pl.DataFrame]]:

@@ -23,11 +23,12 @@ def rank(frames: Frames, job: Job) -> Frames:
 
 
 def by_source(candidates: pl.DataFrame) -> pl.DataFrame:
-    """Dense ranks of the source's ranks: averages and gaps become 1, 2, 3; the source's score is carried along."""
-    return candidates.filter(pl.col("source_rank").is_not_null()).select(
+    """Dense ranks of the source's ranks, else of its scores (higher is better): averages and gaps become 1, 2, 3."""
+    place = pl.coalesce("source_rank", -pl.col("source_score"))
+    return candidates.filter(place.is_not_null()).select(
         "prompt_id",
         "candidate_id",
-        pl.col("source_rank").rank("dense").over("prompt_id").cast(pl.Int32).alias("rank"),
+        place.rank("dense").over("prompt_id").cast(pl.Int32).alias("rank"),
         pl.col("source_score").alias("score"),
         pl.lit(None, dtype=pl.Float64).alias("win_prob"),
     )

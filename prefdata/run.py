@@ -136,9 +136,22 @@ class Job:
             "stage": self.stage.name,
             "unit": self.unit,
             "settings": hex_id(trigger),
+            "slice": json.loads(trigger),
+            "models": self._revisions(),
             "inputs": inputs,
             "rows_in": dict(rows_in),
         }
+
+    def _revisions(self) -> dict[str, str]:
+        """The models a job uses, by reference, with what identifies each: its pinned revision or content hash."""
+        from prefdata.models import revision_of
+
+        revisions = {}
+        for ref in self.stage.models(self.settings, self.unit):
+            pinned = [r.revision for r in self.settings.score.references if r.model == ref]
+            pinned += [m.revision for m in self.settings.generate.models if m.model == ref]
+            revisions[ref] = revision_of(self.run.model_path(ref), pinned[0] if pinned else None)
+        return revisions
 
     def parts(self, shards: Sequence[int] | None = None, prompts: int = PART_PROMPTS) -> Iterator[Frames]:
         """Yield the declared tables for consecutive ranges of at most `prompts` prompts, in the global order.

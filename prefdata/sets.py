@@ -137,7 +137,7 @@ def _nest(prompts: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
         .group_by("prompt_id", maintain_order=True)
         .agg(pl.struct(fields).cast(tables.SET_CANDIDATE).alias("candidates"))
     )
-    named = prompts.select("prompt_id", "split", pl.col("messages").alias("prompt"))
+    named = prompts.select("prompt_id", "split", pl.col("messages").alias("prompt"), "tools", "template_kwargs", "source")
     return named.join(rows, on="prompt_id", maintain_order="left")
 
 

@@ -244,7 +244,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _references_resolve(self) -> "Settings":
-        problems = [*self._unknown_runs(), *self._unknown_methods()]
+        problems = [*self._unknown_runs(), *self._unknown_methods(), *self._shared_names()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -257,6 +257,15 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
             for ref in asked
             if ref.startswith("run:") and ref[4:] not in self.train.runs
         ]
+
+    def _shared_names(self) -> list[str]:
+        judges, models = [j.name for j in self.judge], [m.name for m in self.generate.models]
+        problems = [
+            f"two of {where} share a name: {n}"
+            for where, n in (("judge", judges), ("generate.models", models))
+            if len(set(n)) < len(n)
+        ]
+        return problems + ([] if "source" not in judges else ["judge: the name source means the source's own order"])
 
     def _unknown_methods(self) -> list[str]:
         known = ["source", *(j.name for j in self.judge)]

@@ -64,9 +64,10 @@ _ALL = (
             "license": pl.String,
             "tools": pl.String,
             "template_kwargs": pl.String,
+            "answer": pl.String,
         },
         key=("prompt_id",),
-        nullable=frozenset({"source_split", "tools", "template_kwargs"}),
+        nullable=frozenset({"source_split", "tools", "template_kwargs", "answer"}),
     ),
     Table(
         "splits",
@@ -89,9 +90,10 @@ _ALL = (
             "parent_id": pl.String,
             "source_rank": pl.Float64,
             "source_score": pl.Float64,
+            "raw": pl.String,
         },
         key=("prompt_id", "candidate_id"),
-        nullable=frozenset({"temperature", "seed", "num_tokens", "parent_id", "source_rank", "source_score"}),
+        nullable=frozenset({"temperature", "seed", "num_tokens", "parent_id", "source_rank", "source_score", "raw"}),
     ),
     Table(
         "verdicts",
@@ -109,9 +111,11 @@ _ALL = (
             "tokens": pl.Int32,
             "cost": pl.Float64,
             "round": pl.Int32,
+            "score": pl.Float64,
         },
+        # a pointwise judge scores `a` alone: b, order and outcome are null
         key=("prompt_id", "a", "b", "order", "judge", "rubric"),
-        nullable=frozenset({"margin", "reason", "raw", "tokens", "cost"}),
+        nullable=frozenset({"b", "order", "outcome", "margin", "reason", "raw", "tokens", "cost", "score"}),
     ),
     Table(
         "ranks",
@@ -160,9 +164,13 @@ _ALL = (
             "prompt_id": pl.String,
             "split": _enum(*SPLITS),
             "prompt": MESSAGES,
+            "tools": pl.String,
+            "template_kwargs": pl.String,
+            "source": pl.String,
             "candidates": pl.List(SET_CANDIDATE),
         },
         key=("prompt_id",),
+        nullable=frozenset({"tools", "template_kwargs", "source"}),
     ),
 )
 TABLES: dict[str, Table] = {table.name: table for table in _ALL}
@@ -171,14 +179,18 @@ TABLES: dict[str, Table] = {table.name: table for table in _ALL}
 def require(frame: pl.DataFrame, table: Table, where: str = "rows") -> pl.DataFrame:
     """Return `frame` with the table's columns in order, or raise DataError naming the offending column and row.
 
-    Checked: column names, dtypes (strings are read into enums, nothing else is cast), nulls, order, unique keys.
+    Checked: column names, dtypes (strings are read into enums, nothing else is cast), nulls, order, unique keys, ids.
+    A nullable column that lacks is filled with nulls, so that a column can be added without old files becoming unreadable.
     """
-    missing = [c for c in table.columns if c not in frame.columns]
+    missing = [c for c in table.columns if c not in frame.columns and c not in table.nullable]
     unknown = [c for c in frame.columns if c not in table.columns]
     if missing or unknown:
         raise DataError(f"not a {table.name} table: missing {missing}, unknown {unknown}", where)
     columns = []
     for name, dtype in table.schema.items():
+        if name not in frame.columns:  # a file from before a nullable column was added
+            columns.append(pl.Series(name, [None] * frame.height, dtype=dtype))
+            continue
         column = frame[name]
         if column.dtype != dtype:
             column = _as_enum(column, dtype, table, where)
@@ -231,10 +243,10 @@ def stored(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _require_ids(frame: pl.DataFrame, table: Table, where: str) -> None:
-    for name in ("prompt_id", "candidate_id"):
+    for name in ("prompt_id", "candidate_id", "cluster_id", "parent_id", "a", "b"):
         if name in frame.columns:
             bad = ~frame[name].str.contains(r"^[0-9a-f]{16}$")
-            if bad.any():
+            if bad.any():  # null is neither
                 row = int(bad.arg_max() or 0)
                 raise DataError(f"{snippet(frame[name][row])} is not 16 hex digits", f"{where}:{row}:{name}")
 

@@ -91,6 +91,7 @@ class Encoder:
         return ids + self._with_specials(rest)
 
     def _render(self, messages: Sequence[Message], generation: bool, **extra: Any) -> str:
+        _ = self._chat_template
         try:
             text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation, **extra)
         except Exception as error:  # a template is a program of the model's author: whatever it raises is its word

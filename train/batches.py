@@ -41,7 +41,7 @@ def examples(frame: pl.DataFrame, encoder: Encoder, origins: Sequence[str], refe
         made.append(
             Example(
                 row["prompt_id"],
-                encoder.prompt(row["prompt"], row.get("tools"), row.get("template_kwargs")),
+                encoder.prompt(row["prompt"], row["tools"], row["template_kwargs"]),
                 encoder.completions([c["response"] for c in kept], [c["finish"] for c in kept]),
                 [c["candidate_id"] for c in kept],
                 [c["origin"] for c in kept],

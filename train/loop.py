@@ -20,7 +20,6 @@ from prefdata.stages import Part
 from prefdata.tokens import Encoder, load_encoder
 from train import checkpoint, curves
 from train.batches import Example, Order, examples, micro_batches
-from train.losses import LOSSES
 from train.metrics import Metrics
 from train.negatives import NEGATIVES
 from train.objectives import OBJECTIVES
@@ -69,20 +68,19 @@ def one_step(
 ) -> dict[str, Any]:
     """One optimizer step over as many micro-batches as the batch needs; its row of metrics."""
     batch, metrics = [data[i] for i in order.members(step)], Metrics()
-    per_token = LOSSES[step_of.objective.loss].per == "token"
-    # the whole optimizer batch's count, so that cutting it into micro-batches changes nothing
-    count = sum(len(e.completions[0]) for e in batch) if per_token else len(batch)
+    # the whole optimizer batch's counts, so that cutting it into micro-batches changes nothing
+    counts = {"prompt": len(batch), "token": sum(len(e.completions[0]) for e in batch)}
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, steps, step_of.settings)
     optimizer.zero_grad(set_to_none=True)
     for micro in micro_batches(batch, step_of.settings.micro_tokens):
-        values = step_of.values(model, micro, order.epoch(step), metrics)
-        loss = values.sum() / count
+        terms = step_of.values(model, micro, order.epoch(step), metrics)
+        loss = torch.stack([values.sum() / counts[per] for per, values in terms.items()]).sum()
         if not math.isfinite(float(loss.detach())):
             raise EngineError(f"the loss is {float(loss.detach())}", f"step {step}", f"rows {[e.prompt_id for e in micro]}")
         loss.backward()  # type: ignore[no-untyped-call]
-        metrics.add("loss", float(values.detach().sum()), 0)
-    metrics.add("loss", 0.0, count)
+        metrics.add("loss", float(loss.detach()), 0)
+    metrics.add("loss", 0.0, 1)
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), step_of.settings.optimizer.clip_norm))
     if not math.isfinite(norm):
         raise EngineError(

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Terms = dict[str, Tensor]
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -23,6 +25,7 @@ class Compared:
     view_weights_KBM: Tensor
     counts_BM: Tensor
     chosen_tokens_B: Tensor
+    rejected_tokens_BM: Tensor
 
     @property
     def u_KBM(self) -> Tensor:
@@ -44,18 +47,18 @@ class Knobs(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """`per`: what the sum over prompts is divided by, counted over the whole optimizer batch: prompt or token."""
+    """`function` gives its terms [B] by what the loop divides their sum by, counted over the whole optimizer batch:
+    prompt (the batch's prompts) or token (the batch's chosen tokens)."""
 
-    function: Callable[[Compared, Knobs], Tensor]
-    per: str
-
-
-def nll(compared: Compared, knobs: Knobs) -> Tensor:
-    """-log pi_theta(chosen), nats per prompt: [B]. Divided by the batch's chosen tokens."""
-    return -compared.chosen_B
+    function: Callable[[Compared, Knobs], Terms]
 
 
-def logistic(compared: Compared, knobs: Knobs) -> Tensor:
+def nll(compared: Compared, knobs: Knobs) -> Terms:
+    """-log pi_theta(chosen), nats per prompt: [B], per token."""
+    return {"token": -compared.chosen_B}
+
+
+def logistic(compared: Compared, knobs: Knobs) -> Terms:
     """DPO (arXiv 2305.18290, eq. 7; label smoothing e): [B].
 
     -(1 - e) log s(beta (u - v)) - e log s(-beta (u - v)), averaged over drawn negatives and weighted over views.
@@ -64,21 +67,21 @@ def logistic(compared: Compared, knobs: Knobs) -> Tensor:
     smooth = knobs.label_smoothing
     values = -(1 - smooth) * F.logsigmoid(margin) - smooth * F.logsigmoid(-margin)
     per_pair = (compared.view_weights_KBM * values).sum(0)
-    return (compared.counts_BM * per_pair).sum(1) / compared.counts_BM.sum(1)
+    return {"prompt": (compared.counts_BM * per_pair).sum(1) / compared.counts_BM.sum(1)}
 
 
-def softmax(compared: Compared, knobs: Knobs) -> Tensor:
+def softmax(compared: Compared, knobs: Knobs) -> Terms:
     """RNCE and MC-PO (arXiv 2502.04567): -log(e^{r_0} / (e^{r_0} + sum_m count_m e^{r_m})), r = beta log-ratio: [B].
 
     Written in differences r_m - r_0, so that a reference whose view of the chosen depends on the pair (MRPO) fits too.
     """
     gap = compared.view_weights_KBM * knobs.beta * (compared.v_KBM - compared.u_KBM)
     logits = gap.sum(0) + compared.counts_BM.log()
-    return torch.logsumexp(torch.cat([torch.zeros_like(logits[:, :1]), logits], 1), 1)
+    return {"prompt": torch.logsumexp(torch.cat([torch.zeros_like(logits[:, :1]), logits], 1), 1)}
 
 
 LOSSES: dict[str, Loss] = {
-    "nll": Loss(nll, "token"),
-    "logistic": Loss(logistic, "prompt"),
-    "softmax": Loss(softmax, "prompt"),
+    "nll": Loss(nll),
+    "logistic": Loss(logistic),
+    "softmax": Loss(softmax),
 }

@@ -114,17 +114,17 @@ NEGATIVES: dict[str, Sampler] = {
 }
 
 
-def ratio(policy: Vector, reference: Vector, beta: float) -> Vector:
+def ratio(policy: Vector, reference: Vector, tokens: Vector, beta: float) -> Vector:
     """beta (log pi_theta - log pi_ref): what the derivation says; uniform while the policy equals the reference."""
     return beta * (policy - reference)
 
 
-def policy_only(policy: Vector, reference: Vector, beta: float) -> Vector:
+def policy_only(policy: Vector, reference: Vector, tokens: Vector, beta: float) -> Vector:
     """beta log pi_theta: what the paper's implementation prose says; favours short completions."""
     return beta * policy
 
 
-WEIGHTS: dict[str, Callable[[Vector, Vector, float], Vector]] = {"ratio": ratio, "policy": policy_only}
+WEIGHTS: dict[str, Callable[[Vector, Vector, Vector, float], Vector]] = {"ratio": ratio, "policy": policy_only}
 
 
 def effective_size(scores: Vector) -> float:

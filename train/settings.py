@@ -147,7 +147,7 @@ def _check(settings: Settings, run: RunSettings, objective: str, key: str) -> No
         problems.append(f"{key}: {objective} needs the log-probs of references: give score.references")
     if row.negatives != "none" and run.set == "sft":
         problems.append(f"{key}: {objective} needs rejected candidates, sets/sft has none: set: preference")
-    if row.references != "none" and (run.template, run.end) != (references[0].template, references[0].end):
+    if row.references != "none" and references and (run.template, run.end) != (references[0].template, references[0].end):
         problems.append(f"{key}: template and end must be those of the primary reference {references[0].name}")
     if run.references.alpha is not None and len(run.references.alpha) != len(references):
         problems.append(f"{key}: references.alpha has {len(run.references.alpha)} weights for {len(references)} references")

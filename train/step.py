@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prefdata import logprob
 from train.batches import Example
-from train.losses import LOSSES, Compared
+from train.losses import LOSSES, Compared, Terms
 from train.metrics import Metrics
 from train.negatives import NEGATIVES, WEIGHTS, Draw, Picked, Vector, effective_size
 from train.objectives import Objective
@@ -30,8 +30,8 @@ class Step:
     settings: RunSettings
     seed: int
 
-    def values(self, model: Any, batch: Sequence[Example], epoch: int, metrics: Metrics) -> Tensor:
-        """Per-prompt losses [B], fp64 with graph; the loop divides and sums them."""
+    def values(self, model: Any, batch: Sequence[Example], epoch: int, metrics: Metrics) -> Terms:
+        """The loss's terms [B], fp64 with graph, by what the loop divides their sum by."""
         forward = self._forward(model, batch)
         picked = self._select(forward, batch, epoch, metrics)
         chosen_B, rejected_BM = forward.trained([places for places, _ in picked])
@@ -69,11 +69,12 @@ class Step:
         """The kernel's log-weights of the pool: in differences to the chosen for a pairwise reference, which is the
         same distribution (a constant per prompt drops out of the softmax)."""
         settings = self.settings.negatives
-        logps = torch.tensor(example.logps, dtype=torch.float64).reshape(len(example.logps), 1, -1)
+        logps = torch.tensor(example.logps or [[0.0] * len(example.completions)], dtype=torch.float64).unsqueeze(1)
         chosen = logps[:, :, :1].expand(-1, -1, logps.shape[2] - 1)
         views = REFERENCES[self.objective.references](chosen, logps[:, :, 1:], self.settings.references)
         reference = ((views[1] - views[0] + logps[:1, :, :1]) * views[2]).sum(0)[0].numpy()
-        return WEIGHTS[settings.weight](policy, reference, settings.beta or self.settings.loss.beta)
+        tokens = np.array([len(c) for c in example.completions[1:]], dtype=np.float64)
+        return WEIGHTS[settings.weight](policy, reference, tokens, settings.beta or self.settings.loss.beta)
 
     def _compare(self, batch: Sequence[Example], picked: list[Picked], chosen_B: Tensor, rejected_BM: Tensor) -> Compared:
         device, (rows, width) = chosen_B.device, rejected_BM.shape
@@ -81,14 +82,16 @@ class Step:
         reference_KBM = torch.zeros(references, rows, width, dtype=torch.float64, device=device)
         first_KBM = torch.zeros_like(reference_KBM)
         counts_BM = torch.zeros(rows, width, dtype=torch.float64, device=device)
+        lengths_BM = torch.ones_like(counts_BM)
         for b, (example, (places, counts)) in enumerate(zip(batch, picked, strict=True)):
+            lengths_BM[b, : len(places)] = torch.tensor([len(example.completions[p]) for p in places], dtype=torch.float64)
             counts_BM[b, : len(places)] = torch.tensor(counts, dtype=torch.float64)
             for k, logps in enumerate(example.logps):
                 reference_KBM[k, b, : len(places)] = torch.tensor([logps[p] for p in places], dtype=torch.float64)
                 first_KBM[k, b, : len(places)] = logps[0]
         views = REFERENCES[self.objective.references](first_KBM, reference_KBM, self.settings.references)
         tokens = torch.tensor([len(e.completions[0]) for e in batch], dtype=torch.float64, device=device)
-        return Compared(chosen_B, rejected_BM, *views, counts_BM, tokens)
+        return Compared(chosen_B, rejected_BM, *views, counts_BM, tokens, lengths_BM)
 
     def _observe_draw(self, example: Example, places: list[int], scores: Vector | None, metrics: Metrics) -> None:
         lengths = [len(c) for c in example.completions[1:]]
@@ -103,7 +106,8 @@ class Step:
         self, batch: Sequence[Example], picked: list[Picked], chosen_B: Tensor, rejected_BM: Tensor, metrics: Metrics
     ) -> None:
         """Accuracy and margin (nats, beta included) under the primary reference; ties count for neither."""
-        metrics.add("chosen_logp", float(chosen_B.detach().sum()), len(batch))
+        chosen_B, rejected_BM = chosen_B.detach(), rejected_BM.detach()
+        metrics.add("chosen_logp", float(chosen_B.sum()), len(batch))
         if not batch[0].logps:
             return
         for b, (example, (places, _)) in enumerate(zip(batch, picked, strict=True)):
