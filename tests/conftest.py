@@ -1,0 +1,69 @@
+"""Small recipes, rows and models for tests; every run lies in the test's own folder."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+
+from prefdata import settings
+from prefdata.cli import execute
+from prefdata.run import Job, Run
+from prefdata.toy import tokenizers
+
+hypothesis_settings.register_profile("prefdata", deadline=None, print_blob=True, derandomize=True)
+hypothesis_settings.load_profile("prefdata")
+
+
+@pytest.fixture(scope="session")
+def toy_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the toy tokenizers small and large."""
+    folder = tmp_path_factory.mktemp("tokenizers")
+    tokenizers.write(folder)
+    return folder
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Run]:
+    """make_run(sources=..., ...) -> Run in this test's folder."""
+
+    def make(**keys: Any) -> Run:
+        return Run(settings.validate({"name": "t", **keys}, "test"), tmp_path / "results")
+
+    return make
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> Callable[..., str]:
+    """write_rows(rows or text) -> path of a JSONL file."""
+
+    def write(rows: Any, name: str = "rows.jsonl") -> str:
+        path = tmp_path / name
+        text = rows if isinstance(rows, str) else "".join(json.dumps(r) + "\n" for r in rows)
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def nectar(prompt: str = "Sba", answers: Any = (("ab", 1), ("ba", 2)), **extra: Any) -> dict[str, Any]:
+    """One Nectar row; answers are (text, rank) or (text, rank, model)."""
+    listed = [{"answer": a[0], "rank": a[1], "model": a[2] if len(a) > 2 else f"m{i}"} for i, a in enumerate(answers)]
+    return {"prompt": f"\n\nHuman: {prompt}\n\nAssistant: ", "answers": listed, **extra}
+
+
+def run_stages(run: Run, *names: str) -> None:
+    """Run data stages in this process: "rank:source" is one unit, a bare name every unit."""
+    for name in names:
+        stage, _, unit = name.partition(":")
+        for each in [unit] if unit else run.units(stage):
+            execute(Job(run, stage, each))
+
+
+@pytest.fixture(autouse=True)
+def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests neither reach a hub nor inherit a workflow."""
+    for name in ("HF_TOKEN", "HF_ENDPOINT", "PREFDATA_RUN_PID", "PREFDATA_SETTINGS"):
+        monkeypatch.delenv(name, raising=False)

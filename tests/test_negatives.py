@@ -1,0 +1,111 @@
+"""The samplers: exact probabilities by chi-square, ties, edge cases, independence of order."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefdata.sets import fixed_pair
+from train.negatives import NEGATIVES, WEIGHTS, Draw, effective_size
+
+IDS = [f"{i:016x}" for i in range(4)]
+SCORES = np.log(np.array([0.1, 0.2, 0.3, 0.4]))
+N = 3000
+
+
+def counts(sampler: str, m: int, replacement: bool = False, scores: np.ndarray | None = SCORES) -> Counter[int]:
+    seen: Counter[int] = Counter()
+    for visit in range(N):
+        places, repeats = NEGATIVES[sampler].select(scores, IDS, Draw(5, visit, m, replacement))
+        seen.update(dict(zip(places, repeats, strict=True)))
+    return seen
+
+
+def chi2(seen: Counter[int], expected: list[float]) -> float:
+    return sum((seen[i] - N * e) ** 2 / (N * e) for i, e in enumerate(expected))
+
+
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_kernel_without_replacement_follows_the_exact_inclusion(m: int) -> None:
+    """Inclusion counts of M draws vary less than multinomial ones: 16.27 (0.999 quantile, 3 df) is conservative."""
+    exact = oracle.gumbel_top_inclusion([0.1, 0.2, 0.3, 0.4], m)
+    assert chi2(counts("kernel", m), exact) < 16.27
+
+
+@pytest.mark.parametrize("m", [1, 3])
+def test_kernel_with_replacement_follows_the_multinomial(m: int) -> None:
+    seen = counts("kernel", m, replacement=True)
+    assert sum(seen.values()) == N * m
+    assert chi2(seen, oracle.multinomial_mean([0.1, 0.2, 0.3, 0.4], m)) / m < 16.27
+
+
+def test_random_is_uniform_and_equals_the_kernel_of_equal_weights() -> None:
+    assert chi2(counts("random", 1), [0.25] * 4) < 16.27
+    for visit in range(50):
+        draw = Draw(1, visit, 2)
+        assert NEGATIVES["random"].select(None, IDS, draw) == NEGATIVES["kernel"].select(np.full(4, -3.0), IDS, draw)
+
+
+def test_max_and_min_take_the_extremes_and_break_ties_by_a_draw() -> None:
+    assert counts("max", 1) == {3: N}
+    assert counts("min", 1) == {0: N}
+    assert counts("max", 2) == {2: N, 3: N}
+    tied = counts("max", 1, scores=np.array([0.0, 1.0, 1.0, 0.0]))
+    assert set(tied) == {1, 2}
+    assert abs(tied[1] - N / 2) < 4 * math.sqrt(N / 4)
+
+
+@given(st.permutations(range(4)), st.integers(0, 20), st.sampled_from(["random", "kernel", "max", "min", "fixed"]))
+def test_draws_do_not_depend_on_the_order_of_the_pool(order: list[int], visit: int, sampler: str) -> None:
+    draw = Draw(3, visit, 2)
+    plain = {IDS[p] for p in NEGATIVES[sampler].select(SCORES, IDS, draw)[0]}
+    shuffled = [IDS[i] for i in order]
+    assert {shuffled[p] for p in NEGATIVES[sampler].select(SCORES[order], shuffled, draw)[0]} == plain
+
+
+@pytest.mark.parametrize("sampler", ["random", "kernel", "max", "min", "all", "fixed"])
+def test_one_candidate_makes_all_samplers_equal(sampler: str) -> None:
+    assert NEGATIVES[sampler].select(np.zeros(1), IDS[:1], Draw(0, 0, 3)) == ([0], [1])
+
+
+def test_more_draws_than_candidates_take_them_all() -> None:
+    assert NEGATIVES["kernel"].select(SCORES, IDS, Draw(0, 0, 9)) == ([0, 1, 2, 3], [1] * 4)
+
+
+def test_minus_infinity_is_never_drawn_and_nothing_finite_is_an_error() -> None:
+    scores = np.array([-np.inf, 0.0, -np.inf, -1000.0])
+    for visit in range(100):
+        assert set(NEGATIVES["kernel"].select(scores, IDS, Draw(0, visit, 3))[0]) <= {1, 3}
+        assert NEGATIVES["kernel"].select(scores, IDS, Draw(0, visit, 1, True))[0] == [1]
+    for bad in (np.full(4, -np.inf), np.full(4, np.nan)):
+        with pytest.raises(ValueError, match="finite weight"):
+            NEGATIVES["kernel"].select(bad, IDS, Draw(0, 0))
+
+
+def test_fixed_is_the_published_pair_and_never_changes() -> None:
+    rows = [{"candidate_id": "c", "role": "chosen", "origin": "source"}]
+    rows += [{"candidate_id": i, "role": "rejected", "origin": "source"} for i in IDS]
+    pair = fixed_pair(rows, ["source"], 7)
+    for visit in range(5):
+        assert NEGATIVES["fixed"].select(None, IDS, Draw(7, visit))[0] == [pair[1] - 1]
+
+
+@given(st.lists(st.tuples(st.floats(-900, 0), st.floats(-900, 0)), min_size=1, max_size=6), st.floats(0.01, 3))
+def test_weights_are_the_oracles(rows: list[tuple[float, float]], beta: float) -> None:
+    policy, reference = [p for p, _ in rows], [r for _, r in rows]
+    for kind in ("ratio", "policy"):
+        scores = WEIGHTS[kind](np.array(policy), np.array(reference), np.ones(len(policy)), beta)
+        exact = oracle.kernel_weights(policy, reference, beta, kind)
+        ours = np.exp(scores - scores.max())
+        assert ours / ours.sum() == pytest.approx(exact, abs=1e-12)
+        assert effective_size(scores) == pytest.approx(oracle.effective_size(exact), rel=1e-9)
+
+
+def test_ratio_is_uniform_at_step_0_and_policy_prefers_what_is_likely() -> None:
+    logps = np.array([-5.0, -50.0])
+    assert effective_size(WEIGHTS["ratio"](logps, logps, np.ones(2), 1.0)) == pytest.approx(2)
+    assert effective_size(WEIGHTS["policy"](logps, logps, np.ones(2), 1.0)) == pytest.approx(1)

@@ -1,0 +1,95 @@
+"""Settings: closed, all mistakes at once, did-you-mean, and every shipped recipe valid."""
+
+from pathlib import Path
+
+import pytest
+
+from prefdata import settings
+from prefdata.errors import ConfigError
+from train import settings as train_settings
+
+RECIPES = sorted((Path(__file__).parent.parent / "config").glob("*.yaml"))
+SOURCE = {"sources": {"sources": [{"name": "s", "path": "x.jsonl"}]}}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    train_settings.validate(settings.load(path))
+
+
+def problems(**keys: object) -> str:
+    with pytest.raises(ConfigError) as error:
+        train_settings.validate(settings.validate({"name": "t", **SOURCE, **keys}, "f.yaml"), "f.yaml")
+    return str(error.value)
+
+
+def test_all_mistakes_come_together_with_suggestions() -> None:
+    said = problems(
+        num_shard=2, prune={"drop_ranks": [1]}, score={"references": [{"name": "a", "model": "m", "tempalte": "chat"}]}
+    )
+    assert "f.yaml: num_shard: unknown key (did you mean 'num_shards'?)" in said
+    assert "prune.drop_ranks.0: Input should be greater than or equal to 2" in said
+    assert "score.references.0.tempalte: unknown key (did you mean 'template'?)" in said
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"sets": {"method": "exakt"}, "judge": [{"name": "exact"}]}, "did you mean 'exact'"),
+        (
+            {"score": {"references": [{"name": "a", "model": "run:sft/polcy"}]}, "train": {"runs": {"sft/policy": {}}}},
+            "did you mean 'sft/policy'",
+        ),
+        ({"train": {"runs": {"mcop/x": {}}}}, "unknown objective (did you mean 'mcpo'?)"),
+        ({"train": {"runs": {"dpo/x": {"model": "m"}}}}, "dpo needs the log-probs of references"),
+        ({"train": {"runs": {"sft/x": {"set": "sft"}}}}, "no model to start from"),
+        ({"train": {"runs": {"mcpo/x": {"model": "m", "set": "sft"}}}}, "sets/sft has none"),
+        ({"train": {"runs": {"sft/x": {"model": "m", "optimizer": {"lr": 1}}}}}, "unknown key"),
+        ({"train": {"runs": {"sft/x": {"model": "m", "negatives": {"weight": "ration"}}}}}, "did you mean 'ratio'"),
+        ({"train": {"runs": {"../x": {}}}}, "is not <objective>/<variant>"),
+        ({"name": "../escape"}, "name"),
+        ({"split": {"train": 0.5}}, "sum to 1"),
+        ({"sources": {"sources": [{"name": "s", "dataset": "a/b"}]}}, "needs its revision"),
+        ({"sources": {"sources": [{"name": "s", "path": "x", "fields": {"promt": "p"}}]}}, "fields maps"),
+    ],
+)
+def test_each_mistake_is_named(keys: dict[str, object], said: str) -> None:
+    assert said in problems(**keys)
+
+
+def test_template_unlike_the_primary_reference_is_refused() -> None:
+    references = [{"name": "a", "model": "m", "template": "plain"}]
+    assert "must be those of the primary reference a" in problems(
+        score={"references": references}, train={"runs": {"dpo/x": {"template": "chat"}}}
+    )
+
+
+def test_repo_weight_order_is_for_two_references() -> None:
+    run = {"mrpo/x": {"references": {"weight_order": "repo"}}}
+    assert "not 1" in problems(score={"references": [{"name": "a", "model": "m"}]}, train={"runs": run})
+
+
+def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text("name: a\nname: b\n")
+    with pytest.raises(ConfigError, match="line 2: the key 'name' is written twice"):
+        settings.load(path)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object/apply:os.system [ls]", ""])
+def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        settings.load(path)
+
+
+def test_every_key_has_a_reason_and_no_section_is_too_large() -> None:
+    for model in (settings.Settings, train_settings.RunSettings):
+        rows = settings.describe(model)
+        assert all(reason for _, _, reason in rows), [k for k, _, r in rows if not r]
+    sections = [v for v in vars(settings).values() if isinstance(v, type) and v.__name__.endswith("Settings")]
+    sections += [v for v in vars(train_settings).values() if isinstance(v, type) and v.__name__.endswith("Settings")]
+    for section in sections:
+        if section is not settings.Settings:
+            assert len(section.model_fields) <= 16, section

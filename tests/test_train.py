@@ -1,0 +1,296 @@
+"""The step against plain rows, the loop's reductions, exact resume, whole checkpoints."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from models import FAMILIES, VOCABULARY, model
+
+from prefdata import logprob
+from prefdata.draws import hex_id
+from prefdata.errors import DataError, EngineError
+from train import checkpoint, loop
+from train.batches import Example, Order, micro_batches, padded_tokens
+from train.metrics import Metrics
+from train.objectives import OBJECTIVES
+from train.settings import RunSettings
+from train.step import Step
+
+
+def example(number: int, negatives: int = 3, references: int = 2) -> Example:
+    """A prompt with unequal lengths and made-up reference log-probs."""
+    rng = np.random.default_rng(number)
+    draw = lambda n: rng.integers(3, VOCABULARY, n).tolist()  # noqa: E731
+    completions = [draw(int(rng.integers(1, 6))) for _ in range(negatives + 1)]
+    return Example(
+        hex_id("p", number),
+        draw(int(rng.integers(1, 5))),
+        completions,
+        [hex_id("c", number, i) for i in range(negatives + 1)],
+        ["source"] * (negatives + 1),
+        [[-2.0 * len(c) - float(rng.random()) - k for c in completions] for k in range(references)],
+    )
+
+
+def run_settings(**keys: object) -> RunSettings:
+    return RunSettings.model_validate({"negatives": {"redraw": "epoch"}, "loss": {"beta": 0.5}, **keys})
+
+
+def values_of(name: str, lm, batch: list[Example], settings: RunSettings | None = None, epoch: int = 0) -> torch.Tensor:
+    (values,) = Step(OBJECTIVES[name], settings or run_settings(), 3).values(lm, batch, epoch, Metrics()).values()
+    return values
+
+
+def row_logp(lm, prompt: list[int], completion: list[int]) -> torch.Tensor:
+    return logprob.row_logps(lm, [prompt], [completion])[0]
+
+
+PREFERENCE = [n for n, row in OBJECTIVES.items() if row.negatives != "none"]
+
+
+@pytest.mark.parametrize("name", PREFERENCE)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_values_and_gradients_equal_plain_rows_and_the_oracle(name: str, family: str) -> None:
+    """The whole step in fp64: loss to 1e-9 of the oracle on single rows, gradient to 1e-6 of the rows' gradient."""
+    lm, batch = model(family), [example(i, n) for i, n in enumerate((3, 1, 2))]
+    values = values_of(name, lm, batch)
+    step = Step(OBJECTIVES[name], run_settings(), 3)
+    logps = [[row_logp(lm, e.prompt, c) for c in e.completions] for e in batch]
+    forward = SimpleNamespace(weighed=lambda: [np.array([float(x.detach()) for x in row[1:]]) for row in logps])
+    picked = step._select(forward, batch, 0, Metrics())
+    rows = []
+    for e, lp, (places, counts) in zip(batch, logps, picked, strict=True):
+        assert (places, counts) == ([places[0]], [1])
+        w, lo, first = lp[0], lp[places[0]], e.logps
+        if name == "mrpo":
+            exact = oracle.mrpo(
+                float(w.detach()), float(lo.detach()), [r[0] for r in first], [r[places[0]] for r in first], 0.5
+            )
+            refs = torch.tensor([[r[0], r[places[0]]] for r in first], dtype=torch.float64)
+            ref = _virtual(refs)
+        else:
+            exact = oracle.dpo(float(w.detach()) - first[0][0], float(lo.detach()) - first[0][places[0]], 0.5)
+            ref = torch.tensor([first[0][0], first[0][places[0]]], dtype=torch.float64)
+        rows.append(-torch.nn.functional.logsigmoid(0.5 * ((w - ref[0]) - (lo - ref[1]))))
+        assert float(rows[-1].detach()) == pytest.approx(exact, abs=1e-9)
+    assert values.detach().tolist() == pytest.approx([float(r.detach()) for r in rows], abs=1e-9)
+    parameters = list(lm.parameters())
+    mine = torch.autograd.grad(values.sum(), parameters)
+    plain = torch.autograd.grad(torch.stack(rows).sum(), parameters)
+    gap = sum(((a - b) ** 2).sum() for a, b in zip(mine, plain, strict=True)) ** 0.5
+    assert gap / sum((b**2).sum() for b in plain) ** 0.5 < 1e-6
+
+
+def _virtual(refs_K2: torch.Tensor) -> torch.Tensor:
+    alpha = oracle.arwc(refs_K2[:, 0].tolist(), refs_K2[:, 1].tolist())
+    eps = oracle.eps_adaptive(refs_K2[:, 0].tolist(), refs_K2[:, 1].tolist(), 0.1)
+    return torch.tensor(
+        [oracle.virtual(oracle.ctro(refs_K2[:, i].tolist(), eps[i]), alpha) for i in (0, 1)], dtype=torch.float64
+    )
+
+
+def test_several_negatives_are_the_oracles_rnce() -> None:
+    lm, batch = model(), [example(0, 4)]
+    settings = run_settings(negatives={"count": 3, "redraw": "epoch"})
+    value = float(values_of("rnce", lm, batch, settings).detach()[0])
+    e = batch[0]
+    logps = [float(row_logp(lm, e.prompt, c).detach()) for c in e.completions]
+    ratios = [p - r for p, r in zip(logps, e.logps[0], strict=True)]
+    possible = [
+        oracle.rnce(ratios[0], [ratios[i] for i in kept], [1, 1, 1], 0.5)
+        for kept in ([1, 2, 3], [1, 2, 4], [1, 3, 4], [2, 3, 4])
+    ]
+    assert min(abs(value - p) for p in possible) < 1e-9
+
+
+def test_the_kernel_weighs_with_the_policy_and_its_reference() -> None:
+    """Draw shares of many epochs follow softmax(beta (log pi - log ref)) of the oracle's weights: chi-square."""
+    lm, e = model(), example(1, 3)
+    step, seen, n = Step(OBJECTIVES["mcpo"], run_settings(), 3), np.zeros(3), 1500
+    policy = [float(row_logp(lm, e.prompt, c).detach()) for c in e.completions[1:]]
+    forward = SimpleNamespace(weighed=lambda: [np.array(policy)])
+    for epoch in range(n):
+        seen[step._select(forward, [e], epoch, Metrics())[0][0][0] - 1] += 1
+    exact = np.array(oracle.kernel_weights(policy, e.logps[0][1:], 0.5, "ratio"))
+    assert ((seen - n * exact) ** 2 / (n * exact)).sum() < 13.82  # 0.999 quantile, 2 degrees of freedom
+
+
+def test_a_batch_cut_in_pieces_gives_the_same_values_and_draws() -> None:
+    lm, batch = model(), [example(i, 3) for i in range(5)]
+    whole = values_of("mcpo", lm, batch).detach()
+    parts = torch.cat([values_of("mcpo", lm, [e]).detach() for e in batch])
+    assert (whole - parts).abs().max() < 1e-10
+
+
+def test_draws_change_with_the_epoch_where_they_are_redrawn_and_never_for_dpo() -> None:
+    lm, batch = model(), [example(i, 3) for i in range(4)]
+    never = run_settings(negatives={"redraw": "never"})
+    first, second = (values_of("dpo", lm, batch, never, epoch).detach() for epoch in (0, 1))
+    assert torch.equal(first, second)
+    assert not torch.equal(*(values_of("rnce", lm, batch, None, epoch).detach() for epoch in (0, 1)))
+
+
+def test_when_all_are_drawn_no_weighing_pass_is_made() -> None:
+    batch = [example(0, 2)]
+    forward = SimpleNamespace(weighed=lambda: pytest.fail("a no-grad pass was made"))
+    step = Step(OBJECTIVES["mcpo"], run_settings(negatives={"count": 2, "redraw": "epoch"}), 3)
+    assert step._select(forward, batch, 0, Metrics()) == [([1, 2], [1, 1])]
+
+
+# ---- batches ----
+
+
+@given(st.integers(1, 30), st.integers(1, 8), st.integers(0, 3))
+def test_every_example_comes_once_an_epoch(n: int, batch: int, seed: int) -> None:
+    order = Order(tuple(hex_id(i) for i in range(n)), batch, seed)
+    for epoch in (0, 1):
+        steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
+        assert sorted(i for s in steps for i in order.members(s)) == list(range(n))
+        assert all(order.epoch(s) == epoch for s in steps)
+
+
+def test_the_order_is_of_prompts_not_of_rows() -> None:
+    ids = [hex_id(i) for i in range(9)]
+    one, other = Order(tuple(ids), 4, 0), Order(tuple(reversed(ids)), 4, 0)
+    assert [ids[i] for i in one.members(1)] == [list(reversed(ids))[i] for i in other.members(1)]
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.integers(1, 200))
+def test_micro_batches_hold_everything_within_the_limit(numbers: list[int], limit: int) -> None:
+    batch = [example(n) for n in numbers]
+    parts = list(micro_batches(batch, limit))
+    assert sorted(e.prompt_id for p in parts for e in p) == sorted(e.prompt_id for e in batch)
+    assert all(len(p) == 1 or padded_tokens(p) <= limit for p in parts)
+
+
+# ---- the loop ----
+
+
+def optimize(name: str, micro_tokens: int, steps: int, lm=None, start: int = 0, optimizer=None):
+    lm = lm or model()
+    settings = run_settings(
+        micro_tokens=micro_tokens, batch_prompts=4, optimizer={"learning_rate": 1e-2, "clip_norm": 0.7, "warmup_steps": 2}
+    )
+    data = [example(i, 3) for i in range(10)]
+    order = Order(tuple(e.prompt_id for e in data), 4, 0)
+    optimizer = optimizer or loop._optimizer(lm, settings)
+    step = Step(OBJECTIVES[name], settings, 0)
+    return lm, optimizer, [loop.one_step(lm, optimizer, step, data, order, s, 8) for s in range(start, steps)]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_accumulation_equals_one_big_batch(name: str) -> None:
+    """Gradients' sum over micro-batches, the last partial batch included: parameters to 1e-6 of the update in fp64."""
+    big, _, rows = optimize(name, 10_000, 4)
+    small, _, pieces = optimize(name, 1, 4)
+    for a, b, c in zip(big.parameters(), small.parameters(), model().parameters(), strict=True):
+        assert (a - b).abs().max() <= 1e-6 * float((a - c).detach().abs().max()) + 1e-9
+    assert [r["loss"] for r in rows] == pytest.approx([r["loss"] for r in pieces], abs=1e-9)
+    assert [r["grad_norm"] for r in rows] == pytest.approx([r["grad_norm"] for r in pieces], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_training_lowers_the_loss(name: str) -> None:
+    _, _, rows = optimize(name, 10_000, 8)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_schedule_and_clip() -> None:
+    settings = run_settings(optimizer={"learning_rate": 1.0, "warmup_steps": 2, "schedule": "linear"})
+    assert [loop.learning_rate(s, 6, settings) for s in range(6)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    cosine = run_settings(optimizer={"learning_rate": 1.0, "schedule": "cosine"})
+    assert loop.learning_rate(3, 6, cosine) == pytest.approx(0.5)
+    assert loop.learning_rate(5, 6, run_settings(optimizer={"learning_rate": 1.0, "schedule": "constant"})) == 1.0
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
+    lm = model()
+    with torch.no_grad():
+        next(lm.parameters()).fill_(math.nan)
+    before = [p.clone() for p in lm.parameters()]
+    with pytest.raises(EngineError, match="the loss is nan"):
+        optimize("dpo", 10_000, 1, lm)
+    assert all(torch.equal(a, b) or a.isnan().all() for a, b in zip(before, lm.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo", "mcpo", "mrpo"])
+@pytest.mark.parametrize("killed_at", [1, 3, 6])
+def test_resume_is_bit_equal(tmp_path: Path, name: str, killed_at: int) -> None:
+    whole, _, rows = optimize(name, 60, 8)
+    lm, optimizer, first = optimize(name, 60, killed_at)
+    checkpoint.save(tmp_path, killed_at, lm, optimizer, {"identity": "me", "rows": first})
+    fresh = model()
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            parameter.zero_()
+    again = loop._optimizer(fresh, run_settings())
+    state = checkpoint.resume(tmp_path, "me", fresh, again)
+    assert state is not None
+    assert state["step"] == killed_at
+    _, _, rest = optimize(name, 60, 8, fresh, killed_at, again)
+    assert [r["loss"] for r in state["rows"] + rest] == [r["loss"] for r in rows]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), fresh.parameters(), strict=True))
+
+
+def test_only_whole_checkpoints_of_this_run_are_loaded(tmp_path: Path) -> None:
+    lm, optimizer, _ = optimize("dpo", 10_000, 2)
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, step, lm, optimizer, {"identity": "me", "rows": []})
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
+    newest = tmp_path / "step-00000003" / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:100])
+    (tmp_path / "step-00000009").mkdir()  # killed before its state was written
+    state = checkpoint.resume(tmp_path, "me", lm, optimizer)
+    assert state is not None
+    assert state["step"] == 2
+    assert checkpoint.resume(tmp_path, "another", lm, optimizer) is None
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, optimizer, _ = optimize("dpo", 10_000, 1)
+    checkpoint.save(tmp_path, 1, lm, optimizer, {"identity": "me", "rows": []})
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(DataError, match="cannot write a checkpoint: No space left"):
+        checkpoint.save(tmp_path, 2, lm, optimizer, {"identity": "me", "rows": []})
+    assert checkpoint.resume(tmp_path, "me", lm, optimizer)["step"] == 1
+
+
+def test_the_start_up_check_stops_a_model_that_loses_its_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's gradient checkpointing drops the K/V cache in train mode: candidates would lose their prompt."""
+    data = [example(i, 3) for i in range(4)]
+    lm = model(dtype=torch.float32)
+    loop.check(lm, data, 10_000)
+    lm.gradient_checkpointing_enable()
+    lm.train()
+    with pytest.raises((EngineError, RuntimeError)):
+        loop.check(lm, data, 10_000)
+    monkeypatch.setattr(logprob, "expand", lambda shared, rows: (logprob._new_cache(), shared.mask[rows][:, :0]))
+    with pytest.raises(EngineError, match="differ from plain rows"):
+        loop.check(model(dtype=torch.float32), data, 10_000)
+
+
+def test_metrics_do_not_depend_on_how_a_batch_is_cut() -> None:
+    lm, batch = model(), [example(i, 3) for i in range(4)]
+    step, whole, parts = Step(OBJECTIVES["mcpo"], run_settings(), 3), Metrics(), Metrics()
+    step.values(lm, batch, 0, whole)
+    for e in batch:
+        step.values(lm, [e], 0, parts)
+    assert whole.means() == pytest.approx(parts.means())
+    means = whole.means()
+    assert 1 <= means["ess"] <= 3
+    assert sum(means[f"draw_{o}"] for o in ("source", "generated", "noise")) == 1
+    assert json.dumps(means)
+
+
+def test_a_count_of_zero_is_not_a_number() -> None:
+    metrics = Metrics()
+    metrics.add("accuracy", 0.0, 0.0)
+    assert metrics.means() == {"accuracy": None}
