@@ -37,7 +37,7 @@ def make(frames: Frames, job: Job) -> Frames:
         merged = with_roles(merge(kept))
         reasons = _first_reason([reasons, _preference_reasons(prompts, kept, merged)])
         names = [r.name for r in job.settings.score.references]
-        scored = _with_logps(merged.join(reasons, on="prompt_id", how="anti"), frames["logps"], names)
+        scored = _with_logps(merged.join(reasons, on="prompt_id", how="anti"), frames.get("logps"), names)
     whole = prompts.join(reasons, on="prompt_id", how="anti", maintain_order="left")
     return {"sets": _nest(whole, scored), "drops": _drops(prompts, reasons, job.unit)}
 

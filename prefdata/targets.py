@@ -79,7 +79,7 @@ class Hub:
         from huggingface_hub import HfApi
 
         self.repo_id, self.private = repo_id, private
-        self.api = HfApi(token=os.environ.get("HF_TOKEN"))
+        self.api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ.get("HF_TOKEN"))
 
     def head(self) -> Head:
         def read() -> Head:
@@ -124,20 +124,23 @@ class Hub:
         try:
             return call()
         except (LocalTokenNotFoundError, HFValidationError) as error:
-            raise PublishError(str(error).splitlines()[0], self.repo_id, "set HF_TOKEN and check publish.repo_id") from error
-        except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else 0
-            if status in (400, 401, 403, 404):
-                what = {
-                    401: "no valid token",
-                    403: "the token may not write here",
-                    404: "no such repository, or no access",
-                }
-                raise PublishError(
-                    f"the Hub says {status}: {what.get(status, 'the request was refused')}",
-                    self.repo_id,
-                    "set HF_TOKEN to a token that may write there, and check publish.repo_id",
-                ) from error
-            raise Busy(f"status {status}") from error
-        except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
-            raise Busy(type(error).__name__) from error
+            said = str(error).splitlines()[0]
+            raise PublishError(said, self.repo_id, "set HF_TOKEN and check publish.repo_id") from error
+        except (HfHubHTTPError, httpx2.HTTPError, ConnectionError, TimeoutError, json.JSONDecodeError) as error:
+            raise self._sorted(error) from error
+        except RuntimeError as error:  # the client wraps what went wrong while a file was uploaded
+            if not isinstance(error.__cause__, HfHubHTTPError | httpx2.HTTPError | OSError):
+                raise
+            raise self._sorted(error.__cause__) from error
+
+    def _sorted(self, error: BaseException) -> Exception:
+        response = getattr(error, "response", None)
+        status = 0 if response is None else int(response.status_code)
+        if status not in (400, 401, 403, 404):
+            return Busy(f"status {status}" if status else type(error).__name__)
+        meaning = {401: "no valid token", 403: "the token may not write here", 404: "no such repository, or no access"}
+        return PublishError(
+            f"the Hub says {status}: {meaning.get(status, 'the request was refused')}",
+            self.repo_id,
+            "set HF_TOKEN to a token that may write there, and check publish.repo_id",
+        )

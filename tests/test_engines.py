@@ -98,7 +98,12 @@ def test_scoring_drops_what_is_too_long_and_sums_its_own_tokens(folder: Path) ->
     prompt = {"prompt_id": "p", "messages": [{"role": "user", "content": "Sba"}], "tools": None, "template_kwargs": None}
     other = {**prompt, "prompt_id": "q", "messages": [{"role": "user", "content": "Rabcde"}]}
     texts = ["ab", "x" * 30, "", "ba\n", "abcdef"]
-    items = [Item(p, {"candidate_id": t, "response": t, "finish": f}) for p in (prompt, other) for t in texts for f in ("stop", "length")]
+    items = [
+        Item(p, {"candidate_id": t, "response": t, "finish": f})
+        for p in (prompt, other)
+        for t in texts
+        for f in ("stop", "length")
+    ]
     values = scorer.values(items)
     for item, value in zip(items, values, strict=True):
         ids = scorer.encoder.completions([item.candidate["response"]], [item.candidate["finish"]])[0]

@@ -36,12 +36,19 @@ def judged(make_run, path: str, **keys: Any) -> Run:
 
 
 def tables_of(run: Run, stage: str, table: str) -> list[dict[str, Any]]:
-    return [r for p in run.outputs(stage, run.units(stage)[-1]) if f"/{table}/" in p for r in files.read_table(Path(p), table).to_dicts()]
+    return [
+        r
+        for p in run.outputs(stage, run.units(stage)[-1])
+        if f"/{table}/" in p
+        for r in files.read_table(Path(p), table).to_dicts()
+    ]
 
 
 def test_the_exact_judge_finds_the_exact_answer_and_asks_both_orders(make_run, write_rows) -> None:
     run = judged(make_run, write_rows(ROWS))
-    responses = {r["candidate_id"]: r["response"] for r in files.read_table(Path(run.outputs("sources")[1]), "candidates").to_dicts()}
+    responses = {
+        r["candidate_id"]: r["response"] for r in files.read_table(Path(run.outputs("sources")[1]), "candidates").to_dicts()
+    }
     winners = {responses[r["candidate_id"]] for r in tables_of(run, "rank", "ranks") if r["rank"] == 1}
     assert winners == {"abcd", "ba", "aabbcc"}
     verdicts = tables_of(run, "judge", "verdicts")
