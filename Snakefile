@@ -7,13 +7,15 @@
 from pathlib import Path
 
 from prefdata import workflow as house
+from train import workflow as training
+from train.settings import validate
 
 if not workflow.configfiles:
 
     configfile: "config/demo.yaml"
 
 
-run = house.load(config)
+run = house.load(config, validate)
 out = run.root
 
 
@@ -220,17 +222,17 @@ for name in run.settings.train.runs:
 
     rule:
         name:
-            house.rule_name("train", name)
+            training.rule_name(name)
         input:
-            house.train_inputs(run, name),
+            training.inputs(run, name),
         output:
-            run.model_files(f"run:{name}") + house.curve_files(run, name),
+            training.outputs(run, name),
         log:
             out / "logs/train" / f"{name}.log",
         resources:
             gpu=1,
         params:
-            trigger=house.train_trigger(run, name),
+            trigger=training.trigger(run, name),
             name=name,
         shell:
             "exec python -m train --run {params.name} --log {log}"

@@ -93,12 +93,8 @@ for _stage in STAGES.values():
 
 @app.command("settings")
 def show_settings() -> None:
-    """Print every key of a recipe with its default and its reason."""
-    from train.settings import RunSettings
-
-    for prefix, model in (("", settings.Settings), ("train.runs.<objective>/<variant>.", RunSettings)):
-        for key, default, reason in settings.describe(model, prefix):
-            print(f"{key}  [{default}]\n    {reason}" if default else f"\n{key}: {reason}")
+    """Print every key of a recipe with its default and its reason (a training run's: python -m train --keys)."""
+    settings.show(settings.Settings)
 
 
 @app.command("clean")

@@ -5,6 +5,7 @@ stage, version, hash of its settings slice, content hashes of its inputs, rows, 
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -38,6 +39,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)
         write(temporary)
         publish(temporary, path)
     except OSError as error:
@@ -45,6 +47,15 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def sweep(path: Path) -> None:
+    """Remove what a killed writer of this same file left behind (the stage's lock makes us its only writer)."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if stale.is_dir():
+            shutil.rmtree(stale, ignore_errors=True)
+        else:
+            stale.unlink(missing_ok=True)
 
 
 def atomic_text(path: Path, text: str) -> None:
@@ -56,8 +67,9 @@ def atomic_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a new folder, then move its files into `folder` one by one, each whole."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        temporary.mkdir()
         write(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(temporary.iterdir()):
@@ -163,18 +175,13 @@ class TableWriter:
     def __enter__(self) -> "TableWriter":
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._sweep()
+            sweep(self.path)
             self._writer = pq.ParquetWriter(
                 self._temporary, self._schema, write_page_checksum=True, compression="zstd", store_schema=False
             )
         except OSError as error:
             raise _os_error(error, self.path) from error
         return self
-
-    def _sweep(self) -> None:
-        """Remove what a killed writer of this same file left behind (the stage's lock makes us the only one)."""
-        for stale in self.path.parent.glob(f".{self.path.name}.*.tmp"):
-            stale.unlink(missing_ok=True)
 
     def write(self, frame: pl.DataFrame) -> None:
         """Append rows: checked against the table, and after the rows before."""

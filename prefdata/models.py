@@ -68,5 +68,10 @@ def device() -> str:
 
 def context_of(path: str, revision: str | None = None) -> int:
     """How many tokens a row may have under this model."""
-    config = load_config(path, revision).get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2**20)
+    return context(load_config(path, revision))
+
+
+def context(config: Any) -> int:
+    """How many tokens a row may have by the model's config; 2^20 where it does not say."""
+    text = config.get_text_config()
+    return int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 2**20)

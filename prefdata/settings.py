@@ -354,6 +354,12 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+def show(model: type[BaseModel], prefix: str = "") -> None:
+    """Print every key with its default and its reason."""
+    for key, default, reason in describe(model, prefix):
+        print(f"{key}  [{default}]\n    {reason}" if default else f"\n{key}: {reason}")
+
+
 def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
     """(key, default, reason) of every setting, for `prefdata settings`."""
     rows: list[tuple[str, str, str]] = []

@@ -1,11 +1,9 @@
-"""What the Snakefile needs: validated settings, the run's lock, the commands of its jobs.
-
-This is where `prefdata` and `train` meet, on behalf of the Snakefile only.
-"""
+"""What the Snakefile needs of prefdata: validated settings, the run's lock, its jobs' environment."""
 
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,17 @@ from prefdata import files, settings
 from prefdata.errors import PrefdataError
 from prefdata.progress import RUN_PID
 from prefdata.run import Run, take_lock
-from prefdata.stages import Part
+from prefdata.settings import Settings
 from prefdata.toy.make import source_path
 
 _held: list[int] = []
 
 
-def load(config: dict[str, Any]) -> Run:
+def load(config: dict[str, Any], validate_training: Callable[[Settings], object]) -> Run:
     """Validate the merged configuration, training runs included; all mistakes are printed and nothing is run."""
-    from train.settings import validate
-
     try:
         recipe = settings.validate(dict(config), "settings")
-        validate(recipe)
+        validate_training(recipe)
     except PrefdataError as error:
         sys.exit(f"error: {error}")
     run = Run(recipe)
@@ -64,11 +60,6 @@ def settings_path(run: Run) -> Path:
     return run.root / "settings.json"
 
 
-def rule_name(stage: str, name: str) -> str:
-    """A rule's name for a run <objective>/<variant>."""
-    return f"{stage}_{name.replace('/', '_')}"
-
-
 def toy_files(run: Run) -> list[str]:
     """What the toy stage makes."""
     made = [source_path(run.root)]
@@ -82,27 +73,3 @@ def source_files(run: Run) -> list[str]:
     places = [s.path for s in run.settings.sources.sources if s.path is not None]
     local = [str(source_path(run.root)) if p == "toy:" else p for p in places]
     return [p for p in local if p.startswith(str(run.root)) or Path(p).exists()]
-
-
-def train_inputs(run: Run, name: str) -> list[str]:
-    """The run's set, and what its policy starts from."""
-    from train.settings import resolve
-
-    wanted = resolve(run.settings, name)
-    start = wanted.init.tokenizer if wanted.init else wanted.model or ""
-    return run.files([Part("sets", "sets", wanted.set)]) + run.model_files(start)
-
-
-def train_trigger(run: Run, name: str) -> str:
-    """What re-runs a training: its resolved settings, the seed, the references, the trainer's version."""
-    from train.settings import resolve
-    from train.version import VERSION
-
-    own = resolve(run.settings, name).model_dump(mode="json", exclude={"checkpoint_s"})
-    names = [r.name for r in run.settings.score.references]
-    return json.dumps({"version": VERSION, "seed": run.settings.seed, "references": names, **own}, sort_keys=True)
-
-
-def curve_files(run: Run, name: str) -> list[str]:
-    folder = run.model_path(f"run:{name}")
-    return [f"{folder}/metrics.jsonl", f"{folder}/metrics.png"]

@@ -17,11 +17,16 @@ def main() -> None:
     parser.add_argument("--settings", type=Path, default=default, help="the recipe (YAML)")
     parser.add_argument("--run", help="<objective>/<variant> under train.runs; without it the runs are listed")
     parser.add_argument("--check", action="store_true", help="validate the recipe's runs and stop")
+    parser.add_argument("--keys", action="store_true", help="print every key of a run with its default and its reason")
     parser.add_argument("--log", type=Path, help="also write what is said on stderr to this file")
     parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
     asked = parser.parse_args()
+    from train.settings import RunSettings, validate
+
+    if asked.keys:
+        settings.show(RunSettings, "train.runs.<objective>/<variant>.")
+        return
     recipe = settings.load(asked.settings)
-    from train.settings import validate
 
     runs = validate(recipe, str(asked.settings))
     if asked.run is None or asked.check:

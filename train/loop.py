@@ -12,7 +12,7 @@ import torch
 from prefdata import files, logprob
 from prefdata.draws import hash64, hex_id
 from prefdata.errors import ConfigError, DataError, EngineError
-from prefdata.models import content_revision, device, load_model, revision_of
+from prefdata.models import content_revision, context, device, load_model, revision_of
 from prefdata.progress import Progress
 from prefdata.run import Run
 from prefdata.settings import Settings
@@ -35,7 +35,7 @@ def train(recipe: Settings, name: str) -> Path:
     torch.set_num_threads(recipe.threads)
     frame, data_hash = read_set(run, settings)
     model, encoder, start = policy(run, settings, recipe.seed)
-    data = _examples(frame, encoder, recipe, settings, objective.negatives)
+    data = _examples(frame, encoder, recipe, settings, objective.negatives, context(model.config))
     order = Order(tuple(e.prompt_id for e in data), settings.batch_prompts, recipe.seed)
     steps = settings.steps or (settings.epochs or 1) * order.steps_per_epoch
     optimizer = _optimizer(model, settings)
@@ -157,14 +157,15 @@ def fresh(settings: RunSettings, encoder: Encoder, seed: int) -> Any:
     return LlamaForCausalLM(config).to(device()).eval()
 
 
-def _examples(frame: pl.DataFrame, encoder: Encoder, recipe: Settings, settings: RunSettings, negatives: str) -> list[Example]:
+def _examples(
+    frame: pl.DataFrame, encoder: Encoder, recipe: Settings, settings: RunSettings, negatives: str, limit: int
+) -> list[Example]:
     references = [r.name for r in recipe.score.references] if settings.set == "preference" else []
     origins = NEGATIVES[negatives].origins or tuple(settings.negatives.origins)
     data = examples(frame, encoder, origins if negatives != "none" else (), references)
     usable = data if negatives == "none" else [e for e in data if len(e.completions) > 1]
     if not usable:
         raise DataError(f"no row has a rejected candidate of origin {list(origins)}", f"sets/{settings.set}")
-    limit = int(getattr(encoder.tokenizer, "model_max_length", 2**31))
     if too_long := [e.prompt_id for e in usable if len(e.prompt) + max(map(len, e.completions)) > limit]:
         raise ConfigError(
             f"{len(too_long)} rows are longer than {limit} tokens, {too_long[0]} first",

@@ -1,0 +1,145 @@
+"""Each loss, mask, clip, draw and join broken on purpose, one at a time: some test must fail. A survivor is a missing test."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.real
+ROOT = Path(__file__).parents[2]
+
+LOSSES, STEP, STAGES, SOURCES = "test_losses.py", "test_train.py", "test_stages.py", "test_sources.py"
+MUTANTS = [
+    # losses
+    ("train/losses.py", "-(1 - smooth) * F.logsigmoid(margin)", "(1 - smooth) * F.logsigmoid(margin)", LOSSES),
+    ("train/losses.py", "- smooth * F.logsigmoid(-margin)", "- smooth * F.logsigmoid(margin)", LOSSES),
+    ("train/losses.py", "compared.v_KBM - compared.u_KBM", "compared.u_KBM - compared.v_KBM", LOSSES),
+    ("train/losses.py", "+ compared.counts_BM.log()", "", LOSSES),
+    ("train/losses.py", "(compared.counts_BM * per_pair).sum(1)", "per_pair.sum(1)", LOSSES),
+    ("train/losses.py", "/ compared.counts_BM.sum(1)", "/ compared.counts_BM.shape[1]", LOSSES),
+    ("train/losses.py", "(compared.view_weights_KBM * values).sum(0)", "values.mean(0)", LOSSES),
+    ("train/losses.py", '"token": -compared.chosen_B', '"token": compared.chosen_B', LOSSES),
+    ("train/losses.py", "self.rejected_BM[None] - self.reference_rejected_KBM", "self.rejected_BM[None]", LOSSES),
+    # references
+    (
+        "train/references.py",
+        "(1 + eps_BM) * first), (1 - eps_BM) * first",
+        "(1 - eps_BM) * first), (1 + eps_BM) * first",
+        LOSSES,
+    ),
+    (
+        "train/references.py",
+        "return knobs.eps_max * share, knobs.eps_max * (1 - share)",
+        "return knobs.eps_max * (1 - share), knobs.eps_max * share",
+        LOSSES,
+    ),
+    ("train/references.py", "tilde_w = -torch", "tilde_w = torch", LOSSES),
+    ("train/references.py", 'alpha.flip(0) if knobs.weight_order == "repo" else alpha', "alpha", LOSSES),
+    (
+        "train/references.py",
+        "alpha = weights(chosen_KBM, rejected_KBM, knobs)",
+        "alpha = weights(clipped_w, clipped_l, knobs)",
+        LOSSES,
+    ),
+    ("train/references.py", "return chosen_KBM[:1], rejected_KBM[:1]", "return chosen_KBM[-1:], rejected_KBM[-1:]", STEP),
+    # the kernel
+    ("train/negatives.py", "-(scores + gumbels(", "-(-scores + gumbels(", "test_negatives.py"),
+    ("train/negatives.py", "draw.visit, (0, number)", "draw.visit, (0, 0)", "test_negatives.py"),
+    ("train/negatives.py", "return beta * (policy - reference)", "return beta * policy", "test_negatives.py"),
+    ("train/negatives.py", "np.lexsort((-noise, -scores))", "np.lexsort((-noise, scores))", "test_negatives.py"),
+    ("prefdata/draws.py", "np.where(np.isnan(weights), -np.inf, weights) + gumbels", "0 * weights + gumbels", "test_draws.py"),
+    # the log-prob
+    ("prefdata/logprob.py", "return _gather(logits, ids) * mask", "return _gather(logits, ids)", "test_logprob.py"),
+    (
+        "prefdata/logprob.py",
+        "shared.lengths[rows].unsqueeze(1) + steps",
+        "shared.mask.shape[1] + steps.expand(len(rows), -1)",
+        "test_logprob.py",
+    ),
+    (
+        "prefdata/logprob.py",
+        "torch.cat([prompt_mask, mask[:, :-1]], 1)",
+        "torch.cat([torch.ones_like(prompt_mask), mask[:, :-1]], 1)",
+        "test_logprob.py",
+    ),
+    (
+        "prefdata/logprob.py",
+        "first = shared.logits[rows].unsqueeze(1)",
+        "first = shared.logits[rows].roll(1, 0).unsqueeze(1)",
+        "test_logprob.py",
+    ),
+    ("prefdata/logprob.py", "starts = torch.tensor([len(p) - 1", "starts = torch.tensor([len(p)", "test_logprob.py"),
+    ("prefdata/logprob.py", "window < longest", "window < longest - 1", "test_logprob.py"),
+    # the step and the loop
+    ("train/step.py", "example.logps[0][0]\n", "example.logps[-1][0]\n", STEP),
+    ("train/step.py", "picked.append(([p + 1 for p in places], counts))", "picked.append((places, counts))", STEP),
+    ("train/step.py", 'epoch if settings.redraw == "epoch" else 0', "0", STEP),
+    ("train/step.py", "first_KBM[k, b, : len(places)] = logps[0]", "first_KBM[k, b, : len(places)] = logps[-1]", STEP),
+    ("train/loop.py", '"prompt": len(batch)', '"prompt": 4', STEP),
+    ("train/loop.py", '"token": sum(len(e.completions[0]) for e in batch)', '"token": 1', STEP),
+    ("train/checkpoint.py", "        _load_optimizer(optimizer, saved)\n", "", STEP),
+    ("train/batches.py", "return -(-len(self.ids) // self.batch)", "return len(self.ids) // self.batch or 1", STEP),
+    # tokens
+    ("prefdata/tokens.py", 'i if f == "length" else [*i, self.end_id]', "[*i, self.end_id]", "test_tokens.py"),
+    ("prefdata/tokens.py", "split_special_tokens=True", "split_special_tokens=False", "test_tokens.py"),
+    # joins and drops
+    (
+        "prefdata/tables.py",
+        'rows.join(prompts, on="prompt_id", how="anti"',
+        'rows.join(prompts, on="prompt_id", how="semi"',
+        "test_tables.py",
+    ),
+    ("prefdata/tables.py", 'pl.col("scope") == "prompt"', 'pl.col("scope") != "candidate"', "test_tables.py"),
+    ("prefdata/sets.py", '.when(pl.col("rank") == 1)', '.when(pl.col("rank") == 99)', STAGES),
+    ("prefdata/sets.py", '.unique(["prompt_id", "_text"], keep="first"', '.unique(["prompt_id", "_text"], keep="last"', STAGES),
+    (
+        "prefdata/sets.py",
+        'pl.col("rank").is_not_null() | (pl.col("origin") == "noise")',
+        'pl.col("rank").is_not_null()',
+        STAGES,
+    ),
+    ("prefdata/sets.py", "order = pl.Enum(names)", "order = pl.Enum(sorted(names))", STAGES),
+    ("prefdata/prune.py", '.sort("prompt_id", "source_rank", "_tie")', '.sort("prompt_id", "_tie", "source_rank")', STAGES),
+    ("prefdata/rank.py", '.filter(pl.col("rank") == 1)', '.filter(pl.col("rank") >= 1)', STAGES),
+    ("prefdata/champion.py", "if asked[0] != asked[1]:", "if asked[0] is None:", STAGES),
+    ("prefdata/judge.py", 'shown = ("a", "b") if order == "ab" else ("b", "a")', 'shown = ("a", "b")', "test_judge.py"),
+    ("prefdata/judge.py", 'or order == "ab" else -reading.margin', 'or order == "ab" else reading.margin', "test_judge.py"),
+    ("prefdata/noise.py", "length == len(a.ids)", "length > 0", STAGES),
+    ("prefdata/sources.py", 'r["order"], r["row_hash"]', 'r["order"]', SOURCES),
+    ("prefdata/nectar.py", "value < 1", "value < 0", SOURCES),
+    # files
+    ("prefdata/files.py", "page_checksum_verification=True", "page_checksum_verification=False", "test_files.py"),
+    ("prefdata/publish.py", "head.files.get(name) != value", "True", "test_publish.py"),
+]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mutants")
+    for name in ("prefdata", "train", "tests", "cards"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+@pytest.mark.parametrize(("file", "old", "new", "test"), MUTANTS, ids=[f"{m[0]}:{m[1][:40]}" for m in MUTANTS])
+def test_a_mutant_is_caught(copy: Path, file: str, old: str, new: str, test: str) -> None:
+    path = copy / file
+    whole = path.read_text()
+    assert old in whole, "the code has moved on: mend this list"
+    path.write_text(whole.replace(old, new))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"tests/{test}"],
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        path.write_text(whole)
+    assert done.returncode == 1, f"survived: {done.stdout[-500:]}{done.stderr[-500:]}"

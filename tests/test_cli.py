@@ -1,0 +1,87 @@
+"""The command line: help that teaches, one line for a mistake, light imports, no orphans."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefdata.stages import STAGES, unit_of
+
+ROOT = Path(__file__).parent.parent
+
+
+def call(*words: str, module: str = "prefdata", cwd: Path = ROOT, **env: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", module, *words], capture_output=True, text=True, cwd=cwd, check=False, env={**os.environ, **env}
+    )
+
+
+def test_help_lists_every_stage() -> None:
+    said = call("--help").stdout
+    for name in STAGES:
+        assert name in said
+    assert "--unit" in call("score", "--help").stdout
+    assert "--run" in call("--help", module="train").stdout
+
+
+def test_importing_prefdata_loads_nothing_heavy() -> None:
+    code = "import sys, prefdata, prefdata.cli, prefdata.run; print([m for m in ('torch', 'vllm', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("name: t\nsources: {sources: [{name: s, path: nowhere.jsonl}]}\n")
+    done = call("sources", "--settings", str(recipe), cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: nowhere.jsonl: no such file; correct sources.sources (s).path\n"
+    assert "Traceback" in call("sources", "--settings", str(recipe), "--debug", cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["split", "--settings", "none.yaml"], "no such settings file"),
+        (["split", "--settings", "r.yaml", "--shards", "9"], "there are 1 shards, no [9]"),
+        (["split", "--settings", "r.yaml", "--shards", "x"], "'x' is no shard"),
+        (["rank", "--settings", "r.yaml", "--unit", "y"], "is no unit of rank; choose one of ['source']"),
+        (["split", "--settings", "r.yaml"], "no such file; run the stage that makes it"),
+        (["toy", "--settings", "r.yaml"], "there is no toy section"),
+    ],
+)
+def test_mistakes_of_the_command_line(tmp_path: Path, words: list[str], said: str) -> None:
+    (tmp_path / "r.yaml").write_text("name: t\nsources: {sources: [{name: s, path: nowhere.jsonl}]}\n")
+    done = call(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_settings_prints_every_key_with_its_reason() -> None:
+    said = call("settings").stdout
+    assert "prune.drop_ranks  [[2]]" in said
+    assert "train.runs.<objective>/<variant>.loss.beta  [0.1]" in call("--keys", module="train").stdout
+
+
+def test_a_job_whose_workflow_is_gone_stops_at_once() -> None:
+    done = call("--help", PREFDATA_RUN_PID="1")
+    assert "is gone" in done.stderr
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "-rf", "a\0b", "x" * 300, "", "\u202e", "CON", ".."])
+def test_units_of_hostile_names_are_safe_folder_names(name: str) -> None:
+    unit = unit_of(name)
+    assert len(unit) < 60
+    assert unit.strip(".-/") == unit
+    assert all(c.isascii() and (c.isalnum() or c == "-") for c in unit)
+    assert unit_of(name + "2") != unit
+
+
+def test_a_secret_in_the_environment_reaches_no_message(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("name: t\nsources: {sources: [{name: s, path: nowhere.jsonl}]}\n")
+    done = call("sources", "--settings", "r.yaml", "--debug", cwd=tmp_path, HF_TOKEN="hf_canary")
+    assert "hf_canary" not in done.stdout + done.stderr

@@ -1,0 +1,52 @@
+"""What the documents promise is what the code has."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefdata import settings
+from prefdata.stages import STAGES
+from prefdata.tables import TABLES
+from train.settings import validate
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+
+def test_benchmarks_page_is_generated_from_its_lines() -> None:
+    import render
+
+    assert (ROOT / "docs" / "benchmarks.md").read_text() == render.render(), "run python benchmarks/render.py"
+
+
+def test_the_recipe_of_the_readme_is_valid(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(text.splitlines()) <= 10
+    (tmp_path / "mine.yaml").write_text(text)
+    assert set(validate(settings.load(tmp_path / "mine.yaml"))) == {"mcpo/default"}
+
+
+def test_the_readme_names_every_table_and_the_snakefile_every_stage() -> None:
+    readme, snakefile = ((ROOT / n).read_text() for n in ("README.md", "Snakefile"))
+    assert all(f"| {t} |" in readme for t in TABLES)
+    assert all(f'"exec prefdata {s} ' in snakefile for s in STAGES)
+
+
+@pytest.mark.parametrize("name", [*sorted(p.name for p in (ROOT / "docs").glob("*.md")), "README.md", "CONTRIBUTING.md"])
+def test_links_and_paths_of_the_documents_exist(name: str) -> None:
+    path = ROOT / name if (ROOT / name).exists() else ROOT / "docs" / name
+    for found in re.findall(r"`((?:docs|prefdata|train|tests|config|profiles|benchmarks)/[\w./-]+)`", path.read_text()):
+        if found != "config/mine.yaml":
+            assert (ROOT / found).exists(), found
+
+
+def test_every_pinned_dependency_of_ours_is_explained() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    wanted = {re.split(r"[<>=]", d)[0] for d in re.findall(r'^    "([\w-]+[<>=][^"]*)",$', project, re.M)}
+    explained, pinned = (ROOT / "docs" / "dependencies.md").read_text(), (ROOT / "constraints.txt").read_text().lower()
+    assert len(wanted) > 15
+    for name in wanted:
+        assert name.removesuffix("-python") in explained, name
+        assert f"{name.lower()}==" in pinned or f"{name.lower().replace('-', '_')}==" in pinned, name

@@ -1,0 +1,360 @@
+"""Real snakemake runs of small recipes: every rule, other shards and workers, one key, one row."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from prefdata import files
+from prefdata.tables import TABLES
+
+ROOT = Path(__file__).parents[2]
+
+TOY: dict[str, Any] = {
+    "name": "w",
+    "seed": 3,
+    "num_shards": 2,
+    "toy": {"demonstrations": 60, "train": 24, "test": 12},
+    "sources": {"sources": [{"name": "toy", "path": "toy:", "license": "apache-2.0"}]},
+    "generate": {"models": [{"name": "policy", "model": "run:sft/policy"}], "max_tokens": 12, "chunk_prompts": 8},
+    "judge": [{"name": "exact"}],
+    "score": {
+        "references": [{"name": "policy", "model": "run:sft/policy"}, {"name": "toy", "model": "run:sft/large"}],
+        "chunk_prompts": 8,
+    },
+    "sets": {"method": "exact"},
+    "train": {
+        "runs": {
+            "sft/policy": {
+                "set": "sft",
+                "steps": 12,
+                "init": {"tokenizer": "toy:small", "hidden_size": 32, "heads": 1, "layers": 1, "mlp": 32},
+            },
+            "sft/large": {
+                "set": "sft",
+                "steps": 4,
+                "init": {"tokenizer": "toy:large", "hidden_size": 32, "heads": 1, "layers": 1, "mlp": 32},
+            },
+            "mcpo/default": {"steps": 6, "batch_prompts": 8},
+        }
+    },
+    "evaluate": {"runs": ["sft/policy", "mcpo/default"], "samples": 2, "max_tokens": 12},
+}
+
+
+class Workflow:
+    """A recipe in a folder of its own, run by the real snakemake."""
+
+    def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.write(recipe)
+
+    def write(self, recipe: dict[str, Any]) -> None:
+        self.recipe = recipe
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+    def run(self, *extra: str, cores: int = 1, check: bool = True) -> str:
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--snakefile",
+            str(ROOT / "Snakefile"),
+            "--directory",
+            ".",
+            "--configfile",
+            "recipe.yaml",
+        ]
+        done = subprocess.run(
+            [*command, "--cores", str(cores), *extra],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+            env=clean_environment(),
+        )
+        said = done.stdout + done.stderr
+        assert not check or done.returncode == 0, said[-4000:]
+        return said
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "results" / self.recipe["name"]
+
+    def table(self, table: str, stage: str, unit: str = "*") -> pl.DataFrame:
+        paths = sorted((self.root / "tables" / table / stage).glob(f"{unit}/*.parquet"))
+        assert paths, (table, stage, unit)
+        return pl.concat([files.read_table(p, table) for p in paths])
+
+    def all_tables(self) -> dict[str, pl.DataFrame]:
+        """Every table by table/stage, shards together, in one order."""
+        found: dict[str, pl.DataFrame] = {}
+        for table in TABLES:
+            for folder in sorted((self.root / "tables" / table).iterdir()):
+                frame = self.table(table, folder.name)
+                ordered = frame.with_columns(_sort=pl.struct(frame.columns[:6]).map_elements(repr, return_dtype=pl.String))
+                found[f"{table}/{folder.name}"] = ordered.sort("_sort").drop("_sort")
+        return found
+
+    def log(self, name: str) -> str:
+        return "".join(
+            p.read_text()
+            for p in sorted((self.root / "logs").glob(f"{name}*/**/*.log")) + sorted((self.root / "logs").glob(f"{name}*.log"))
+        )
+
+
+def clean_environment() -> dict[str, str]:
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("PREFDATA", "PYTEST", "HF_"))}
+    return {**keep, "PREFDATA_NO_SUMMARY": "1", "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """The toy recipe, run whole with two workers."""
+    workflow = Workflow(tmp_path_factory.mktemp("base"), TOY)
+    workflow.run(cores=2)
+    return workflow
+
+
+def scheduled(said: str) -> set[str]:
+    """Rules of a dry run's job table."""
+    lines = said[said.index("Job stats:") :].splitlines()[3:] if "Job stats:" in said else []
+    return {line.split()[0] for line in lines[: lines.index("")] if line and line.split()[0] != "total"} if lines else set()
+
+
+def test_a_second_run_has_nothing_to_do(base: Workflow) -> None:
+    assert "Nothing to be done" in base.run("-n")
+    summary = (base.root / "report" / "summary.txt").read_text()
+    assert "mcpo/default" in summary
+    assert "pruned_rank" in summary
+    facts = json.loads((base.root / "report" / "evaluation.json").read_text())
+    assert [f["run"] for f in facts] == ["sft/policy", "mcpo/default"]
+    assert facts[0]["accuracy"] is None, "a model under itself as reference: all ties"
+    assert all(f["n"] == 12 for f in facts)
+
+
+def test_manifests_name_the_inputs_that_the_dag_gives(base: Workflow) -> None:
+    """Each table's manifest lists the content hash of each input, and these hashes are the files'."""
+    for path in (base.root / "tables").rglob("*.parquet"):
+        for name, content in files.manifest(path)["inputs"].items():
+            assert files.manifest(base.root / name)["content_hash"] == content, (path, name)
+
+
+@pytest.mark.parametrize(
+    ("change", "again", "not_again"),
+    [
+        ({"prune": {"drop_ranks": [2, 3]}}, {"prune"}, {"sources", "split", "toy"}),
+        ({"noise": {"tries": 5}}, {"noise"}, {"prune", "judge", "generate", "rank", "train_sft_policy"}),
+        ({"evaluate": {**TOY["evaluate"], "samples": 3}}, {"summary"}, {"sets", "train_mcpo_default", "report", "publish"}),
+        ({"card": {"title": "Other"}}, {"card", "publish"}, {"report", "sources", "summary"}),
+        ({"threads": 2}, set(), {"sources", "train_sft_policy"}),
+        ({"generate": {**TOY["generate"], "shards_per_engine": 1}}, {"generate"}, {"sources", "train_sft_policy"}),
+    ],
+    ids=["prune", "noise", "evaluate", "card", "threads", "grouping"],
+)
+def test_one_key_re_runs_its_stage_and_what_follows_only(
+    base: Workflow, tmp_path: Path, change: dict[str, Any], again: set[str], not_again: set[str]
+) -> None:
+    recipe = tmp_path / "changed.yaml"
+    recipe.write_text(yaml.safe_dump({**TOY, **change}))
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        ".",
+        "-n",
+        "--cores",
+        "1",
+    ]
+    done = subprocess.run(
+        [*command, "--configfile", str(recipe)],
+        cwd=base.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=clean_environment(),
+    )
+    rules = scheduled(done.stdout + done.stderr)
+    stems = {r.split("_policy-")[0].split("_exact-")[0] for r in rules}
+    assert again <= stems | rules, rules
+    assert not not_again & (rules | stems), rules
+
+
+@pytest.mark.parametrize(("num_shards", "cores"), [(1, 1), (7, 2)])
+def test_shards_workers_and_order_of_input_change_nothing(base: Workflow, tmp_path: Path, num_shards: int, cores: int) -> None:
+    """The same rows shuffled, in another number of shards, by another number of workers: the same tables after a sort."""
+    lines = (base.root / "toy" / "source.jsonl").read_text().splitlines()
+    random.Random(num_shards).shuffle(lines)
+    other = Workflow(tmp_path / "other", {**TOY, "num_shards": num_shards})
+    other.run("--until", "toy")
+    (other.root / "toy" / "source.jsonl").write_text("\n".join(lines) + "\n")
+    other.run(cores=cores)
+    mine, theirs = base.all_tables(), other.all_tables()
+    assert set(mine) == set(theirs)
+    for name, frame in mine.items():
+        if name.startswith(("logps", "sets")):
+            assert_close(frame, theirs[name])
+        else:
+            assert frame.equals(theirs[name]), name
+
+
+def assert_close(one: pl.DataFrame, other: pl.DataFrame) -> None:
+    """Equal but for log-probs, which agree within 1e-5 per token."""
+    if "logp" in one.columns:
+        assert one.drop("logp").equals(other.drop("logp"))
+        assert ((one["logp"] - other["logp"]).abs() <= 1e-5 * one["num_tokens"].clip(1)).all()
+    else:
+        without = pl.col("candidates").list.eval(pl.element().struct.field("candidate_id"))
+        assert one.with_columns(without).equals(other.with_columns(without))
+
+
+def test_an_edited_row_repeats_no_item_of_another_prompt(base: Workflow, tmp_path: Path) -> None:
+    """One answer of one prompt changes: its items are made again, all others are found; other prompts' rows stay."""
+    import shutil
+
+    edited = Workflow(tmp_path / "edited", TOY)
+    shutil.copytree(base.folder, edited.folder, dirs_exist_ok=True)
+    source = edited.root / "toy" / "source.jsonl"
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    place = next(i for i, r in enumerate(rows) if r["split"] == "train")
+    rows[place]["answers"][0]["answer"] = "zzz"
+    source.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    edited.run("set", cores=2)
+    changed = edited.table("prompts", "sources").join(
+        base.table("candidates", "sources").select("prompt_id", "candidate_id"), on="prompt_id"
+    )
+    fresh = edited.table("candidates", "sources").join(base.table("candidates", "sources"), on="candidate_id", how="anti")
+    (prompt,) = fresh["prompt_id"].unique().to_list()
+    assert changed.height > 0
+    for stage, most in (("generate", 0), ("judge", 2 * 9), ("score", 13)):
+        said = edited.log(stage)
+        made = [int(line.split(" items found, ")[1].split()[0]) for line in said.splitlines() if "items found" in line]
+        assert made, said
+        assert all(m <= most for m in made), (stage, made)
+    for name in ("candidates/sources", "candidates/generate", "verdicts/judge", "ranks/rank", "candidates/noise", "sets/sets"):
+        table, stage = name.split("/")
+        one, other = (w.table(table, stage).filter(pl.col("prompt_id") != prompt) for w in (base, edited))
+        assert one.equals(other), name
+
+
+def test_a_second_run_on_the_same_folder_stops_and_names_the_holder(base: Workflow, tmp_path: Path) -> None:
+    from prefdata.run import take_lock
+
+    descriptor = take_lock(base.root / ".run", 0)
+    try:
+        (base.root / "report" / "summary.txt").rename(tmp_path / "summary.txt")
+        said = base.run(check=False)
+        assert f"in use by process {os.getpid()}" in said
+        assert not (base.root / "report" / "summary.txt").exists()
+    finally:
+        os.close(descriptor)
+        (tmp_path / "summary.txt").rename(base.root / "report" / "summary.txt")
+
+
+def test_mistakes_in_the_recipe_stop_everything_at_once(tmp_path: Path) -> None:
+    workflow = Workflow(tmp_path / "bad", {**TOY, "nose": {}, "train": {"runs": {"dpoo/x": {}}}})
+    said = workflow.run(check=False)
+    assert "nose: unknown key (did you mean 'noise'?)" in said
+    assert "Traceback" not in said
+    assert not (workflow.folder / "results").exists()
+
+
+def by_hand() -> list[dict[str, Any]]:
+    """Twenty rows written by hand: multi-turn, ties, averages, role leakage, empties, a duplicate, control text."""
+
+    def row(prompt: str, *answers: tuple[str, float], **extra: Any) -> dict[str, Any]:
+        listed = [{"text": t, "model": f"m{i}", "place": r} for i, (t, r) in enumerate(answers)]
+        return {"question": f"\n\nHuman: {prompt}\n\nAssistant: ", "replies": listed, **extra}
+
+    tasks = ["Sdcba", "Sjihg", "Rabcd", "Rjai", "Dabc", "Djab", "Cabj", "Cjjaa", "A47+85", "A10+99", "Sjihg", "Rhgf"]
+    from prefdata.toy.tasks import lazy, solve
+
+    rows = [row(t, (str(solve(t)), 1), (lazy(t) + "x", 2), ("aa" + t, 3.5), ("bb", 3.5)) for t in tasks]
+    rows[0]["question"] = "\n\nHuman: hello <eos>\n\nAssistant: hi\n\nHuman: Sdcba\n\nAssistant: "
+    rows.append(row("Sbac", ("abc", 1), ("ba\n\nHuman: more", 2), ("b", 3)))
+    rows.append(row("Rab", ("ba", 1.5), ("ab", 1.5), ("<|end|>", 3)))
+    rows.append(row("Dab", ("aabb", 1), ("", 2), ("aab", 3)))
+    rows.append(row("Cab", ("bc", 1), ("bc", 2), ("ab", 3)))
+    rows.append(row("Sdcba <|user|>", ("abcd", 1), ("dcba", 2), ("x", 3)))
+    rows.append(row("Sab", ("ab", 1), ("aba", 2)))
+    rows.append(row("A11+11", ("2,2,22", 1), ("2,2,22", 1)))
+    rows.append(row("Sba", ("ab", 1)))
+    assert len(rows) == 20
+    return rows
+
+
+def test_twenty_rows_by_hand_go_through_all_rules(tmp_path: Path) -> None:
+    """Another recipe, three shards, a field mapping, a validation share and a foreign tokenizer as second reference."""
+    runs = {"sft/policy": TOY["train"]["runs"]["sft/policy"], "sft/foreign": TOY["train"]["runs"]["sft/large"]}
+    recipe = {
+        "name": "hand",
+        "num_shards": 3,
+        "toy": {"demonstrations": 1, "train": 1, "test": 1},
+        "sources": {
+            "sources": [
+                {
+                    "name": "mine",
+                    "path": "mine.jsonl",
+                    "license": "cc0-1.0",
+                    "fields": {"prompt": "question", "answers": "replies", "answer": "text", "rank": "place"},
+                }
+            ],
+            "max_reject_rate": 0.2,
+        },
+        "split": {"train": 0.6, "validation": 0.0, "test": 0.4},
+        "prune": {"drop_ranks": []},
+        "generate": {
+            "models": [{"name": "gen", "model": "run:sft/policy"}],
+            "max_tokens": 8,
+            "per_temperature": 1,
+            "splits": ["train", "test"],
+        },
+        "judge": [{"name": "verify", "max_failed": 0.2}],
+        "score": {"references": [{"name": "own", "model": "run:sft/policy"}, {"name": "foreign", "model": "run:sft/foreign"}]},
+        "sets": {"method": "verify", "sft_method": "source", "sft_splits": ["train", "test"]},
+        "train": {
+            "runs": {
+                **runs,
+                "mrpo/default": {"epochs": 2, "batch_prompts": 4},
+                "rnce/two": {"steps": 2, "negatives": {"count": 2}},
+            }
+        },
+        "evaluate": {"runs": ["sft/policy", "mrpo/default"], "samples": 1, "max_tokens": 8},
+    }
+    workflow = Workflow(tmp_path / "hand", recipe)
+    rows = by_hand()
+    (workflow.folder / "mine.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    workflow.run(cores=2)
+    prompts = workflow.table("prompts", "sources")
+    assert prompts.height == 19
+    multi = [m for m in prompts["messages"].to_list() if len(m) == 3]
+    assert [m["role"] for m in multi[0]] == ["user", "assistant", "user"]
+    dropped = workflow.table("drops", "sources")["reason"].to_list()
+    assert sorted(dropped) == ["duplicate_prompt", "empty_answer", "role_leakage"]
+    reasons = workflow.table("drops", "sets", "preference")["reason"].to_list()
+    assert set(reasons) <= {"need_2", "identical", "no_preference", "unranked"}
+    made = workflow.table("sets", "sets", "preference")
+    assert made.height + len(reasons) == 19
+    assert made.height >= 12
+    for row in made.to_dicts():
+        assert [x["reference"] for c in row["candidates"] for x in c["logps"]] == ["own", "foreign"] * len(row["candidates"])
+        assert row["candidates"][0]["role"] == "chosen"
+        assert {c["role"] for c in row["candidates"]} >= {"chosen", "rejected"}
+    shards = list((workflow.root / "tables" / "sets" / "sets" / "preference").glob("*.parquet"))
+    assert len(shards) == 3
+    assert json.loads((workflow.root / "publish" / "receipt.json").read_text())["folder"] == "folder"
+    readme = (workflow.root / "publish" / "dataset" / "README.md").read_text()
+    assert "mine@local" in readme
+    assert "role" in readme
