@@ -94,20 +94,31 @@ def escape(text: str) -> str:
 
 
 def merge(card: str, existing: str | None) -> str:
-    """The card for a target that may have one: its text outside the markers and its own header keys survive."""
-    if existing is None or BEGIN not in existing or END not in existing:
+    """The card for a target that may have one: its own text, header keys and configs survive.
+
+    Our part goes between the markers; where there are none, after the text.
+    """
+    if existing is None:
         return card
-    ours, theirs = _parts(card), _parts(existing)
-    keys = {**_yaml(theirs[0]), **_yaml(ours[0])}
-    return f"---\n{yaml.safe_dump(keys, sort_keys=False, allow_unicode=False)}---\n{theirs[1]}{ours[2]}{theirs[3]}"
+    (ours, body), (theirs, text) = _parts(card), _parts(existing)
+    block = body[body.index(BEGIN) : body.index(END) + len(END)]
+    start = text.find(BEGIN)
+    stop = text.find(END, start)
+    kept = f"{text[:start]}{block}{text[stop + len(END) :]}" if 0 <= start < stop else f"{text.rstrip()}\n\n{block}\n"
+    configs = {c["config_name"]: c for c in [*_configs(theirs), *_configs(ours)]}
+    keys = {**theirs, **ours, **({"configs": list(configs.values())} if configs else {})}
+    return f"---\n{yaml.safe_dump(keys, sort_keys=False, allow_unicode=False)}---\n{kept.lstrip()}"
 
 
-def _parts(card: str) -> tuple[str, str, str, str]:
-    """Header, text before the markers, the marked part, text after."""
-    match = re.match(r"---\n(.*?)---\n", card, re.S)
-    head, body = (match[1], card[match.end() :]) if match else ("", card)
-    start, stop = body.index(BEGIN), body.index(END) + len(END)
-    return head, body[:start], body[start:stop], body[stop:]
+def _parts(card: str) -> tuple[Facts, str]:
+    """Header keys and body."""
+    match = re.match(r"---\r?\n(.*?)---\r?\n", card, re.S)
+    return (_yaml(match[1]), card[match.end() :]) if match else ({}, card)
+
+
+def _configs(header: Facts) -> list[Facts]:
+    listed = header.get("configs")
+    return [c for c in listed if isinstance(c, dict) and "config_name" in c] if isinstance(listed, list) else []
 
 
 def _yaml(text: str) -> Facts:

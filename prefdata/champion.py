@@ -45,10 +45,12 @@ def next_pair(prompt_id: str, candidates: Sequence[str], known: Outcomes, seed: 
     return None
 
 
-def replay(prompt_id: str, candidates: Sequence[str], known: Outcomes, seed: int) -> str:
-    """The champion once every comparison is known."""
+def replay(prompt_id: str, candidates: Sequence[str], known: Outcomes, seed: int) -> list[str]:
+    """The champion once every comparison is known; all candidates where no comparison had a winner (no preference)."""
     champion, *challengers = entry_order(prompt_id, candidates, seed)
+    decided = False
     for challenger in challengers:
         pair = (min(champion, challenger), max(champion, challenger))
-        champion = winner_of(*pair, known.get(pair, (None, None))) or champion
-    return champion
+        winner = winner_of(*pair, known.get(pair, (None, None)))
+        decided, champion = decided or winner is not None, winner or champion
+    return [champion] if decided else list(candidates)

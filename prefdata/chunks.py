@@ -6,14 +6,29 @@ request). A kill, another grouping or one edited source row then repeats only wh
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from prefdata.errors import DataError
+from prefdata.run import lock
 
 Value = dict[str, Any]
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """sqlite's errors as ours: what to do depends on whether the file is damaged or the disk is."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise DataError(
+            f"cannot use the chunk store ({error})", str(path), "free space or stop other users, run again"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise DataError(f"not a chunk store ({error})", str(path), "delete it and run again") from error
 
 
 class ChunkStore:
@@ -22,13 +37,12 @@ class ChunkStore:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.hits, self.misses = path, 0, 0
-        try:
+        # switching a fresh file to WAL ignores sqlite's own timeout, so opening is serialised
+        with _told(path), lock(path.with_suffix(".lock"), wait_s=60):
             self._connection = sqlite3.connect(path, timeout=60, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute("CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-        except sqlite3.DatabaseError as error:
-            raise DataError(f"not a chunk store ({error})", str(path), "delete it and run again") from error
 
     def get(self, keys: Sequence[str]) -> dict[str, Value]:
         """The stored values of those keys that are stored."""
@@ -36,8 +50,9 @@ class ChunkStore:
         for start in range(0, len(keys), 500):
             some = list(keys[start : start + 500])
             marks = ",".join("?" * len(some))
-            for key, value in self._connection.execute(f"SELECT key, value FROM items WHERE key IN ({marks})", some):
-                found[key] = json.loads(value)
+            with _told(self.path):
+                rows = self._connection.execute(f"SELECT key, value FROM items WHERE key IN ({marks})", some).fetchall()
+            found.update((key, json.loads(value)) for key, value in rows)
         return found
 
     def missing(self, keys: Sequence[str]) -> list[str]:
@@ -51,9 +66,10 @@ class ChunkStore:
     def put(self, values: Mapping[str, Value]) -> None:
         """Commit finished items together; a kill loses all of them or none."""
         rows = [(k, json.dumps(v, ensure_ascii=True)) for k, v in values.items()]
-        self._connection.execute("BEGIN IMMEDIATE")
-        self._connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", rows)
-        self._connection.execute("COMMIT")
+        with _told(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", rows)
+            self._connection.execute("COMMIT")
 
     def __enter__(self) -> "ChunkStore":
         return self

@@ -9,6 +9,7 @@ import importlib
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,8 +41,9 @@ def run_stage(name: str, path: Path, unit: str | None, shards: str | None) -> No
     chosen = None if shards is None else [shard_number(s) for s in shards.split(",")]
     for each in [unit] if unit is not None else STAGES[name].units(run.settings):
         job = Job(run, name, each, chosen)
-        held = "all" if chosen is None else "-".join(map(str, chosen[:4])) + (f"-{len(chosen)}" if chosen[4:] else "")
-        with lock(run.root / "locks" / f"{name}-{each}-{held}"):
+        with ExitStack() as held:
+            for shard in job.shards:  # always in order, so that two jobs never wait for each other
+                held.enter_context(lock(run.root / "locks" / name / each / str(shard)))
             execute(job)
 
 

@@ -5,8 +5,10 @@ Writes candidates (temperature 0 = greedy), ranks (score = the verifier's, metho
 run) of its own; no reader of the data side sees them.
 """
 
+import json
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -15,7 +17,7 @@ from prefdata import chunked, generate, tables
 from prefdata.chunks import ChunkStore, Value
 from prefdata.draws import item_key
 from prefdata.engines import Engine, Request
-from prefdata.models import revision_of
+from prefdata.models import RECEIPT, revision_of
 from prefdata.run import Frames, Job
 from prefdata.score import Item, Scorer
 from prefdata.sets import fixed_pair
@@ -57,10 +59,9 @@ def run(job: Job) -> None:
 
 
 def encoding(job: Job, path: str) -> ReferenceSettings:
-    """How the model's prompts are rendered: as the primary reference's, or as its own training says."""
-    primary = job.settings.score.references[:1]
-    template, end = (primary[0].template, primary[0].end) if primary else ("chat", "eos")
-    return ReferenceSettings(name="policy", model=path, template=template, end=end)
+    """How the model's prompts are rendered: as in its own training, which its receipt records."""
+    trained = json.loads((Path(path) / RECEIPT).read_text(encoding="utf-8"))["settings"]
+    return ReferenceSettings(name="policy", model=path, template=trained["template"], end=trained["end"])
 
 
 def asked(frames: Frames, job: Job, common: tuple[Any, ...]) -> dict[str, Work]:

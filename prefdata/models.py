@@ -7,18 +7,23 @@ from typing import Any
 
 from prefdata.errors import ConfigError
 
-HASHED = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+RECEIPT = "train.json"
+
+
+def content_files(folder: Path) -> list[Path]:
+    """What makes a local model what it is: weights (sharded or not), config, tokenizer, templates."""
+    kinds = (".safetensors", ".json", ".jinja", ".model", ".txt")
+    return sorted(p for p in folder.iterdir() if p.suffix in kinds and p.name != RECEIPT and not p.name.startswith("."))
 
 
 def content_revision(folder: Path) -> str:
     """Hash over weights, config and tokenizer of a model folder."""
     digest = hashlib.blake2b(digest_size=8)
-    for name in HASHED:
-        digest.update(name.encode() + b"\0")
-        if (folder / name).exists():
-            with (folder / name).open("rb") as file:
-                while block := file.read(1 << 22):
-                    digest.update(block)
+    for path in content_files(folder):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -29,7 +34,7 @@ def revision_of(path: str, revision: str | None) -> str:
         if revision is None:
             raise ConfigError("a model on the Hub needs its revision", path, "pin the commit hash under revision:")
         return revision
-    receipt = folder / "train.json"
+    receipt = folder / RECEIPT
     if receipt.exists():
         return str(json.loads(receipt.read_text(encoding="utf-8"))["revision"])
     return content_revision(folder)

@@ -5,7 +5,6 @@ list of {answer, model, rank}. Ranks are finite and >= 1; ties, averages and gap
 """
 
 import json
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from prefdata.settings import SourceSettings
 from prefdata.tables import ROLES, SPLITS
 
 Record = dict[str, Any]
+MAX_RANK = 1e9
 _MARK = re.compile(r"\n\n(Human|Assistant):")
 _EXTRAS = {"turns", "num_responses", "num_response", "source", "good_natured"}
 
@@ -74,7 +74,10 @@ def parse(row: Record, source: SourceSettings, where: str, max_chars: int, unkno
 def _row_id(row: Record, source: SourceSettings, name: str, where: str) -> str:
     if "id" not in source.fields:
         return hex_id(json.dumps(row, sort_keys=True, separators=(",", ":"), default=str))
-    return str(_get(row, name, (str, int), where))
+    value = str(_get(row, name, (str, int), where))
+    if not is_text(value):
+        raise DataError(f"an id that cannot be stored: {snippet(value)}", f"{where}:{name}")
+    return value
 
 
 def _get(row: Record, name: str, kinds: tuple[type, ...], where: str) -> Any:
@@ -221,6 +224,6 @@ def _rank(answer: Record, model: str, row_ranks: Any, names: dict[str, str], at:
         value, at = answer[names["rank"]], f"{at}.{names['rank']}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"a number expected, not {type(value).__name__}: {snippet(value)}", at)
-    if not math.isfinite(value) or value < 1:
-        raise DataError(f"ranks are finite and >= 1, not {value}", at, "correct the row; 1 is the best rank")
+    if not 1 <= value <= MAX_RANK:  # NaN too, and integers no float holds
+        raise DataError(f"ranks are finite and >= 1, not {snippet(value)}", at, "correct the row; 1 is the best rank")
     return float(value)

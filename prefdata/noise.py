@@ -38,8 +38,8 @@ def noise(frames: Frames, job: Job) -> Frames:
     models = job.stage.models(job.settings, job.unit)
     if parents.is_empty() or settings.copies == 0 or not models:
         return {t: tables.TABLES[t].empty() for t in ("candidates", "drops")}
-    revision = job.settings.score.references[0].revision
-    encoder = _encoder(job.run.model_path(models[0]), revision)
+    (name, revision), *_ = models
+    encoder = _encoder(job.run.model_path(name), revision)
     made, failed = swap(parents, encoder, settings.copies, settings.tries, seed)
     sources = {r["prompt_id"]: r for r in frames["prompts"].select("prompt_id", "source", "source_row").to_dicts()}
     drops = [

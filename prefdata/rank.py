@@ -37,14 +37,17 @@ def by_source(candidates: pl.DataFrame) -> pl.DataFrame:
 def by_verdicts(candidates: pl.DataFrame, verdicts: pl.DataFrame, seed: int) -> pl.DataFrame:
     """Champion ranks: replay the comparisons of each judged prompt; the last champion is 1, all others are 2.
 
-    win_prob: 1 for the champion, else null: champion comparisons do not estimate it.
+    A prompt without any winner (ties, inconsistencies, missing verdicts) has all at 1: no preference, never a random
+    one. A lone candidate, which nobody needs to judge, is 1.
+    win_prob is null: champion comparisons do not estimate it.
     """
     asked = verdicts.partition_by("prompt_id", as_dict=True)
-    judged = candidates.join(verdicts.select("prompt_id").unique(), on="prompt_id", how="semi")
-    winners = []
+    known = pl.col("prompt_id").is_in(verdicts["prompt_id"].unique().to_list())
+    judged = candidates.filter(known | (pl.len().over("prompt_id") == 1))
+    winners: list[str] = []
     for (prompt,), group in judged.group_by("prompt_id", maintain_order=True):
-        outcomes = champion.outcomes(asked[prompt,])
-        winners.append(champion.replay(str(prompt), group["candidate_id"].to_list(), outcomes, seed))
+        outcomes = champion.outcomes(asked.get((prompt,), verdicts.clear()))
+        winners += champion.replay(str(prompt), group["candidate_id"].to_list(), outcomes, seed)
     return judged.select(
         "prompt_id",
         "candidate_id",

@@ -88,8 +88,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
                 for row in batch.to_pylist():
                     yield f"{path.name}:{number}", row
                     number += 1
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0][:120]
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        reason = " ".join(str(error).split())[:120]
         raise DataError(f"damaged Parquet ({reason})", f"{path.name}:{number}", "fetch the file again") from error
     if number == 0:
         raise DataError("the file has no rows", str(path))
@@ -109,8 +109,8 @@ def _hub(source: SourceSettings) -> Iterator[tuple[str, Row]]:
         )
         for number, row in enumerate(stream):
             yield f"{source.dataset}@{source.revision}:{number}", dict(row)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except Exception as error:  # the client raises a dozen kinds; each is about the data set asked for
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise DataError(
             f"cannot read the data set ({reason})",
             f"{source.dataset}@{source.revision}",

@@ -15,6 +15,7 @@ import polars as pl
 from prefdata import files, tables
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError
+from prefdata.models import content_files, revision_of
 from prefdata.settings import Settings
 from prefdata.stages import STAGES, Part, Stage
 from prefdata.tables import TABLES
@@ -53,7 +54,7 @@ class Run:
         """What a job reads: its tables and the models trained in this run."""
         row = STAGES[stage]
         parts = [p for p in row.reads(self.settings, unit) if p.table in TABLES]
-        models = [f for ref in row.models(self.settings, unit) for f in self.model_files(ref)]
+        models = [f for ref, _ in row.models(self.settings, unit) for f in self.model_files(ref)]
         return self.files(parts, shards) + list(dict.fromkeys(models))
 
     def outputs(self, stage: str, unit: str = "all", shards: Sequence[int | str] | None = None) -> list[str]:
@@ -84,15 +85,16 @@ class Run:
             return str(self.root / "models" / ref[4:])
         if ref.startswith("toy:"):
             return str(self.root / "toy" / "tokenizers" / ref[4:])
-        return ref
+        return str(Path(ref).expanduser()) if ref.startswith("~") else ref
 
     def model_files(self, ref: str) -> list[str]:
-        """Files of a model made in this run, for Snakemake; none for one from outside."""
+        """Files of a model made in this run or of a local folder, for Snakemake; none for one on the Hub."""
         if ref.startswith("run:"):
             return [f"{self.model_path(ref)}/{f}" for f in ("model.safetensors", "config.json", "tokenizer.json", "train.json")]
         if ref.startswith("toy:"):
             return [f"{self.model_path(ref)}/tokenizer.json"]
-        return []
+        folder = Path(ref).expanduser()
+        return [str(p) for p in content_files(folder)] if folder.is_dir() else []
 
     def chunks(self, stage: str, unit: str) -> Path:
         return self.root / "chunks" / stage / f"{unit}.sqlite"
@@ -144,14 +146,8 @@ class Job:
 
     def _revisions(self) -> dict[str, str]:
         """The models a job uses, by reference, with what identifies each: its pinned revision or content hash."""
-        from prefdata.models import revision_of
-
-        revisions = {}
-        for ref in self.stage.models(self.settings, self.unit):
-            pinned = [r.revision for r in self.settings.score.references if r.model == ref]
-            pinned += [m.revision for m in self.settings.generate.models if m.model == ref]
-            revisions[ref] = revision_of(self.run.model_path(ref), pinned[0] if pinned else None)
-        return revisions
+        models = self.stage.models(self.settings, self.unit)
+        return {ref: revision_of(self.run.model_path(ref), revision) for ref, revision in models}
 
     def parts(self, shards: Sequence[int] | None = None, prompts: int = PART_PROMPTS) -> Iterator[Frames]:
         """Yield the declared tables for consecutive ranges of at most `prompts` prompts, in the global order.

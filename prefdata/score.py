@@ -18,7 +18,7 @@ from prefdata.generate import prompts_of
 from prefdata.models import context_of, load_model, revision_of
 from prefdata.run import Frames, Job
 from prefdata.settings import ReferenceSettings
-from prefdata.stages import primary_model, reference
+from prefdata.stages import policy_beside, reference
 from prefdata.tokens import Encoder, load_encoder
 
 STAGE_VERSION = 1
@@ -108,6 +108,8 @@ def run(job: Job) -> None:
     scorer = Scorer(path, own, score.dtype, score.batch_tokens)
     common = (revision_of(path, own.revision), score.dtype, own.template, own.end, own.max_tokens)
     policy = _policy(job, own)
+    if policy is not None:
+        _ = policy.limit, policy.encoder  # what cannot serve is refused before any work
 
     def items(frames: Frames) -> dict[str, Item]:
         return keyed(pairs(frames, job.settings.sets.splits), common)
@@ -119,11 +121,10 @@ def run(job: Job) -> None:
 
 def _policy(job: Job, own: ReferenceSettings) -> Scorer | None:
     """The policy's own encoder and limit, checked beside the primary reference where it is another model."""
-    name = job.settings.score.policy
-    if name is None or own.model not in primary_model(job.settings) or name == own.model:
-        return None
-    policy = own.model_copy(update={"model": name, "revision": None, "max_tokens": None})
-    return Scorer(job.run.model_path(name), policy, job.settings.score.dtype, 1)
+    for name, revision in policy_beside(job.settings, job.unit):
+        policy = own.model_copy(update={"model": name, "revision": revision, "max_tokens": None})
+        return Scorer(job.run.model_path(name), policy, job.settings.score.dtype, 1)
+    return None
 
 
 def pairs(frames: Frames, splits: Sequence[str]) -> list[Item]:

@@ -16,6 +16,8 @@ from prefdata.errors import ConfigError
 
 SplitName = Literal["sft", "train", "validation", "test"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+"""A branch or tag moves; only a commit hash pins what results were made with."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -34,7 +36,7 @@ class SourceSettings(BaseModel, frozen=True, extra="forbid"):
     name: str = Field(min_length=1, description="how the source is called in every table")
     path: str | None = Field(None, description="a local .jsonl or .parquet file; `toy:` is the embedded world")
     dataset: str | None = Field(None, description="or a data set on the Hub, with its revision")
-    revision: str | None = Field(None, description="commit hash of the data set on the Hub: always pinned")
+    revision: Commit | None = Field(None, description="commit hash of the data set on the Hub: always pinned")
     config: str | None = Field(None, description="configuration of the data set on the Hub")
     hub_split: str = Field("train", description="which split of the Hub data set is read")
     license: str = Field("unknown", description="carried into every prompt and the card")
@@ -94,7 +96,7 @@ class GeneratorSettings(BaseModel, frozen=True, extra="forbid"):
 
     name: Name = Field(description="how the model is called")
     model: str = Field(description="run:<objective>/<variant>, a local folder or a Hub id")
-    revision: str | None = Field(None, description="commit hash, for a Hub id")
+    revision: Commit | None = Field(None, description="commit hash, for a Hub id")
     template: Literal["chat", "plain"] = Field("chat", description="how prompts are rendered")
     end: Literal["eos", "none"] = Field("eos", description="whether its completions end with an end token")
 
@@ -140,7 +142,7 @@ class ReferenceSettings(BaseModel, frozen=True, extra="forbid"):
 
     name: Name = Field(description="the name in logps and in the objectives")
     model: str = Field(description="run:<objective>/<variant>, a local folder or a Hub id")
-    revision: str | None = Field(None, description="commit hash, for a Hub id")
+    revision: Commit | None = Field(None, description="commit hash, for a Hub id")
     template: Literal["chat", "plain"] = Field("chat", description="how prompts are rendered")
     end: Literal["eos", "none"] = Field("eos", description="whether the end token is scored")
     max_tokens: int | None = Field(None, ge=2, description="prompt + completion; default: the model's context")
@@ -152,6 +154,7 @@ class ScoreSettings(BaseModel, frozen=True, extra="forbid"):
 
     references: list[ReferenceSettings] = Field(default_factory=list, description="the first is the primary one")
     policy: str | None = Field(None, description="the model that will be trained, where it is not the primary reference")
+    policy_revision: Commit | None = Field(None, description="commit hash of that model, for a Hub id")
     dtype: Literal["float32", "float64", "bfloat16"] = Field("float32", description="of the forward; sums are fp64")
     batch_tokens: int = Field(16_384, ge=1, description="tokens per forward, padding included")
     chunk_prompts: int = Field(128, ge=1, description="prompts committed together")

@@ -23,6 +23,8 @@ class Part:
 
 
 Slice = dict[str, Any]
+Model = tuple[str, str | None]
+"""A reference to a model and its revision."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Stage:
     units: Callable[[Settings], list[str]] = lambda settings: ["all"]
     reads: Callable[[Settings, str], list[Part]] = lambda settings, unit: []
     slice: Callable[[Settings, str], Slice] = lambda settings, unit: {}
-    models: Callable[[Settings, str], list[str]] = lambda settings, unit: []
+    models: Callable[[Settings, str], list[Model]] = lambda settings, unit: []
 
 
 def unit_of(name: str, *identity: str | None) -> str:
@@ -130,16 +132,21 @@ def _rank_units(settings: Settings) -> list[str]:
     return list(dict.fromkeys(method_unit(settings, m) for m in (settings.sets.sft_method, settings.sets.method)))
 
 
-def primary_model(settings: Settings) -> list[str]:
+def primary_model(settings: Settings) -> list[Model]:
     """The primary reference's model, whose tokenizer is the policy's; empty where there is no reference."""
-    return [r.model for r in settings.score.references[:1]]
+    return [(r.model, r.revision) for r in settings.score.references[:1]]
 
 
-def _score_models(settings: Settings, unit: str) -> list[str]:
-    models = [reference(settings, unit).model]
-    if models == primary_model(settings) and settings.score.policy:
-        models.append(settings.score.policy)
-    return models
+def policy_beside(settings: Settings, unit: str) -> list[Model]:
+    """The policy that the primary reference's job also checks for length, where it is another model."""
+    score, own = settings.score, reference(settings, unit)
+    other = score.policy is not None and own == score.references[0] and score.policy != own.model
+    return [(str(score.policy), score.policy_revision)] if other else []
+
+
+def _score_models(settings: Settings, unit: str) -> list[Model]:
+    own = reference(settings, unit)
+    return [(own.model, own.revision), *policy_beside(settings, unit)]
 
 
 def _less(section: Any, *keys: str) -> Slice:
@@ -166,8 +173,8 @@ def _noise_slice(settings: Settings, unit: str) -> Slice:
 
 
 def _score_slice(settings: Settings, unit: str) -> Slice:
-    own = _less(settings.score, "references", "shards_per_engine", "policy")
-    policy = settings.score.policy if reference(settings, unit).model in primary_model(settings) else None
+    own = _less(settings.score, "references", "shards_per_engine", "policy", "policy_revision")
+    policy = policy_beside(settings, unit)
     return {**own, "reference": _less(reference(settings, unit)), "policy": policy, "splits": settings.sets.splits}
 
 
@@ -218,7 +225,7 @@ _EVERY: tuple[Stage, ...] = (
             "model": _less(generator(s, u)),
             "seed": s.seed,
         },
-        models=lambda s, u: [generator(s, u).model],
+        models=lambda s, u: [(generator(s, u).model, generator(s, u).revision)],
     ),
     Stage(
         "judge",
@@ -282,9 +289,8 @@ _EVERY: tuple[Stage, ...] = (
         slice=lambda s, u: {
             **_less(s.evaluate, "runs", "shards_per_engine"),
             "seed": s.seed,
-            "primary": [_less(r) for r in s.score.references[:1]],
         },
-        models=lambda s, u: [f"run:{evaluated(s, u)}"],
+        models=lambda s, u: [(f"run:{evaluated(s, u)}", None)],
     ),
     Stage(
         "report",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Protocol, TypeVar
 from prefdata import files
 from prefdata.errors import PublishError
 
+OURS = re.compile(r"data/(candidates|sets|preference)/[\w.-]+\.parquet")
+"""The only files that publishing removes: what else a manifest may name is nobody's business of ours."""
 T = TypeVar("T")
 MANIFEST, CARD = "manifest.json", "README.md"
 
@@ -45,30 +48,42 @@ def parse_manifest(text: str, where: str) -> dict[str, str]:
             raise TypeError("not text")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise PublishError("not a manifest of ours", where, "publish to another place, or remove that file") from error
-    return dict(listed)
+    return {name: value for name, value in listed.items() if OURS.fullmatch(name)}
+
+
+def decode(data: bytes, where: str) -> str:
+    """A text of the target, which may hold anything. Raises PublishError."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PublishError("not utf-8", where, "mend or remove that file") from error
 
 
 class Folder:
-    """A folder; the manifest is written last."""
+    """A folder. Removals come before the manifest, which is written last: whatever a kill leaves, the next head sees."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def head(self) -> Head:
-        manifest, card = self.path / MANIFEST, self.path / CARD
-        if not manifest.exists():
-            return Head(None, {}, card.read_text(encoding="utf-8") if card.exists() else None)
-        listed = parse_manifest(manifest.read_text(encoding="utf-8"), str(manifest))
-        present = {k: v for k, v in listed.items() if (self.path / k).is_file()}
-        return Head("folder", present, card.read_text(encoding="utf-8") if card.exists() else None)
+        manifest, card = (self._text(name) for name in (MANIFEST, CARD))
+        listed = {} if manifest is None else parse_manifest(manifest, str(self.path / MANIFEST))
+        found = [str(p.relative_to(self.path)) for p in self.path.glob("data/*/*.parquet") if not p.name.startswith(".")]
+        present = {name: listed.get(name, "unlisted") for name in found if OURS.fullmatch(name)}
+        return Head(None if manifest is None else "folder", present, card)
+
+    def _text(self, name: str) -> str | None:
+        path = self.path / name
+        return decode(path.read_bytes(), str(path)) if path.exists() else None
 
     def commit(self, parent: Head, puts: dict[str, Path], deletes: list[str], message: str) -> str:
-        for name in sorted(puts, key=lambda n: (n in (CARD, MANIFEST), n == MANIFEST, n)):
+        for name in sorted(set(puts) - {CARD, MANIFEST}):
             files.atomic_write(self.path / name, partial(shutil.copyfile, puts[name]))
         for name in deletes:
-            if not (self.path / name).resolve().is_relative_to(self.path.resolve()):
-                raise PublishError(f"the old manifest names {name!r}, outside the folder", str(self.path))
             (self.path / name).unlink(missing_ok=True)
+        for name in (CARD, MANIFEST):
+            if name in puts:
+                files.atomic_write(self.path / name, partial(shutil.copyfile, puts[name]))
         return "folder"
 
 
@@ -84,11 +99,12 @@ class Hub:
     def head(self) -> Head:
         def read() -> Head:
             self.api.create_repo(self.repo_id, repo_type="dataset", private=self.private, exist_ok=True)
-            sha = self.api.repo_info(self.repo_id, repo_type="dataset").sha
+            info = self.api.dataset_info(self.repo_id)
+            sha, present = info.sha, {s.rfilename for s in info.siblings or []}
             assert sha is not None
             manifest, card = (self._text(name, sha) for name in (MANIFEST, CARD))
             listed = {} if manifest is None else parse_manifest(manifest, f"{self.repo_id}/{MANIFEST}")
-            return Head(sha, listed, card)
+            return Head(sha, {k: v for k, v in listed.items() if k in present}, card)
 
         return self._answered(read)
 
@@ -99,7 +115,7 @@ class Hub:
             path = self.api.hf_hub_download(self.repo_id, name, repo_type="dataset", revision=revision)
         except EntryNotFoundError:
             return None
-        return Path(path).read_text(encoding="utf-8")
+        return decode(Path(path).read_bytes(), f"{self.repo_id}/{name}")
 
     def commit(self, parent: Head, puts: dict[str, Path], deletes: list[str], message: str) -> str:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete

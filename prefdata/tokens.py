@@ -6,8 +6,10 @@ text as plain text, never stripped, + the end id. What a template writes after t
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal, cast
 
@@ -17,6 +19,7 @@ from prefdata.errors import ConfigError, DataError
 Message = dict[str, str]
 Template = Literal["chat", "plain"]
 End = Literal["eos", "none"]
+TEMPLATE_DATE = datetime(2026, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,9 @@ class Encoder:
 
     @cached_property
     def control_ids(self) -> frozenset[int]:
-        """Ids of special tokens, which never stand inside a content span."""
-        return frozenset(int(i) for i in self.tokenizer.all_special_ids)
+        """Ids of special tokens, named or only added, which never stand inside a content span."""
+        added = {int(i) for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return frozenset(added | {int(i) for i in self.tokenizer.all_special_ids})
 
     @cached_property
     def _control_texts(self) -> tuple[str, ...]:
@@ -83,17 +87,18 @@ class Encoder:
             {**m, "content": m["content"].replace(core, mark, 1) if core else m["content"]}
             for m, core, mark in zip(messages, cores, marks, strict=True)
         ]
-        rest, ids = self._render(fenced, generation=True, **extra), list[int]()
-        for core, mark in zip(cores, marks, strict=True):
-            if core and mark in rest:
-                piece, _, rest = rest.partition(mark)
-                ids += self._with_specials(piece) + self._content(core)
-        return ids + self._with_specials(rest)
+        texts, ids = dict(zip(marks, cores, strict=True)), list[int]()
+        # wherever and however often the template puts a content, each sentinel becomes that content's plain ids
+        for piece in re.split(f"({'|'.join(marks)})", self._render(fenced, generation=True, **extra)):
+            ids += self._content(texts[piece]) if piece in texts else self._with_specials(piece)
+        return ids
 
     def _render(self, messages: Sequence[Message], generation: bool, **extra: Any) -> str:
         _ = self._chat_template
         try:
-            text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation, **extra)
+            text = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=generation, **{"strftime_now": _fixed_date, **extra}
+            )
         except Exception as error:  # a template is a program of the model's author: whatever it raises is its word
             roles = [m["role"] for m in messages]
             raise DataError(f"the chat template refuses a prompt with the roles {roles}: {error}", self.where) from error
@@ -123,6 +128,14 @@ class Encoder:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of completion ids without their end id."""
         return cast(str, self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _fixed_date(pattern: str) -> str:
+    """The date that templates which print today's date get: results must not depend on the day they are made.
+
+    A prompt's own template_kwargs (often `date_string`) go before it.
+    """
+    return TEMPLATE_DATE.strftime(pattern)
 
 
 def _sentinels(count: int, texts: Sequence[str]) -> list[str]:

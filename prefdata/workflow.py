@@ -71,5 +71,5 @@ def toy_files(run: Run) -> list[str]:
 def source_files(run: Run) -> list[str]:
     """Local files of the sources; a missing one is reported by the stage itself, with what to do."""
     places = [s.path for s in run.settings.sources.sources if s.path is not None]
-    local = [str(source_path(run.root)) if p == "toy:" else p for p in places]
+    local = [str(source_path(run.root)) if p == "toy:" else str(Path(p).expanduser()) for p in places]
     return [p for p in local if p.startswith(str(run.root)) or Path(p).exists()]

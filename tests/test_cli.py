@@ -85,3 +85,10 @@ def test_a_secret_in_the_environment_reaches_no_message(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("name: t\nsources: {sources: [{name: s, path: nowhere.jsonl}]}\n")
     done = call("sources", "--settings", "r.yaml", "--debug", cwd=tmp_path, HF_TOKEN="hf_canary")
     assert "hf_canary" not in done.stdout + done.stderr
+
+
+def test_dependencies_point_one_way() -> None:
+    """train imports prefdata, never the reverse; what needs both meets in the Snakefile."""
+    for path in (ROOT / "prefdata").rglob("*.py"):
+        for line in path.read_text().splitlines():
+            assert not line.strip().startswith(("from train", "import train")), (path, line)

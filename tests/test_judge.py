@@ -1,6 +1,8 @@
 """Judging through the contracts: both orders, rounds, quality limits, and the chunk store's promise."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -158,3 +160,14 @@ def test_the_chunk_store_keeps_whole_commits_and_counts(tmp_path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to look like one" * 40)
     with pytest.raises(DataError, match="not a chunk store"):
         ChunkStore(path)
+
+
+def test_many_processes_may_open_a_fresh_store_at_once(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from prefdata.chunks import ChunkStore as C\n"
+    code += "with C(Path(sys.argv[1])) as s: s.put({sys.argv[2]: {'x': 1}})"
+    for number in range(3):
+        path = str(tmp_path / f"{number}.sqlite")
+        many = [subprocess.Popen([sys.executable, "-c", code, path, str(i)]) for i in range(4)]
+        assert [p.wait() for p in many] == [0] * 4
+        with ChunkStore(Path(path)) as store:
+            assert len(store.get(["0", "1", "2", "3"])) == 4

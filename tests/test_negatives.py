@@ -109,3 +109,9 @@ def test_ratio_is_uniform_at_step_0_and_policy_prefers_what_is_likely() -> None:
     logps = np.array([-5.0, -50.0])
     assert effective_size(WEIGHTS["ratio"](logps, logps, np.ones(2), 1.0)) == pytest.approx(2)
     assert effective_size(WEIGHTS["policy"](logps, logps, np.ones(2), 1.0)) == pytest.approx(1)
+
+
+def test_draws_with_replacement_are_independent() -> None:
+    """Three independent draws agree with probability sum w^3 = 0.1."""
+    same = sum(len(NEGATIVES["kernel"].select(SCORES, IDS, Draw(5, v, 3, True))[0]) == 1 for v in range(N))
+    assert abs(same / N - 0.1) < 4 * math.sqrt(0.1 * 0.9 / N)

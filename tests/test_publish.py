@@ -93,9 +93,14 @@ def test_a_hostile_manifest_cannot_reach_outside(set_path: Path, tmp_path: Path)
     victim = tmp_path / "victim"
     victim.write_text("x")
     target = Folder(set_path)
-    with pytest.raises(PublishError, match="outside the folder"):
-        target.commit(Head("folder", {}, None), {}, ["../../../../victim", f"../{'../' * 9}{victim}"], "m")
-    assert victim.exists()
+    hostile = {"files": {"../../../../victim": "1", str(victim): "2", "README.md": "3", "data/sets/../../mine": "4"}}
+    (set_path / "manifest.json").write_text(json.dumps(hostile))
+    head = target.head()
+    assert head.files
+    assert all(re.fullmatch(r"data/\w+/[\w.-]+", name) for name in head.files), "only what may be ours"
+    (set_path / "manifest.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(PublishError, match="not utf-8"):
+        target.head()
     (set_path / "manifest.json").write_text('{"files": [1]}')
     with pytest.raises(PublishError, match="not a manifest of ours"):
         target.head()
@@ -171,12 +176,12 @@ def push(run_settings: Any, built: Path, hashes: dict[str, str], attempts: int =
 def built(tmp_path: Path) -> Path:
     folder = tmp_path / "built"
     for name in ("a", "b"):
-        (folder / "data").mkdir(parents=True, exist_ok=True)
-        (folder / "data" / f"{name}.parquet").write_bytes(name.encode() * 1000)
+        (folder / "data" / "sets").mkdir(parents=True, exist_ok=True)
+        (folder / "data" / "sets" / f"{name}.parquet").write_bytes(name.encode() * 1000)
     return folder
 
 
-HASHES = {"data/a.parquet": "1", "data/b.parquet": "2"}
+HASHES = {"data/sets/a.parquet": "1", "data/sets/b.parquet": "2"}
 
 
 def commits(hub: Hub) -> int:
@@ -187,15 +192,15 @@ def test_one_commit_then_none_then_only_the_difference(hub: Hub, built: Path) ->
     revision = push(None, built, HASHES)
     head = hub.head("owner/set")
     assert (commits(hub), head.sha) == (1, revision)
-    assert {"data/a.parquet", "data/b.parquet", "README.md", "manifest.json"} < set(head.files)
+    assert {"data/sets/a.parquet", "data/sets/b.parquet", "README.md", "manifest.json"} < set(head.files)
     assert push(None, built, HASHES) == revision
     assert commits(hub) == 1
-    (built / "data" / "a.parquet").write_bytes(b"new")
+    (built / "data" / "sets" / "a.parquet").write_bytes(b"new")
     hub.requests.clear()
-    push(None, built, {"data/a.parquet": "3"})
+    push(None, built, {"data/sets/a.parquet": "3"})
     assert commits(hub) == 2
-    assert "data/b.parquet" not in hub.head("owner/set").files
-    assert hub.head("owner/set").files["data/a.parquet"] == b"new"
+    assert "data/sets/b.parquet" not in hub.head("owner/set").files
+    assert hub.head("owner/set").files["data/sets/a.parquet"] == b"new"
     assert sum("__lfs" in r for r in hub.requests) == 1, "only what differs travels"
 
 
@@ -203,8 +208,8 @@ def test_an_existing_cards_own_words_survive(hub: Hub, built: Path) -> None:
     push(None, built, HASHES)
     readme = hub.head("owner/set").files["README.md"].decode()
     hub.push("owner/set", {"README.md": (readme + "\nMy own words\n").encode(), "other/config.parquet": b"x"})
-    (built / "data" / "a.parquet").write_bytes(b"new")
-    push(None, built, {**HASHES, "data/a.parquet": "3"})
+    (built / "data" / "sets" / "a.parquet").write_bytes(b"new")
+    push(None, built, {**HASHES, "data/sets/a.parquet": "3"})
     head = hub.head("owner/set").files
     assert b"My own words" in head["README.md"]
     assert head["other/config.parquet"] == b"x"
@@ -228,7 +233,7 @@ def test_faults_on_the_way_are_tried_again(hub: Hub, built: Path, match: str) ->
 
 def test_a_commit_that_came_between_is_the_new_parent(hub: Hub, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     push(None, built, HASHES)
-    (built / "data" / "a.parquet").write_bytes(b"new")
+    (built / "data" / "sets" / "a.parquet").write_bytes(b"new")
     real, raced = HubTarget.commit, []
 
     def racing(self: HubTarget, *arguments: Any) -> str:
@@ -237,7 +242,7 @@ def test_a_commit_that_came_between_is_the_new_parent(hub: Hub, built: Path, mon
         return real(self, *arguments)
 
     monkeypatch.setattr(HubTarget, "commit", racing)
-    push(None, built, {**HASHES, "data/a.parquet": "3"})
+    push(None, built, {**HASHES, "data/sets/a.parquet": "3"})
     assert hub.head("owner/set").parent == raced[0].sha
     assert hub.head("owner/set").files["theirs.txt"] == b"x"
 
@@ -295,3 +300,45 @@ def test_busy_is_not_shown_as_a_traceback() -> None:
 
     with pytest.raises(PublishError, match=r"gave up after 2 tries \(status 503\)"):
         publish.publish(Never(), Path(), {}, "", {}, 2, 0.0)
+
+
+def test_a_kill_before_the_manifest_leaves_no_rows_twice(make_run, write_rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the data files of another number of shards were put: the same command ends in the new files alone."""
+    path = write_rows(ROWS)
+    run = published(make_run, path, num_shards=1)
+    folder = run.root / "publish" / "dataset"
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    real = Folder.commit
+
+    def half(self: Folder, parent: Head, puts: dict[str, Path], deletes: list[str], message: str) -> str:
+        return real(self, parent, {k: v for k, v in puts.items() if k.startswith("data/")}, [], message) or killed()
+
+    monkeypatch.setattr(Folder, "commit", half)
+    published(make_run, path, num_shards=2)
+    monkeypatch.setattr(Folder, "commit", real)
+    assert len(list((folder / "data" / "sets").iterdir())) > 2
+    published(make_run, path, num_shards=2)
+    assert all("-of-00002" in p.name for p in (folder / "data" / "sets").iterdir())
+
+
+def test_a_card_without_our_markers_and_other_configs_survive() -> None:
+    new = f"---\nlicense: mit\nconfigs:\n- config_name: sets\n---\n# T\n{card.BEGIN}\nnew\n{card.END}\n"
+    merged = card.merge(new, "---\nconfigs:\n- config_name: theirs\n---\n# Their own words\n")
+    assert "# Their own words" in merged
+    assert f"{card.BEGIN}\nnew\n{card.END}" in merged
+    assert [c["config_name"] for c in yaml.safe_load(merged.split("---\n")[1])["configs"]] == ["theirs", "sets"]
+    assert card.merge(new, merged) == merged
+    odd = f"---\ntitle: '{card.BEGIN} {card.END}'\n---\nwords {card.END} more"
+    assert "words" in card.merge(new, odd)
+
+
+def test_a_file_removed_by_hand_on_the_hub_is_put_again(hub: Hub, built: Path) -> None:
+    push(None, built, HASHES)
+    files_now = dict(hub.head("owner/set").files)
+    del files_now["data/sets/a.parquet"]
+    hub._commit("owner/set", files_now)
+    push(None, built, HASHES)
+    assert "data/sets/a.parquet" in hub.head("owner/set").files

@@ -87,7 +87,7 @@ def test_answers_that_are_dropped_with_a_reason(answers, reasons: list[str], kep
     assert (parsed.prompt is None) == (kept == 0)
 
 
-@pytest.mark.parametrize("rank", [0, -1, 0.5, float("nan"), float("inf"), "1", None, True])
+@pytest.mark.parametrize("rank", [0, -1, 0.5, float("nan"), float("inf"), 10**400, "1", None, True])
 def test_bad_ranks_are_errors_that_name_the_field(rank: object) -> None:
     with pytest.raises(PrefdataError, match=r"f:1:answers\[1\]\.rank"):
         parse(nectar(answers=(("ab", 1), ("ba", rank))), SOURCE, "f:1", 1000, "ignore")
@@ -209,7 +209,7 @@ def test_duplicate_row_ids_name_both_rows(make_run, write_rows) -> None:
 
 def test_of_equal_prompts_one_row_stays_whatever_the_order(make_run, write_rows) -> None:
     rows = [nectar("Sba", (("ab", 1), ("x", 2))), nectar("Sba", (("ba", 1), ("y", 2))), nectar("Sba", (("ab", 1), ("x", 2)))]
-    one, other = (read(make_run, write_rows(r)) for r in (rows, rows[::-1]))
+    one, other = (read(make_run, write_rows(r)) for r in (rows, [rows[1], rows[0], rows[2]]))
     assert all(one[t].equals(other[t]) for t in one)
     assert one["prompts"].height == 1
     assert one["drops"].select("scope", "reason").rows() == [("row", "duplicate_prompt")] * 2
@@ -246,3 +246,15 @@ def test_several_shards_hold_every_row_once(make_run, write_rows) -> None:
         parts = [files.read_table(Path(p), table) for p in run.outputs("sources")[place * 5 : place * 5 + 5]]
         key = ["source_row"] if table == "drops" else list(whole[table].columns[:1])
         assert pl.concat(parts).sort(key, maintain_order=True).equals(whole[table].sort(key, maintain_order=True))
+
+
+def test_an_id_that_cannot_be_stored_is_an_error() -> None:
+    keyed = SourceSettings(name="s", path="x", fields={"id": "key"})
+    with pytest.raises(PrefdataError, match="f:1:key: an id that cannot be stored"):
+        parse(nectar(key="\ud800"), keyed, "f:1", 1000, "ignore")
+
+
+def test_a_lone_demonstration_is_its_sources_first() -> None:
+    row = nectar()
+    row["answers"] = [{"answer": "ab", "model": "m"}]
+    assert parse(row, SOURCE, "f:1", 1000, "ignore").candidates[0]["source_rank"] == 1.0

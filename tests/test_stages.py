@@ -119,7 +119,7 @@ def test_champion_finds_the_best_in_n_minus_1_comparisons(strength: list[int], s
         outcome = "a" if power[pair[0]] > power[pair[1]] else "b"
         known[pair] = (outcome, outcome)
     assert len(known) == 4
-    assert power[champion.replay(P, C[:5], known, seed)] == 4
+    assert [power[c] for c in champion.replay(P, C[:5], known, seed)] == [4]
 
 
 def test_by_verdicts_gives_the_winner_1_and_all_others_2() -> None:
@@ -319,3 +319,21 @@ def test_equal_ranks_are_never_a_pair(make_run) -> None:
     rejected = [c for c in row["candidates"] if c["role"] == "rejected"]
     assert [c["candidate_id"] for c in rejected] == [C[2]]
     assert pl.Series([c["rank"] for c in rejected]).min() > 1
+
+
+@pytest.mark.parametrize("outcomes", [("tie", "tie"), ("a", "b"), ("missing", "missing")])
+def test_no_winner_is_no_preference_never_a_random_one(outcomes: tuple[str, str]) -> None:
+    rows = tables.frame("candidates", [candidate(i) for i in range(2)])
+    place = sorted((0, 1), key=lambda i: C[i])
+    asked = tables.frame("verdicts", [verdict(*place, o, said) for o, said in zip(("ab", "ba"), outcomes, strict=True)])
+    assert rank.by_verdicts(rows, asked, 0)["rank"].to_list() == [1, 1]
+
+
+def test_a_lone_candidate_needs_no_verdict() -> None:
+    lone = tables.frame("candidates", [candidate(0)])
+    assert rank.by_verdicts(lone, tables.TABLES["verdicts"].empty(), 0)["rank"].to_list() == [1]
+
+
+def test_scores_rank_where_the_source_has_no_ranks() -> None:
+    rows = tables.frame("candidates", [candidate(i, source_score=s) for i, s in enumerate([0.5, 9.0, 0.5])])
+    assert dict(rank.by_source(rows).select("candidate_id", "rank").rows()) == {C[0]: 2, C[1]: 1, C[2]: 2}

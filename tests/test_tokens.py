@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from prefdata.errors import ConfigError, DataError
 from prefdata.tokens import Encoder, load_encoder
@@ -105,3 +106,33 @@ def test_what_cannot_serve_is_refused_before_work(toy_tokenizers: Path, tmp_path
     encoder.tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="no chat template; set template: plain"):
         Encoder(encoder.tokenizer).prompt(USER)
+
+
+def test_a_template_that_moves_contents_keeps_them(toy_tokenizers: Path) -> None:
+    """Mistral's puts the system text into the last user turn: sentinels come back in another order."""
+    encoder = load_encoder(str(toy_tokenizers / "small"))
+    encoder.tokenizer.chat_template = (
+        "<bos>{% for m in messages[1:] %}{% if m['role'] == 'user' %}<user>"
+        "{% if loop.last %}{{ messages[0]['content'] }}|{% endif %}{{ m['content'] }}"
+        "{% else %}<assistant>{{ m['content'] }}<eos>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    roles = ("system", "user", "assistant", "user")
+    messages = [{"role": r, "content": c} for r, c in zip(roles, ("SYS", "one", "two", "three <eos>"), strict=True)]
+    ids = Encoder(encoder.tokenizer).prompt(messages)
+    assert encoder.tokenizer.decode(ids) == "<bos><user>one<assistant>two<eos><user>SYS|three <eos><assistant>"
+    assert ids.count(encoder.tokenizer.eos_token_id) == 1
+
+
+def test_special_tokens_that_no_name_points_to_are_control_ids(toy_tokenizers: Path) -> None:
+    """Phi-3's <|end|> is special in the added tokens only, and it is what ends an answer."""
+    encoder = load_encoder(str(toy_tokenizers / "small"))
+    encoder.tokenizer.add_tokens([AddedToken("<|end|>", special=True)], special_tokens=False)
+    encoder.tokenizer.chat_template = encoder.tokenizer.chat_template.replace("<eos>", "<|end|>\n<eos>")
+    fresh = Encoder(encoder.tokenizer)
+    assert encoder.tokenizer.convert_ids_to_tokens(fresh.end_id) == "<|end|>"
+
+
+def test_templates_that_print_the_date_do_not_depend_on_the_day(toy_tokenizers: Path) -> None:
+    encoder = load_encoder(str(toy_tokenizers / "small"))
+    encoder.tokenizer.chat_template = "<bos>{{ strftime_now('%d %b %Y') }}" + encoder.tokenizer.chat_template
+    assert "01 Jan 2026" in encoder.tokenizer.decode(Encoder(encoder.tokenizer).prompt(USER))

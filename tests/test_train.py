@@ -294,3 +294,51 @@ def test_a_count_of_zero_is_not_a_number() -> None:
     metrics = Metrics()
     metrics.add("accuracy", 0.0, 0.0)
     assert metrics.means() == {"accuracy": None}
+
+
+@pytest.mark.parametrize(("name", "per"), [("dpo", "prompt"), ("sft", "token")])
+def test_the_loss_is_the_mean_over_the_whole_batch(name: str, per: str) -> None:
+    """The last batch of the epoch has two examples of four: it is divided by its own count."""
+    _, _, rows = optimize(name, 60, 3)
+    lm, _, _ = optimize(name, 60, 2)
+    data = [example(i, 3) for i in range(10)]
+    members = Order(tuple(e.prompt_id for e in data), 4, 0).members(2)
+    batch = [data[i] for i in members]
+    assert len(batch) == 2
+    terms = Step(OBJECTIVES[name], run_settings(), 0).values(lm, batch, 0, Metrics())
+    count = {"prompt": 2, "token": sum(len(e.completions[0]) for e in batch)}[per]
+    assert list(terms) == [per]
+    assert rows[2]["loss"] == pytest.approx(float(terms[per].detach().sum()) / count, abs=1e-9)
+
+
+def test_margin_and_accuracy_are_under_the_primary_reference() -> None:
+    lm, e, metrics = model(), example(1, 1), Metrics()
+    Step(OBJECTIVES["mrpo"], run_settings(), 3).values(lm, [e], 0, metrics)
+    w, lo = (float(row_logp(lm, e.prompt, c).detach()) for c in e.completions)
+    margin = 0.5 * ((w - e.logps[0][0]) - (lo - e.logps[0][1]))
+    assert metrics.means()["margin"] == pytest.approx(margin, abs=1e-9)
+    assert metrics.means()["accuracy"] == float(margin > 0)
+
+
+def test_a_checkpoint_of_another_run_never_outlives_ours(tmp_path: Path) -> None:
+    lm, optimizer, _ = optimize("dpo", 10_000, 2)
+    for step in (100, 140):
+        checkpoint.save(tmp_path, step, lm, optimizer, {"identity": "old", "rows": []})
+    (tmp_path / ".step-00000001.77.tmp").mkdir()
+    assert checkpoint.resume(tmp_path, "new", lm, optimizer) is None
+    checkpoint.save(tmp_path, 10, lm, optimizer, {"identity": "new", "rows": []})
+    assert checkpoint.resume(tmp_path, "new", lm, optimizer)["step"] == 10
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000010"]
+
+
+def test_weights_that_are_no_numbers_name_the_prompt() -> None:
+    e = example(0, 3)
+    forward = SimpleNamespace(weighed=lambda: [np.full(3, np.nan)])
+    with pytest.raises(EngineError, match=f"prompt {e.prompt_id}"):
+        Step(OBJECTIVES["mcpo"], run_settings(), 3)._select(forward, [e], 0, Metrics())
+
+
+def test_a_kernel_without_any_reference_has_weights_too() -> None:
+    e = example(0, 3, references=0)
+    step = Step(OBJECTIVES["mcpo"], run_settings(negatives={"weight": "policy"}), 3)
+    assert step._scores(e, np.array([-1.0, -2.0, -3.0])).tolist() == [-0.5, -1.0, -1.5]

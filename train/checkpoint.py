@@ -21,7 +21,8 @@ from prefdata.errors import DataError
 def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int = 2) -> None:
     """Write the checkpoint of `step` finished steps; older ones beyond `keep` are removed."""
     final, temporary = folder / f"step-{step:08d}", folder / f".step-{step:08d}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for stale in folder.glob(".step-*.tmp"):  # of a killed run: the run's lock makes us its only writer
+        shutil.rmtree(stale, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         save_file(dict(_unique(model)), temporary / "model.safetensors")
@@ -48,11 +49,12 @@ def checkpoints(folder: Path) -> list[Path]:
 def resume(folder: Path, identity: str, model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
     """Load the newest complete checkpoint of this very run into model and optimizer; its state, or None.
 
-    A checkpoint of other settings, data or start (`identity`) is not ours: the run begins anew.
+    A checkpoint of other settings, data or start (`identity`) is not ours: it is removed and the run begins anew.
     """
     for path in reversed(checkpoints(folder)):
         state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if state["identity"] != identity:
+            shutil.rmtree(path, ignore_errors=True)
             continue
         try:
             tensors = load_file(path / "model.safetensors")

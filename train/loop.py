@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,8 @@ def policy(run: Run, settings: RunSettings, seed: int) -> tuple[Any, Encoder, st
     if settings.init is not None:
         path = run.model_path(settings.init.tokenizer)
         encoder = load_encoder(path, settings.init.revision, template, end)
-        return fresh(settings, encoder, seed), encoder, hex_id("init", settings.init.model_dump_json())
+        tokenizer = revision_of(path, settings.init.revision)
+        return fresh(settings, encoder, seed), encoder, hex_id("init", settings.init.model_dump_json(), tokenizer)
     if settings.model is None:
         raise ConfigError("no model to start from", "train.runs", "give model, init, or score.references")
     path = run.model_path(settings.model)
@@ -166,7 +168,11 @@ def _examples(
     usable = data if negatives == "none" else [e for e in data if len(e.completions) > 1]
     if not usable:
         raise DataError(f"no row has a rejected candidate of origin {list(origins)}", f"sets/{settings.set}")
-    if too_long := [e.prompt_id for e in usable if len(e.prompt) + max(map(len, e.completions)) > limit]:
+    too_long = [e.prompt_id for e in usable if len(e.prompt) + max(map(len, e.completions)) > limit]
+    if too_long and negatives == "none":  # plain SFT leaves them out, and says so
+        print(f"train: {len(too_long)} of {len(usable)} rows are longer than {limit} tokens and left out", file=sys.stderr)
+        usable = [e for e in usable if e.prompt_id not in set(too_long)]
+    elif too_long:
         raise ConfigError(
             f"{len(too_long)} rows are longer than {limit} tokens, {too_long[0]} first",
             "train",

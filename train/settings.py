@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from prefdata.errors import ConfigError
-from prefdata.settings import Settings, SplitName, did_you_mean, explain
+from prefdata.settings import Commit, Settings, SplitName, did_you_mean, explain
 from train.negatives import NEGATIVES, WEIGHTS
 from train.objectives import OBJECTIVES
 
@@ -16,7 +16,7 @@ class InitSettings(BaseModel, frozen=True, extra="forbid"):
     """A fresh Llama instead of a trained model."""
 
     tokenizer: str = Field(description="toy:<name>, a local folder or a Hub id")
-    revision: str | None = Field(None, description="commit hash of the tokenizer, for a Hub id")
+    revision: Commit | None = Field(None, description="commit hash of the tokenizer, for a Hub id")
     hidden_size: int = Field(96, ge=8, description="width")
     layers: int = Field(3, ge=1, description="depth")
     heads: int = Field(3, ge=1, description="attention heads")
@@ -24,6 +24,12 @@ class InitSettings(BaseModel, frozen=True, extra="forbid"):
     context: int = Field(512, ge=8, description="longest row in tokens")
     rope_theta: float = Field(1000.0, gt=0, description="base of the rotary frequencies")
     std: float = Field(0.06, gt=0, description="standard deviation of the initial weights")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "InitSettings":
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(f"hidden_size {self.hidden_size} is no even multiple of heads {self.heads}")
+        return self
 
 
 class OptimizerSettings(BaseModel, frozen=True, extra="forbid"):
@@ -71,6 +77,12 @@ class ReferencesSettings(BaseModel, frozen=True, extra="forbid"):
     alpha: list[Annotated[float, Field(ge=0)]] | None = Field(None, description="fixed weights; default ARWC's")
     weight_order: Literal["paper", "repo"] = Field("paper", description="the authors' K=2 code swaps the weights")
 
+    @model_validator(mode="after")
+    def _some_weight(self) -> "ReferencesSettings":
+        if self.alpha is not None and sum(self.alpha) <= 0:
+            raise ValueError("alpha gives no reference any weight")
+        return self
+
 
 class RunSettings(BaseModel, frozen=True, extra="forbid"):
     """One training run."""
@@ -78,7 +90,7 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
     set: Literal["sft", "preference"] = Field("preference", description="which set it reads")
     split: SplitName | None = Field(None, description="which split of it; default: all of sets/sft, train of the other")
     model: str | None = Field(None, description="where the policy starts; default: the primary reference")
-    revision: str | None = Field(None, description="commit hash, for a Hub id")
+    revision: Commit | None = Field(None, description="commit hash, for a Hub id")
     init: InitSettings | None = Field(None, description="a fresh model instead")
     template: Literal["chat", "plain"] | None = Field(None, description="default: the primary reference's, else chat")
     end: Literal["eos", "none"] | None = Field(None, description="default: the primary reference's, else eos")
@@ -143,6 +155,8 @@ def _check(settings: Settings, run: RunSettings, objective: str, key: str) -> No
     problems = []
     if run.model is None and run.init is None:
         problems.append(f"{key}: no model to start from: give model, init, or score.references")
+    if run.model is not None and run.model.startswith("run:") and run.model[4:] not in settings.train.runs:
+        problems.append(f"{key}: model {run.model} is no run{did_you_mean(run.model[4:], settings.train.runs)}")
     if row.references != "none" and not references:
         problems.append(f"{key}: {objective} needs the log-probs of references: give score.references")
     if row.negatives != "none" and run.set == "sft":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from prefdata import logprob
+from prefdata.errors import EngineError
 from train.batches import Example
 from train.losses import LOSSES, Compared, Terms
 from train.metrics import Metrics
@@ -59,7 +60,10 @@ class Step:
         for i, example in enumerate(batch):
             ids = example.candidate_ids[1:]
             scores = self._scores(example, policy[i]) if policy is not None else np.zeros(len(ids))
-            places, counts = sampler.select(scores, ids, draw)
+            try:
+                places, counts = sampler.select(scores, ids, draw)
+            except ValueError as error:
+                raise EngineError(str(error), f"prompt {example.prompt_id}", "look at its stored log-probs") from error
             picked.append(([p + 1 for p in places], counts))
             if places:
                 self._observe_draw(example, places, scores if policy is not None else None, metrics)

@@ -24,6 +24,13 @@ class TransformersEngine:
         self.model = load_model(path, revision)
         self.context = context_of(path, revision)
         self.producer, self.seed = producer, seed
+        self.stops = self._stops()
+
+    def _stops(self) -> frozenset[int]:
+        """Whatever ends an answer under this model: the template's end, eos, and the generation config's."""
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = configured if isinstance(configured, list) else [configured]
+        return frozenset(int(i) for i in (*ids, self.encoder.end_id, self.encoder.tokenizer.eos_token_id) if i is not None)
 
     @torch.no_grad()
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
@@ -52,7 +59,7 @@ class TransformersEngine:
             for i, token in enumerate(tokens):
                 if finish[i] is None:
                     written[i].append(token)
-                    ended, cut = token == self.encoder.end_id, len(written[i]) >= limits[i]
+                    ended, cut = token in self.stops, len(written[i]) >= limits[i]
                     finish[i] = "stop" if ended else "length" if cut else None
             if all(finish):
                 break
