@@ -15,10 +15,11 @@ from typing import Annotated, Any
 
 import typer
 
-from prefdata import __version__, settings
+from prefdata import __version__, recipe
 from prefdata.errors import ConfigError, PrefdataError
 from prefdata.progress import RUN_PID, logged
 from prefdata.run import Frames, Job, Run, lock
+from prefdata.settings import Settings
 from prefdata.stages import STAGES, Stage
 
 app = typer.Typer(
@@ -36,7 +37,7 @@ ShardList = Annotated[str | None, typer.Option("--shards", help="comma-separated
 
 def run_stage(name: str, path: Path, unit: str | None, shards: str | None) -> None:
     """Run a stage for one unit or each, one shard or all."""
-    run = Run(settings.load(path))
+    run = Run(recipe.load(path))
     os.environ["OMP_NUM_THREADS"] = str(run.settings.threads)  # before any stage imports torch
     chosen = None if shards is None else [shard_number(s) for s in shards.split(",")]
     for each in [unit] if unit is not None else STAGES[name].units(run.settings):
@@ -96,7 +97,7 @@ for _stage in STAGES.values():
 @app.command("settings")
 def show_settings() -> None:
     """Print every key of a recipe with its default and its reason (a training run's: python -m train --keys)."""
-    settings.show(settings.Settings)
+    recipe.show(Settings)
 
 
 @app.command("clean")
@@ -104,7 +105,7 @@ def clean(path: SettingsFile = Path("config/demo.yaml")) -> None:
     """Remove the chunk store of a run: finished work is then only in its tables."""
     import shutil
 
-    run = Run(settings.load(path))
+    run = Run(recipe.load(path))
     shutil.rmtree(run.root / "chunks", ignore_errors=True)
     print(f"removed {run.root / 'chunks'}")
 

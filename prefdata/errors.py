@@ -3,6 +3,9 @@
 The command line prints them as one line and exits with code 2; anything else that escapes is a defect of ours.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class PrefdataError(Exception):
     """What happened, where, and what to do; `str()` is the one line that is printed."""
@@ -33,3 +36,9 @@ def snippet(value: object, limit: int = 40) -> str:
     """The first `limit` characters of a value, escaped, for a message about it."""
     text = ascii(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What a misspelt key may have meant, as the end of a message."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(map(repr, known)) or 'none'})"

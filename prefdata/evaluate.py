@@ -18,11 +18,11 @@ from prefdata.chunks import ChunkStore, Value
 from prefdata.draws import item_key
 from prefdata.engines import Engine, Request
 from prefdata.models import RECEIPT, revision_of
+from prefdata.parts import evaluated
 from prefdata.run import Frames, Job
 from prefdata.score import Item, Scorer
 from prefdata.sets import fixed_pair
 from prefdata.settings import ReferenceSettings
-from prefdata.stages import evaluated
 from prefdata.toy.tasks import score as verify
 
 STAGE_VERSION = 1

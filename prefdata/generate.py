@@ -13,8 +13,8 @@ from prefdata.draws import item_key
 from prefdata.engines import Engine, Request
 from prefdata.models import revision_of
 from prefdata.nectar import candidate_id
+from prefdata.parts import generator
 from prefdata.run import Frames, Job
-from prefdata.stages import generator
 
 STAGE_VERSION = 1
 

@@ -17,10 +17,10 @@ from prefdata.engines import Completion, Engine, Request
 from prefdata.errors import EngineError
 from prefdata.generate import prompts_of
 from prefdata.judges import JUDGES, Judge
+from prefdata.parts import judge as settings_of
 from prefdata.progress import Progress
 from prefdata.run import Frames, Job
 from prefdata.settings import JudgeSettings
-from prefdata.stages import judge as settings_of
 
 STAGE_VERSION = 1
 Pair = tuple[str, str]

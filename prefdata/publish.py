@@ -14,8 +14,8 @@ from typing import Any
 
 from prefdata import card, files, published, report
 from prefdata.errors import PublishError
+from prefdata.parts import Part
 from prefdata.run import Job
-from prefdata.stages import Part
 from prefdata.targets import CARD, MANIFEST, Busy, Folder, Head, Hub, Target
 
 STAGE_VERSION = 1

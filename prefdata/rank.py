@@ -8,8 +8,8 @@ import polars as pl
 
 from prefdata import champion, tables
 from prefdata.draws import choose
+from prefdata.parts import method
 from prefdata.run import Frames, Job
-from prefdata.stages import method
 
 STAGE_VERSION = 1
 

@@ -9,8 +9,9 @@ from typing import Any
 import polars as pl
 
 from prefdata import files
+from prefdata.parts import Part
 from prefdata.run import Job, Run
-from prefdata.stages import Part, data_parts
+from prefdata.stages import data_parts
 
 STAGE_VERSION = 1
 Facts = dict[str, Any]

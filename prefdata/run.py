@@ -16,8 +16,9 @@ from prefdata import files, tables
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError
 from prefdata.models import content_files, revision_of
+from prefdata.parts import Part
 from prefdata.settings import Settings
-from prefdata.stages import STAGES, Part, Stage
+from prefdata.stages import STAGES, Stage
 from prefdata.tables import TABLES
 
 PART_PROMPTS = 1024

@@ -16,9 +16,9 @@ from prefdata.chunks import ChunkStore, Value
 from prefdata.draws import item_key
 from prefdata.generate import prompts_of
 from prefdata.models import context_of, load_model, revision_of
+from prefdata.parts import policy_beside, reference
 from prefdata.run import Frames, Job
 from prefdata.settings import ReferenceSettings
-from prefdata.stages import policy_beside, reference
 from prefdata.tokens import Encoder, load_encoder
 
 STAGE_VERSION = 1

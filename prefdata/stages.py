@@ -4,27 +4,39 @@ A stage's `reads` name (table, stage, unit) parts; a stage may read nothing that
 Snakefile's inputs are these same parts. `units` are what a stage is repeated for: a model, a judge, a reference.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from prefdata.draws import hex_id
-from prefdata.settings import GeneratorSettings, JudgeSettings, ReferenceSettings, Settings
-
-
-@dataclass(frozen=True)
-class Part:
-    """The files tables/<table>/<stage>/<unit>/*.parquet."""
-
-    table: str
-    stage: str
-    unit: str = "all"
-
+from prefdata.parts import (
+    PROMPTS,
+    SOURCE_DROPS,
+    Model,
+    Part,
+    evaluated,
+    generator,
+    generator_unit,
+    judge,
+    judge_reads,
+    judge_unit,
+    method,
+    noise_parts,
+    policy_beside,
+    pool,
+    primary_model,
+    published_candidates,
+    rank_reads,
+    rank_units,
+    ranks_of,
+    reference,
+    reference_unit,
+    score_models,
+    sets_reads,
+    unit_of,
+)
+from prefdata.settings import Settings
 
 Slice = dict[str, Any]
-Model = tuple[str, str | None]
-"""A reference to a model and its revision."""
 
 
 @dataclass(frozen=True)
@@ -40,113 +52,6 @@ class Stage:
     reads: Callable[[Settings, str], list[Part]] = lambda settings, unit: []
     slice: Callable[[Settings, str], Slice] = lambda settings, unit: {}
     models: Callable[[Settings, str], list[Model]] = lambda settings, unit: []
-
-
-def unit_of(name: str, *identity: str | None) -> str:
-    """Folder name of a unit: slug + hash, so that no name, however hostile, leaves the results folder."""
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "unit"
-    return f"{slug}-{hex_id(name, *[i or '' for i in identity])[:8]}"
-
-
-def generator_unit(model: GeneratorSettings) -> str:
-    return unit_of(model.name, model.model, model.revision)
-
-
-def reference_unit(reference: ReferenceSettings) -> str:
-    return unit_of(reference.name, reference.model, reference.revision)
-
-
-def judge_unit(judge: JudgeSettings) -> str:
-    return unit_of(judge.name, judge.judge)
-
-
-def method_unit(settings: Settings, method: str) -> str:
-    judge = {j.name: j for j in settings.judge}.get(method)
-    return judge_unit(judge) if judge else "source"
-
-
-def generator(settings: Settings, unit: str) -> GeneratorSettings:
-    return {generator_unit(m): m for m in settings.generate.models}[unit]
-
-
-def reference(settings: Settings, unit: str) -> ReferenceSettings:
-    return {reference_unit(r): r for r in settings.score.references}[unit]
-
-
-def judge(settings: Settings, unit: str) -> JudgeSettings:
-    return {judge_unit(j): j for j in settings.judge}[unit]
-
-
-def evaluated(settings: Settings, unit: str) -> str:
-    """The run (<objective>/<variant>) that an evaluation unit is about."""
-    return {unit_of(f"run:{r}"): r for r in settings.evaluate.runs}[unit]
-
-
-def method(settings: Settings, unit: str) -> str:
-    """The method's name of a rank unit."""
-    return "source" if unit == "source" else judge(settings, unit).name
-
-
-# ---- parts that several stages read ----
-
-PROMPTS = [Part("prompts", "sources"), Part("splits", "split")]
-SOURCE_DROPS = [Part("drops", stage) for stage in ("sources", "split", "prune")]
-
-
-def pool(settings: Settings, of_method: str) -> list[Part]:
-    """Candidates that a method ranks, and what dropped some of them: the source's own order knows source answers only."""
-    parts = [Part("candidates", "sources"), *SOURCE_DROPS]
-    if of_method != "source":
-        for unit in map(generator_unit, settings.generate.models):
-            parts += [Part("candidates", "generate", unit), Part("drops", "generate", unit)]
-    return parts
-
-
-def _ranks(settings: Settings, of_method: str) -> Part:
-    return Part("ranks", "rank", method_unit(settings, of_method))
-
-
-def _noise(settings: Settings) -> list[Part]:
-    return [Part("candidates", "noise"), Part("drops", "noise")]
-
-
-def _judge_reads(settings: Settings, unit: str) -> list[Part]:
-    return [*PROMPTS, *pool(settings, judge(settings, unit).name)]
-
-
-def _rank_reads(settings: Settings, unit: str) -> list[Part]:
-    parts = [*PROMPTS, *pool(settings, method(settings, unit))]
-    return parts if unit == "source" else [*parts, Part("verdicts", "judge", unit)]
-
-
-def _sets_reads(settings: Settings, unit: str) -> list[Part]:
-    if unit == "sft":
-        return [*PROMPTS, *pool(settings, settings.sets.sft_method), _ranks(settings, settings.sets.sft_method)]
-    parts = [*PROMPTS, *pool(settings, settings.sets.method), *_noise(settings), _ranks(settings, settings.sets.method)]
-    for reference_ in map(reference_unit, settings.score.references):
-        parts += [Part("logps", "score", reference_), Part("drops", "score", reference_)]
-    return parts
-
-
-def _rank_units(settings: Settings) -> list[str]:
-    return list(dict.fromkeys(method_unit(settings, m) for m in (settings.sets.sft_method, settings.sets.method)))
-
-
-def primary_model(settings: Settings) -> list[Model]:
-    """The primary reference's model, whose tokenizer is the policy's; empty where there is no reference."""
-    return [(r.model, r.revision) for r in settings.score.references[:1]]
-
-
-def policy_beside(settings: Settings, unit: str) -> list[Model]:
-    """The policy that the primary reference's job also checks for length, where it is another model."""
-    score, own = settings.score, reference(settings, unit)
-    other = score.policy is not None and own == score.references[0] and score.policy != own.model
-    return [(str(score.policy), score.policy_revision)] if other else []
-
-
-def _score_models(settings: Settings, unit: str) -> list[Model]:
-    own = reference(settings, unit)
-    return [(own.model, own.revision), *policy_beside(settings, unit)]
 
 
 def _less(section: Any, *keys: str) -> Slice:
@@ -234,7 +139,7 @@ _EVERY: tuple[Stage, ...] = (
         per="engine",
         writes=("verdicts",),
         units=lambda s: [judge_unit(j) for j in s.judge],
-        reads=_judge_reads,
+        reads=judge_reads,
         slice=lambda s, u: {**_less(judge(s, u), "shards_per_engine"), "seed": s.seed},
     ),
     Stage(
@@ -243,8 +148,8 @@ _EVERY: tuple[Stage, ...] = (
         "Turn the source's order or a judge's verdicts into ranks.",
         per="shard",
         writes=("ranks",),
-        units=_rank_units,
-        reads=_rank_reads,
+        units=rank_units,
+        reads=rank_reads,
         slice=lambda s, u: {"method": method(s, u), "seed": s.seed},
     ),
     Stage(
@@ -253,7 +158,7 @@ _EVERY: tuple[Stage, ...] = (
         "Make token-swap noise of the chosen answers.",
         per="shard",
         writes=("candidates", "drops"),
-        reads=lambda s, u: [*PROMPTS, *pool(s, s.sets.method), _ranks(s, s.sets.method)],
+        reads=lambda s, u: [*PROMPTS, *pool(s, s.sets.method), ranks_of(s, s.sets.method)],
         slice=_noise_slice,
         models=lambda s, u: primary_model(s),
     ),
@@ -264,9 +169,9 @@ _EVERY: tuple[Stage, ...] = (
         per="engine",
         writes=("logps", "drops"),
         units=lambda s: [reference_unit(r) for r in s.score.references],
-        reads=lambda s, u: [*PROMPTS, *pool(s, s.sets.method), *_noise(s)],
+        reads=lambda s, u: [*PROMPTS, *pool(s, s.sets.method), *noise_parts(s)],
         slice=_score_slice,
-        models=_score_models,
+        models=score_models,
     ),
     Stage(
         "sets",
@@ -275,7 +180,7 @@ _EVERY: tuple[Stage, ...] = (
         per="shard",
         writes=("sets", "drops"),
         units=lambda s: ["sft", "preference"],
-        reads=_sets_reads,
+        reads=sets_reads,
         slice=_sets_slice,
     ),
     Stage(
@@ -330,12 +235,6 @@ _EVERY: tuple[Stage, ...] = (
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _EVERY}
 
 
-def published_candidates(settings: Settings) -> list[Part]:
-    """The candidates that `candidates` publishes, with the splits and every drop, so that no dropped one is."""
-    made = [p for p in _sets_reads(settings, "preference") if p.table in ("candidates", "drops")]
-    return [*PROMPTS, *made, Part("drops", "sets", "preference")]
-
-
 def data_parts(settings: Settings) -> list[Part]:
     """Every table file of the data side that the configured sets need, for the report."""
     parts: list[Part] = [Part(t, "sources") for t in ("prompts", "candidates", "drops")]
@@ -353,5 +252,5 @@ def needed_units(settings: Settings, name: str) -> list[str]:
     if name == "generate":
         return stage.units(settings) if judged else []
     if name == "judge":
-        return [u for u in stage.units(settings) if u in _rank_units(settings)]
+        return [u for u in stage.units(settings) if u in rank_units(settings)]
     return stage.units(settings)

@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 
 from prefdata import files, report, sets
+from prefdata.parts import Part, unit_of
 from prefdata.run import Job, Run
-from prefdata.stages import Part, unit_of
 
 STAGE_VERSION = 1
 TIE_NATS = 1e-4

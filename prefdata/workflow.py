@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefdata import files, settings
+from prefdata import files, recipe
 from prefdata.errors import PrefdataError
 from prefdata.progress import RUN_PID
 from prefdata.run import Run, take_lock
@@ -20,11 +20,11 @@ _held: list[int] = []
 def load(config: dict[str, Any], validate_training: Callable[[Settings], object]) -> Run:
     """Validate the merged configuration, training runs included; all mistakes are printed and nothing is run."""
     try:
-        recipe = settings.validate(dict(config), "settings")
-        validate_training(recipe)
+        settings = recipe.validate(dict(config), "settings")
+        validate_training(settings)
     except PrefdataError as error:
         sys.exit(f"error: {error}")
-    run = Run(recipe)
+    run = Run(settings)
     _prepare_jobs(run)
     return run
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from prefdata import settings
+from prefdata import recipe
 from prefdata.cli import execute
 from prefdata.run import Job, Run
 from prefdata.toy import tokenizers
@@ -30,7 +30,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
     """make_run(sources=..., ...) -> Run in this test's folder."""
 
     def make(**keys: Any) -> Run:
-        return Run(settings.validate({"name": "t", **keys}, "test"), tmp_path / "results")
+        return Run(recipe.validate({"name": "t", **keys}, "test"), tmp_path / "results")
 
     return make
 

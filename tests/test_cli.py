@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prefdata.stages import STAGES, unit_of
+from prefdata.parts import unit_of
+from prefdata.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prefdata import settings
+from prefdata import recipe
 from prefdata.stages import STAGES
 from prefdata.tables import TABLES
 from train.settings import validate
@@ -25,7 +25,7 @@ def test_the_recipe_of_the_readme_is_valid(tmp_path: Path) -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert len(text.splitlines()) <= 10
     (tmp_path / "mine.yaml").write_text(text)
-    assert set(validate(settings.load(tmp_path / "mine.yaml"))) == {"mcpo/default"}
+    assert set(validate(recipe.load(tmp_path / "mine.yaml"))) == {"mcpo/default"}
 
 
 def test_the_readme_names_every_table_and_the_snakefile_every_stage() -> None:

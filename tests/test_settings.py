@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prefdata import settings
+from prefdata import recipe, settings
 from prefdata.errors import ConfigError
 from train import settings as train_settings
 
@@ -14,12 +14,12 @@ SOURCE = {"sources": {"sources": [{"name": "s", "path": "x.jsonl"}]}}
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
 def test_shipped_recipes_are_valid(path: Path) -> None:
-    train_settings.validate(settings.load(path))
+    train_settings.validate(recipe.load(path))
 
 
 def problems(**keys: object) -> str:
     with pytest.raises(ConfigError) as error:
-        train_settings.validate(settings.validate({"name": "t", **SOURCE, **keys}, "f.yaml"), "f.yaml")
+        train_settings.validate(recipe.validate({"name": "t", **SOURCE, **keys}, "f.yaml"), "f.yaml")
     return str(error.value)
 
 
@@ -82,7 +82,7 @@ def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_text("name: a\nname: b\n")
     with pytest.raises(ConfigError, match="line 2: the key 'name' is written twice"):
-        settings.load(path)
+        recipe.load(path)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object/apply:os.system [ls]", ""])
@@ -90,12 +90,12 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "f.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError):
-        settings.load(path)
+        recipe.load(path)
 
 
 def test_every_key_has_a_reason_and_no_section_is_too_large() -> None:
     for model in (settings.Settings, train_settings.RunSettings):
-        rows = settings.describe(model)
+        rows = recipe.describe(model)
         assert all(reason for _, _, reason in rows), [k for k, _, r in rows if not r]
     sections = [v for v in vars(settings).values() if isinstance(v, type) and v.__name__.endswith("Settings")]
     sections += [v for v in vars(train_settings).values() if isinstance(v, type) and v.__name__.endswith("Settings")]

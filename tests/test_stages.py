@@ -184,7 +184,7 @@ class _Job:
         self.settings, self.unit = run.settings, unit
 
 
-def make_set(make_run, candidates, ranks, drops=(), logps=None, unit: str = "preference", references=()):
+def make_set(make_run, candidates, ranks, drops=(), logps=None, unit: str = "preference", references=(), split=None):
     run = make_run(
         sources={"sources": [{"name": "s", "path": "x"}]},
         score={"references": [{"name": r, "model": "m"} for r in references]},
@@ -202,7 +202,9 @@ def make_set(make_run, candidates, ranks, drops=(), logps=None, unit: str = "pre
                 }
             ],
         ),
-        "splits": tables.frame("splits", [{"prompt_id": P, "cluster_id": P, "split": "sft" if unit == "sft" else "train"}]),
+        "splits": tables.frame(
+            "splits", [{"prompt_id": P, "cluster_id": P, "split": split or ("sft" if unit == "sft" else "train")}]
+        ),
         "candidates": tables.frame("candidates", candidates),
         "ranks": tables.frame("ranks", ranks),
         "drops": tables.frame("drops", list(drops)),
@@ -280,6 +282,13 @@ def test_sft_needs_one_candidate_and_no_log_probs(make_run) -> None:
     )
     assert reasons == []
     assert [(c["candidate_id"], c["role"], c["logps"]) for c in row["candidates"]] == [(C[0], "chosen", [])]
+
+
+def test_prompts_of_another_split_are_in_neither_set_nor_drops(make_run) -> None:
+    """An sft prompt with a ranked pair and no log-probs is no business of the preference set."""
+    rows, ranks = [candidate(0), candidate(1)], [ranked(0, 1), ranked(1, 2)]
+    assert make_set(make_run, rows, ranks, references=["a"], split="sft") == ([], [])
+    assert make_set(make_run, rows, ranks, unit="sft", split="train") == ([], [])
 
 
 def test_log_probs_come_in_the_settings_order_and_must_be_all_there(make_run) -> None:

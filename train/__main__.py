@@ -4,8 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
-from prefdata import settings
+from prefdata import recipe
 from prefdata.cli import guarded
+from prefdata.errors import did_you_mean
 from prefdata.progress import logged
 from prefdata.run import Run, lock
 
@@ -24,22 +25,22 @@ def main() -> None:
     from train.settings import RunSettings, validate
 
     if asked.keys:
-        settings.show(RunSettings, "train.runs.<objective>/<variant>.")
+        recipe.show(RunSettings, "train.runs.<objective>/<variant>.")
         return
-    recipe = settings.load(asked.settings)
+    loaded = recipe.load(asked.settings)
 
-    runs = validate(recipe, str(asked.settings))
+    runs = validate(loaded, str(asked.settings))
     if asked.run is None or asked.check:
         for name, run in runs.items():
             length = f"{run.steps} steps" if run.steps else f"{run.epochs} epochs"
             print(f"{name}: {length} from {run.model or 'a fresh model'}")
         return
     if asked.run not in runs:
-        parser.error(f"no run {asked.run!r}{settings.did_you_mean(asked.run, runs)}")
+        parser.error(f"no run {asked.run!r}{did_you_mean(asked.run, runs)}")
     from train.loop import train
 
-    with logged(asked.log), lock(Run(recipe).root / "locks" / f"train-{asked.run.replace('/', '-')}"):
-        print(train(recipe, asked.run))
+    with logged(asked.log), lock(Run(loaded).root / "locks" / f"train-{asked.run.replace('/', '-')}"):
+        print(train(loaded, asked.run))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from prefdata import files, logprob
 from prefdata.draws import hash64, hex_id
 from prefdata.errors import ConfigError, DataError, EngineError
 from prefdata.models import content_revision, context, device, load_model, revision_of
+from prefdata.parts import Part
 from prefdata.progress import Progress
 from prefdata.run import Run
 from prefdata.settings import Settings
-from prefdata.stages import Part
 from prefdata.tokens import Encoder, load_encoder
 from train import checkpoint, curves
 from train.batches import Example, Order, examples, micro_batches

@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from prefdata.errors import ConfigError
-from prefdata.settings import Commit, Settings, SplitName, did_you_mean, explain
+from prefdata.errors import ConfigError, did_you_mean
+from prefdata.recipe import explain
+from prefdata.settings import Commit, Settings, SplitName
 from train.negatives import NEGATIVES, WEIGHTS
 from train.objectives import OBJECTIVES
 
