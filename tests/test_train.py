@@ -67,19 +67,11 @@ def test_values_and_gradients_equal_plain_rows_and_the_oracle(name: str, family:
     picked = step._select(forward, batch, 0, Metrics())
     rows = []
     for e, lp, (places, counts) in zip(batch, logps, picked, strict=True):
-        assert (places, counts) == ([places[0]], [1])
-        w, lo, first = lp[0], lp[places[0]], e.logps
-        if name == "mrpo":
-            exact = oracle.mrpo(
-                float(w.detach()), float(lo.detach()), [r[0] for r in first], [r[places[0]] for r in first], 0.5
-            )
-            refs = torch.tensor([[r[0], r[places[0]]] for r in first], dtype=torch.float64)
-            ref = _virtual(refs)
-        else:
-            exact = oracle.dpo(float(w.detach()) - first[0][0], float(lo.detach()) - first[0][places[0]], 0.5)
-            ref = torch.tensor([first[0][0], first[0][places[0]]], dtype=torch.float64)
-        rows.append(-torch.nn.functional.logsigmoid(0.5 * ((w - ref[0]) - (lo - ref[1]))))
-        assert float(rows[-1].detach()) == pytest.approx(exact, abs=1e-9)
+        assert counts == [1] * len(places)
+        assert len(places) == (len(e.completions) - 1 if name == "dpo_all" else 1)
+        pairs = [pair_loss(OBJECTIVES[name].references, lp[0], lp[p], [[r[0], r[p]] for r in e.logps]) for p in places]
+        rows.append(torch.stack([value for value, _ in pairs]).mean())
+        assert float(rows[-1].detach()) == pytest.approx(sum(exact for _, exact in pairs) / len(pairs), abs=1e-9)
     assert values.detach().tolist() == pytest.approx([float(r.detach()) for r in rows], abs=1e-9)
     parameters = list(lm.parameters())
     mine = torch.autograd.grad(values.sum(), parameters)
@@ -88,12 +80,23 @@ def test_values_and_gradients_equal_plain_rows_and_the_oracle(name: str, family:
     assert gap / sum((b**2).sum() for b in plain) ** 0.5 < 1e-6
 
 
-def _virtual(refs_K2: torch.Tensor) -> torch.Tensor:
-    alpha = oracle.arwc(refs_K2[:, 0].tolist(), refs_K2[:, 1].tolist())
-    eps = oracle.eps_adaptive(refs_K2[:, 0].tolist(), refs_K2[:, 1].tolist(), 0.1)
-    return torch.tensor(
-        [oracle.virtual(oracle.ctro(refs_K2[:, i].tolist(), eps[i]), alpha) for i in (0, 1)], dtype=torch.float64
-    )
+def pair_loss(references: str, w: torch.Tensor, lo: torch.Tensor, refs_K2: list[list[float]]) -> tuple[torch.Tensor, float]:
+    """One pair's loss with graph, from the oracle's reference values, and the oracle's own number; beta 0.5."""
+    first, second = [r[0] for r in refs_K2], [r[1] for r in refs_K2]
+    pi_w, pi_l = float(w.detach()), float(lo.detach())
+    alpha = oracle.arwc(first, second)
+    eps = oracle.eps_adaptive(first, second, 0.1)
+    clipped = list(zip(oracle.ctro(first, eps[0]), oracle.ctro(second, eps[1]), strict=True))
+    if references == "primary":
+        views, exact = [(1.0, first[0], second[0])], oracle.dpo(pi_w - first[0], pi_l - second[0], 0.5)
+    elif references == "virtual":
+        tilde = [oracle.virtual([c[i] for c in clipped], alpha) for i in (0, 1)]
+        views, exact = [(1.0, *tilde)], oracle.mrpo(pi_w, pi_l, first, second, 0.5)
+    else:
+        views = [(a, *c) for a, c in zip(alpha, clipped, strict=True)]
+        exact = oracle.multi_dpo(pi_w, pi_l, first, second, 0.5)
+    parts = [-a * torch.nn.functional.logsigmoid(0.5 * ((w - rw) - (lo - rl))) for a, rw, rl in views]
+    return torch.stack(parts).sum(), exact
 
 
 def test_several_negatives_are_the_oracles_rnce() -> None:

@@ -28,4 +28,10 @@ OBJECTIVES: dict[str, Objective] = {
     "rnce": Objective("random", "primary", "softmax", "RNCE, arXiv 2502.04567 section 3"),
     "mcpo": Objective("kernel", "primary", "softmax", "MC-PO, arXiv 2502.04567 algorithm 1"),
     "mrpo": Objective("fixed", "virtual", "logistic", "MRPO, arXiv 2405.16388"),
+    "multi_dpo": Objective("fixed", "each", "logistic", "Multi-DPO, the baseline of arXiv 2405.16388"),
+    "mcpo_max": Objective("max", "primary", "softmax", "arXiv 2502.04567, ablation: the largest weight, no draw"),
+    "mcpo_min": Objective("min", "primary", "softmax", "arXiv 2502.04567, ablation: the smallest weight"),
+    "mcpo_mrpo": Objective("kernel", "virtual", "softmax", "MC-PO's kernel over MRPO's virtual reference"),
+    "dpo_noise": Objective("noise", "primary", "logistic", "DPO(-), arXiv 2502.04567: the noise is the negative"),
+    "dpo_all": Objective("all", "primary", "logistic", "augmented DPO, arXiv 2502.04567: every rejected candidate"),
 }
