@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +141,12 @@ class Job:
             "unit": self.unit,
             "settings": hex_id(trigger),
             "slice": json.loads(trigger),
-            "models": self._revisions(),
+            "models": self._revisions,
             "inputs": inputs,
             "rows_in": dict(rows_in),
         }
 
+    @cached_property
     def _revisions(self) -> dict[str, str]:
         """The models a job uses, by reference, with what identifies each: its pinned revision or content hash."""
         models = self.stage.models(self.settings, self.unit)

@@ -60,7 +60,7 @@ def decode(data: bytes, where: str) -> str:
 
 
 class Folder:
-    """A folder. Removals come before the manifest, which is written last: whatever a kill leaves, the next head sees."""
+    """A folder. Its manifest goes first and comes back last: a kill between leaves files that nothing vouches for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -77,6 +77,7 @@ class Folder:
         return decode(path.read_bytes(), str(path)) if path.exists() else None
 
     def commit(self, parent: Head, puts: dict[str, Path], deletes: list[str], message: str) -> str:
+        (self.path / MANIFEST).unlink(missing_ok=True)
         for name in sorted(set(puts) - {CARD, MANIFEST}):
             files.atomic_write(self.path / name, partial(shutil.copyfile, puts[name]))
         for name in deletes:

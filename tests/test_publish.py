@@ -342,3 +342,28 @@ def test_a_file_removed_by_hand_on_the_hub_is_put_again(hub: Hub, built: Path) -
     hub._commit("owner/set", files_now)
     push(None, built, HASHES)
     assert "data/sets/a.parquet" in hub.head("owner/set").files
+
+
+def test_a_half_made_folder_is_never_taken_for_what_it_was(
+    tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after a file was replaced, then asked for the old set again: the file is put again."""
+    target = Folder(tmp_path / "target")
+    publish.publish(target, built, HASHES, f"{card.BEGIN}{card.END}", {}, 1)
+    old = (built / "data" / "sets" / "a.parquet").read_bytes()
+    (built / "data" / "sets" / "a.parquet").write_bytes(b"other")
+    monkeypatch.setattr(card, "merge", lambda text, existing: text)
+    real = publish.files.atomic_write
+
+    def killed(path: Path, write: Any) -> None:
+        if path.name == "README.md":
+            raise KeyboardInterrupt
+        real(path, write)
+
+    monkeypatch.setattr(publish.files, "atomic_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        publish.publish(target, built, {**HASHES, "data/sets/a.parquet": "9"}, "", {}, 1)
+    monkeypatch.setattr(publish.files, "atomic_write", real)
+    (built / "data" / "sets" / "a.parquet").write_bytes(old)
+    publish.publish(target, built, HASHES, "", {}, 1)
+    assert (tmp_path / "target" / "data" / "sets" / "a.parquet").read_bytes() == old
