@@ -31,9 +31,13 @@ class _Attempt:
 
 
 def noise(frames: Frames, job: Job) -> Frames:
-    """candidates, ranks -> candidates of origin noise, and drops of scope row for those that could not be made."""
+    """candidates, ranks -> candidates of origin noise, and drops of scope row for those that could not be made.
+
+    Only prompts of the preference set's splits get noise.
+    """
     settings, seed = job.settings.noise, job.settings.seed
-    kept = tables.alive(frames["candidates"], frames["drops"])
+    mine = frames["splits"].filter(pl.col("split").is_in(job.settings.sets.splits))
+    kept = tables.alive(frames["candidates"], frames["drops"]).join(mine, on="prompt_id", how="semi", maintain_order="left")
     parents = kept.join(chosen(frames["ranks"], seed), on=["prompt_id", "candidate_id"], how="semi")
     models = job.stage.models(job.settings, job.unit)
     if parents.is_empty() or settings.copies == 0 or not models:

@@ -74,7 +74,8 @@ def _sets_slice(settings: Settings, unit: str) -> Slice:
 def _noise_slice(settings: Settings, unit: str) -> Slice:
     first = settings.score.references[:1]
     tokenizer = [(r.model, r.revision) for r in first]
-    return {**_less(settings.noise), "seed": settings.seed, "tokenizer": tokenizer, "method": settings.sets.method}
+    whose = {"method": settings.sets.method, "splits": settings.sets.splits}
+    return {**_less(settings.noise), "seed": settings.seed, "tokenizer": tokenizer, **whose}
 
 
 def _score_slice(settings: Settings, unit: str) -> Slice:

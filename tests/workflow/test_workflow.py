@@ -135,6 +135,9 @@ def test_a_second_run_has_nothing_to_do(base: Workflow) -> None:
     assert "Nothing to be done" in base.run("-n")
     summary = (base.root / "report" / "summary.txt").read_text()
     assert "mcpo/default" in summary
+    held = base.table("splits", "split").filter(pl.col("split") == "sft")
+    assert base.table("candidates", "noise").join(held, on="prompt_id").is_empty(), "noise is for the preference set"
+    assert base.table("sets", "sets", "preference").join(held, on="prompt_id").is_empty()
     assert "pruned_rank" in summary
     facts = json.loads((base.root / "report" / "evaluation.json").read_text())
     assert [f["run"] for f in facts] == ["sft/policy", "mcpo/default"]
