@@ -82,12 +82,13 @@ def atomic_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 def publish(temporary: Path, path: Path) -> None:
     """fsync `temporary`, rename it to `path`, fsync the folder."""
-    _fsync(temporary)
+    fsync(temporary)
     os.replace(temporary, path)
-    _fsync(path.parent)
+    fsync(path.parent)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

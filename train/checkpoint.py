@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prefdata.errors import DataError
+from prefdata.files import fsync
 
 
 def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int = 2) -> None:
@@ -29,10 +30,10 @@ def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, 
         save_file(_optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps({"step": step, **state}, sort_keys=True), encoding="utf-8")
         for file in temporary.iterdir():
-            _fsync(file)
+            fsync(file)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
-        _fsync(folder)
+        fsync(folder)
     except OSError as error:
         raise DataError(f"cannot write a checkpoint: {error.strerror}", str(final), "free space and run again") from error
     finally:
@@ -85,11 +86,3 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) 
         index, _, key = name.partition(".")
         entries.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
