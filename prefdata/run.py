@@ -16,7 +16,7 @@ import polars as pl
 from prefdata import files, tables
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError
-from prefdata.models import content_files, revision_of
+from prefdata.models import RECEIPT, content_files, revision_of
 from prefdata.parts import Part
 from prefdata.settings import Settings
 from prefdata.stages import STAGES, Stage
@@ -92,7 +92,7 @@ class Run:
     def model_files(self, ref: str) -> list[str]:
         """Files of a model made in this run or of a local folder, for Snakemake; none for one on the Hub."""
         if ref.startswith("run:"):
-            return [f"{self.model_path(ref)}/{f}" for f in ("model.safetensors", "config.json", "tokenizer.json", "train.json")]
+            return [f"{self.model_path(ref)}/{f}" for f in ("model.safetensors", "config.json", "tokenizer.json", RECEIPT)]
         if ref.startswith("toy:"):
             return [f"{self.model_path(ref)}/tokenizer.json"]
         folder = Path(ref).expanduser()

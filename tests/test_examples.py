@@ -56,7 +56,7 @@ def test_ties_are_left_out_and_the_pool_has_the_asked_origins(encoder) -> None:
 
 
 def test_a_reference_that_lacks_is_named(encoder) -> None:
-    with pytest.raises(DataError, match="no log-prob under the reference c; run the score stage|candidate 0000.*no log-prob"):
+    with pytest.raises(DataError, match="no log-prob under the reference c; run the score stage"):
         examples(row(), encoder, ["generated"], ["c"])
 
 

@@ -281,7 +281,7 @@ def test_the_start_up_check_stops_a_model_that_loses_its_prompt(monkeypatch: pyt
 
 
 def test_metrics_do_not_depend_on_how_a_batch_is_cut() -> None:
-    lm, batch = model(), [example(i, 3) for i in range(4)]
+    lm, batch = model(), [example(i, 1 if i == 2 else 3) for i in range(4)]
     step, whole, parts = Step(OBJECTIVES["mcpo"], run_settings(), 3), Metrics(), Metrics()
     step.values(lm, batch, 0, whole)
     for e in batch:
@@ -345,3 +345,12 @@ def test_a_kernel_without_any_reference_has_weights_too() -> None:
     e = example(0, 3, references=0)
     step = Step(OBJECTIVES["mcpo"], run_settings(negatives={"weight": "policy"}), 3)
     assert step._scores(e, np.array([-1.0, -2.0, -3.0])).tolist() == [-0.5, -1.0, -1.5]
+
+
+def test_repeated_draws_count_as_often_as_they_were_drawn() -> None:
+    metrics, e = Metrics(), example(0, 2)
+    Step(OBJECTIVES["mcpo"], run_settings(), 3)._observe_draw(e, [0, 1], [3, 1], None, metrics)
+    lengths = [len(c) for c in e.completions[1:]]
+    shortest = sum(n for n, length in zip((3, 1), lengths, strict=True) if length == min(lengths))
+    assert metrics.sums["draw_shortest"] == (shortest, 4)
+    assert metrics.sums["draw_source"] == (4, 4)

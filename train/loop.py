@@ -13,7 +13,7 @@ import torch
 from prefdata import files, logprob
 from prefdata.draws import hash64, hex_id
 from prefdata.errors import ConfigError, DataError, EngineError
-from prefdata.models import content_revision, context, device, load_model, revision_of
+from prefdata.models import RECEIPT, content_revision, context, device, load_model, revision_of
 from prefdata.parts import Part
 from prefdata.progress import Progress
 from prefdata.run import Run
@@ -172,6 +172,8 @@ def _examples(
     if too_long and negatives == "none":  # plain SFT leaves them out, and says so
         print(f"train: {len(too_long)} of {len(usable)} rows are longer than {limit} tokens and left out", file=sys.stderr)
         usable = [e for e in usable if e.prompt_id not in set(too_long)]
+        if not usable:
+            raise DataError(f"every row is longer than the model's {limit} tokens", f"sets/{settings.set}")
     elif too_long:
         raise ConfigError(
             f"{len(too_long)} rows are longer than {limit} tokens, {too_long[0]} first",
@@ -198,7 +200,7 @@ def check(model: Any, data: list[Example], micro_tokens: int) -> None:
     batch = next(micro_batches(data[:4], micro_tokens))
     longest = max(len(e.prompt) + max(map(len, e.completions)) for e in batch)
     if not logprob.shares_prefix(model, longest):
-        print("train: this model's attention cannot share a prefix; plain rows are used")
+        print("train: this model's attention cannot share a prefix; plain rows are used", file=sys.stderr)
         return
     owner = [b for b, e in enumerate(batch) for _ in e.completions]
     rows = [c for e in batch for c in e.completions]
@@ -217,12 +219,13 @@ def check(model: Any, data: list[Example], micro_tokens: int) -> None:
 def save(run: Run, name: str, model: Any, encoder: Encoder, rows: list[dict[str, Any]], facts: dict[str, Any]) -> Path:
     """Write the model as transformers loads it, the metrics and their curves; the receipt train.json last."""
     folder = Path(run.model_path(f"run:{name}"))
+    (folder / RECEIPT).unlink(missing_ok=True)  # an old receipt vouches for no new weights
     files.atomic_folder(folder, lambda part: _save_model(part, model, encoder))
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     files.atomic_text(folder / "metrics.jsonl", lines)
     files.atomic_write(folder / "metrics.png", lambda path: curves.draw(rows, name, path))
     receipt = {"revision": content_revision(folder), "steps": len(rows), **facts}
-    files.atomic_text(folder / "train.json", json.dumps(receipt, indent=1, sort_keys=True))
+    files.atomic_text(folder / RECEIPT, json.dumps(receipt, indent=1, sort_keys=True))
     return folder
 
 

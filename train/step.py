@@ -65,8 +65,10 @@ class Step:
             except ValueError as error:
                 raise EngineError(str(error), f"prompt {example.prompt_id}", "look at its stored log-probs") from error
             picked.append(([p + 1 for p in places], counts))
+            # by the prompt alone, so that how a batch is cut changes no metric
+            drawn = sampler.needs_policy and (settings.replacement or len(ids) > settings.count)
             if places:
-                self._observe_draw(example, places, scores if policy is not None else None, metrics)
+                self._observe_draw(example, places, counts, scores if drawn else None, metrics)
         return picked
 
     def _scores(self, example: Example, policy: Vector) -> Vector:
@@ -97,11 +99,13 @@ class Step:
         tokens = torch.tensor([len(e.completions[0]) for e in batch], dtype=torch.float64, device=device)
         return Compared(chosen_B, rejected_BM, *views, counts_BM, tokens, lengths_BM)
 
-    def _observe_draw(self, example: Example, places: list[int], scores: Vector | None, metrics: Metrics) -> None:
-        lengths = [len(c) for c in example.completions[1:]]
-        metrics.add("draw_shortest", sum(lengths[p] == min(lengths) for p in places), len(places))
+    def _observe_draw(
+        self, example: Example, places: list[int], counts: list[int], scores: Vector | None, metrics: Metrics
+    ) -> None:
+        lengths, drawn = [len(c) for c in example.completions[1:]], list(zip(places, counts, strict=True))
+        metrics.add("draw_shortest", sum(n for p, n in drawn if lengths[p] == min(lengths)), sum(counts))
         for origin in ("source", "generated", "noise"):
-            metrics.add(f"draw_{origin}", sum(example.origins[p + 1] == origin for p in places), len(places))
+            metrics.add(f"draw_{origin}", sum(n for p, n in drawn if example.origins[p + 1] == origin), sum(counts))
         if scores is not None:
             metrics.add("ess", effective_size(scores), 1)
             metrics.add("ess_share", effective_size(scores) / len(scores), 1)
