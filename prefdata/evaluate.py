@@ -23,9 +23,9 @@ from prefdata.run import Frames, Job
 from prefdata.score import Item, Scorer
 from prefdata.sets import fixed_pair
 from prefdata.settings import ReferenceSettings
-from prefdata.toy.tasks import score as verify
+from prefdata.verify import score as verify
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 Work = tuple[str, Request | Item]
 
 
@@ -90,7 +90,7 @@ def rows(frames: Frames, work: Mapping[str, Work], store: ChunkStore, producer: 
     """Tables of one part."""
     values = store.get(list(work))
     candidates, ranks, logps = [], [], []
-    messages = dict(frames["prompts"].select("prompt_id", "messages").iter_rows())
+    tasks = {i: (m[-1]["content"], a) for i, m, a in frames["prompts"].select("prompt_id", "messages", "answer").iter_rows()}
     for key, (_, what) in work.items():
         value = values[key]
         if isinstance(what, Item):
@@ -100,7 +100,7 @@ def rows(frames: Frames, work: Mapping[str, Work], store: ChunkStore, producer: 
         elif value["finish"] != "error":
             candidates.append(generate.candidate(what, value, producer, seed))
             ids = {k: candidates[-1][k] for k in ("prompt_id", "candidate_id")}
-            ranks.append({**ids, "score": verify(messages[what.id][-1]["content"], value["text"])})
+            ranks.append({**ids, "score": verify(*tasks[what.id], value["text"])})
     ranked = pl.DataFrame(ranks, schema={"prompt_id": pl.String, "candidate_id": pl.String, "score": pl.Float64})
     return {
         "candidates": tables.frame("candidates", candidates),

@@ -263,7 +263,7 @@ def iter_table(path: Path, table: str, batch_rows: int = 8192) -> Iterator[pl.Da
     with _reading(path):
         file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
     with file:
-        _require_decodable(file, path)
+        require_decodable(file, path)
         batches = file.iter_batches(batch_size=batch_rows)
         while True:
             with _reading(path):
@@ -274,10 +274,10 @@ def iter_table(path: Path, table: str, batch_rows: int = 8192) -> Iterator[pl.Da
             yield tables.require(frame, known, str(path))
 
 
-def _require_decodable(file: pq.ParquetFile, path: Path) -> None:
+def require_decodable(file: pq.ParquetFile, path: Path) -> None:
     total = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
     if total > MAX_DECODED_BYTES:
-        raise DataError(f"decodes to {total} bytes, more than {MAX_DECODED_BYTES}", str(path))
+        raise DataError(f"decodes to {total} bytes, more than {MAX_DECODED_BYTES}", str(path), "split the file")
 
 
 def read_table(path: Path, table: str) -> pl.DataFrame:

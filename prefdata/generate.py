@@ -12,8 +12,8 @@ from prefdata.chunks import ChunkStore, Value
 from prefdata.draws import item_key
 from prefdata.engines import Engine, Request
 from prefdata.models import revision_of
-from prefdata.nectar import candidate_id
 from prefdata.parts import generator
+from prefdata.rows import candidate_id
 from prefdata.run import Frames, Job
 
 STAGE_VERSION = 1

@@ -4,7 +4,7 @@ A round asks each undecided prompt its next comparison; chunks of prompts are co
 repeats at most one chunk of one round, and grouping changes no verdict.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -22,7 +22,7 @@ from prefdata.progress import Progress
 from prefdata.run import Frames, Job
 from prefdata.settings import JudgeSettings
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 Pair = tuple[str, str]
 Known = dict[str, champion.Outcomes]
 
@@ -54,7 +54,7 @@ def _round(job: Job, settings: JudgeSettings, judge: Judge, engine: Any, store: 
                 continue
             asked += 1
             for order in ("ab", "ba"):
-                items[_key(settings, judge, prompt["prompt_id"], pair, order)] = (
+                items[_key(settings, judge, prompt, pair, order)] = (
                     pair,
                     order,
                     _request(judge, prompt, pair, order, texts),
@@ -78,13 +78,15 @@ def _groups(frames: Frames, settings: JudgeSettings) -> Iterator[tuple[dict[str,
             yield prompts[str(prompt)], texts
 
 
-def _key(settings: JudgeSettings, judge: Judge, prompt: str, pair: Pair, order: str) -> str:
-    return item_key(STAGE_VERSION, settings.judge, judge.revision, judge.rubric_hash, prompt, *pair, order)
+def _key(settings: JudgeSettings, judge: Judge, prompt: Mapping[str, Any], pair: Pair, order: str) -> str:
+    """A prompt's id says its messages; its final answer is asked with it too."""
+    asked = (prompt["prompt_id"], prompt["answer"] or "")
+    return item_key(STAGE_VERSION, settings.judge, judge.revision, judge.rubric_hash, *asked, *pair, order)
 
 
 def _request(judge: Judge, prompt: dict[str, Any], pair: Pair, order: str, texts: dict[str, str]) -> Request:
     first, second = pair if order == "ab" else pair[::-1]
-    return Request(prompt["prompt_id"], judge.ask(prompt["messages"], texts[first], texts[second]))
+    return Request(prompt["prompt_id"], judge.ask(prompt, texts[first], texts[second]))
 
 
 def _finish(items: dict[str, tuple[Pair, str, Request]], judge: Judge, engine: Any, store: ChunkStore) -> None:
@@ -115,9 +117,10 @@ def value_of(judge: Judge, order: str, reply: Completion) -> Value:
 def _rows(frames: Frames, known: Known, settings: JudgeSettings, judge: Judge, store: ChunkStore) -> pl.DataFrame:
     """Verdict rows; a prompt's pairs were asked in insertion order, one a round."""
     rows = []
-    for prompt in frames["prompts"]["prompt_id"]:
+    for row in frames["prompts"].select("prompt_id", "answer").to_dicts():
+        prompt = row["prompt_id"]
         pairs = list(known.get(prompt, {}))
-        keys = {_key(settings, judge, prompt, p, o): (p, o) for p in pairs for o in ("ab", "ba")}
+        keys = {_key(settings, judge, row, p, o): (p, o) for p in pairs for o in ("ab", "ba")}
         for key, value in store.get(list(keys)).items():
             pair, order = keys[key]
             place = {"prompt_id": prompt, "a": pair[0], "b": pair[1], "order": order, "round": pairs.index(pair) + 1}

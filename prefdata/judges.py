@@ -1,13 +1,13 @@
 """JUDGES: a judge is an engine plus two pure functions, ask and read.
 
-`ask` makes the messages of one comparison, first and second being the answers in the order shown; `read` turns the
-reply into a verdict about those places.
+`ask` makes the messages of one comparison of a prompt (its row), first and second being the answers in the order
+shown; `read` turns the reply into a verdict about those places.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from prefdata.draws import hex_id
 from prefdata.engines import Engine
@@ -28,7 +28,7 @@ class Judge:
     """`rubric` is hashed into every verdict: another wording is another judge. `revision` goes into its name."""
 
     engine: Callable[[], Engine]
-    ask: Callable[[Sequence[Message], str, str], tuple[Message, ...]]
+    ask: Callable[[Mapping[str, Any], str, str], tuple[Message, ...]]
     read: Callable[[str], Reading]
     rubric: str
     revision: str
@@ -39,15 +39,16 @@ class Judge:
 
 
 def _exact_engine() -> Engine:
-    from prefdata.toy.judge import ExactJudge
+    from prefdata.engines.exact import ExactJudge
 
     return ExactJudge()
 
 
-def _ask_exact(messages: Sequence[Message], first: str, second: str) -> tuple[Message, ...]:
+def _ask_exact(prompt: Mapping[str, Any], first: str, second: str) -> tuple[Message, ...]:
     """The task is the last user message; answers travel as JSON, so no text can break out of its place."""
-    task = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-    return ({"role": "user", "content": json.dumps({"task": task, "first": first, "second": second})},)
+    task = next((m["content"] for m in reversed(prompt["messages"]) if m["role"] == "user"), "")
+    asked = {"task": task, "answer": prompt["answer"], "first": first, "second": second}
+    return ({"role": "user", "content": json.dumps(asked)},)
 
 
 def _read_exact(text: str) -> Reading:

@@ -12,8 +12,8 @@ import polars as pl
 
 from prefdata import tables
 from prefdata.draws import uniform
-from prefdata.nectar import candidate_id
 from prefdata.rank import chosen
+from prefdata.rows import candidate_id
 from prefdata.run import Frames, Job
 from prefdata.tokens import Encoder, load_encoder
 

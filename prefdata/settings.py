@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from prefdata.errors import did_you_mean
+from prefdata.shapes import COMMON_FIELDS, SHAPES
 
 SplitName = Literal["sft", "train", "validation", "test"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
@@ -27,20 +28,27 @@ class ToySettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class SourceSettings(BaseModel, frozen=True, extra="forbid"):
-    """One source of prompts with answers, in Nectar's shape."""
+    """One source of prompts with answers."""
 
     name: str = Field(min_length=1, description="how the source is called in every table")
-    path: str | None = Field(None, description="a local .jsonl or .parquet file; `toy:` is the embedded world")
+    format: str = Field("nectar", description="how its rows are read; one of " + ", ".join(SHAPES))
+    path: str | list[str] | None = Field(
+        None, description="local .jsonl or .parquet files, patterns such as data/*.parquet too; `toy:` is the embedded world"
+    )
     dataset: str | None = Field(None, description="or a data set on the Hub, with its revision")
     revision: Commit | None = Field(None, description="commit hash of the data set on the Hub: always pinned")
     config: str | None = Field(None, description="configuration of the data set on the Hub")
     hub_split: str = Field("train", description="which split of the Hub data set is read")
     license: str = Field("unknown", description="carried into every prompt and the card")
     fields: dict[str, str] = Field(
-        default_factory=dict,
-        description="ours: theirs, where the names differ (prompt, answers, answer, model, rank, ranks, split, id)",
+        default_factory=dict, description="ours: theirs, where the names differ (prompt, answers, answer, model, rank, ...)"
     )
     split: SplitName | None = Field(None, description="split of all its rows; else the row's own, else by shares")
+    weight: float = Field(1.0, gt=0, le=1, description="share of its prompts kept, by a keyed draw: mixtures")
+    exclude: list[str] = Field(
+        default=["truthful_qa"], description="subsets left out (the row's source); TruthfulQA's prompts are an evaluation's"
+    )
+    prompts_only: bool = Field(False, description="leave the answers: models of generate.models answer the prompts")
 
     @model_validator(mode="after")
     def _one_place(self) -> "SourceSettings":
@@ -48,10 +56,21 @@ class SourceSettings(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("give either path or dataset")
         if self.dataset is not None and self.revision is None:
             raise ValueError("a data set on the Hub needs its revision (a commit hash): data moves under a name")
-        known = {"prompt", "answers", "answer", "model", "rank", "ranks", "split", "id"}
+        return self
+
+    @model_validator(mode="after")
+    def _known_names(self) -> "SourceSettings":
+        if self.format not in SHAPES:
+            raise ValueError(f"format {self.format!r} is unknown{did_you_mean(self.format, SHAPES)}")
+        known = {*SHAPES[self.format].fields, *COMMON_FIELDS}
         if unknown := sorted(set(self.fields) - known):
             raise ValueError(f"fields maps {unknown}, which are none of {sorted(known)}")
         return self
+
+    @property
+    def revisioned(self) -> str:
+        """The source's name in tables: name@revision; local files are name@local, so that editing a row moves no other."""
+        return f"{self.name}@{self.revision or 'local'}"
 
 
 class SourcesSettings(BaseModel, frozen=True, extra="forbid"):
@@ -61,6 +80,9 @@ class SourcesSettings(BaseModel, frozen=True, extra="forbid"):
     max_chars: int = Field(100_000, ge=1, description="a prompt or answer with more characters is dropped")
     max_reject_rate: Share = Field(0.01, description="the run fails when more input than this is bad")
     unknown_fields: Literal["ignore", "error"] = Field("ignore", description="what fields we do not know get")
+    control_characters: Literal["drop", "keep"] = Field(
+        "drop", description="what a text with NUL or another C0 control gets (tab and newlines are none)"
+    )
 
 
 class SplitSettings(BaseModel, frozen=True, extra="forbid"):
@@ -243,7 +265,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _references_resolve(self) -> "Settings":
-        problems = [*self._unknown_runs(), *self._unknown_methods(), *self._shared_names()]
+        problems = [*self._unknown_runs(), *self._unknown_methods(), *self._shared_names(), *self._unanswered()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -256,6 +278,12 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
             for ref in asked
             if ref.startswith("run:") and ref[4:] not in self.train.runs
         ]
+
+    def _unanswered(self) -> list[str]:
+        bare = [s.name for s in self.sources.sources if s.prompts_only]
+        if not bare or self.generate.models:
+            return []
+        return [f"sources.sources: {bare[0]} gives prompts only, and generate.models names no model to answer them"]
 
     def _shared_names(self) -> list[str]:
         judges, models = [j.name for j in self.judge], [m.name for m in self.generate.models]

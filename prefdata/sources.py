@@ -1,81 +1,64 @@
 """Stage `sources`: every source read once, in bounded memory, into prompts, candidates and drops.
 
 Rows are spooled by prompt_id into buckets, then each bucket is resolved and written in order: the first source that
-has a prompt owns it, and of one source's rows with the same prompt the one with the smaller row hash stays.
+has a prompt owns it. Of one source's rows with the same prompt the one with the smaller row hash stays, or, in sources
+with one answer a row, all of them together make the prompt's candidates.
 """
 
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from prefdata import nectar, readers, tables
-from prefdata.draws import hex_id
-from prefdata.errors import ConfigError, DataError
+from prefdata import readers, rows, tables
+from prefdata.draws import hex_id, uniform
+from prefdata.errors import DataError, snippet
 from prefdata.progress import Progress
+from prefdata.reasons import BAD_ROWS
+from prefdata.rows import Fields, Limits, Record
 from prefdata.run import Job
-from prefdata.settings import SourceSettings
+from prefdata.settings import SourceSettings, SourcesSettings
+from prefdata.shapes import COMMON_FIELDS, SHAPES
 from prefdata.toy.make import source_path
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 MIN_BUCKETS = 128
 """Memory is that of one bucket: 1/128 of the input, or of a shard where there are more shards than that."""
-
-Record = dict[str, Any]
 
 
 def run(job: Job) -> None:
     """Read all sources, then write the shards."""
-    sources = job.settings.sources.sources
-    paths = [_path(job, s) for s in sources]
-    _require_distinct(sources, paths)
+    settings = job.settings.sources
+    places = [readers.files_of(s, source_path(job.run.root)) for s in settings.sources]
+    readers.require_distinct(settings.sources, places)
     spool = job.run.root / "tables" / ".spool"
     shutil.rmtree(spool, ignore_errors=True)
     counts: Counter[str] = Counter()
     try:
         per_shard = -(-MIN_BUCKETS // job.settings.num_shards)
-        _spool(job, sources, paths, spool, per_shard, counts)
-        _require_rate(counts, job.settings.sources.max_reject_rate)
+        _spool(job, places, spool, per_shard, counts)
+        _require_rate(counts, settings.max_reject_rate)
         for shard in job.run.shards:
             with job.writers(shard) as writers:
                 for bucket in range(shard * per_shard, (shard + 1) * per_shard):
-                    job.write(writers, _resolve(_load(spool / str(bucket))))
+                    job.write(writers, resolve(_load(spool / str(bucket)), settings.sources, job.settings.seed))
     finally:
         shutil.rmtree(spool, ignore_errors=True)
 
 
-def _path(job: Job, source: SourceSettings) -> Path | None:
-    if source.path == "toy:":
-        return source_path(job.run.root)
-    return None if source.path is None else Path(source.path).expanduser()
-
-
-def _require_distinct(sources: list[SourceSettings], paths: list[Path | None]) -> None:
-    names = Counter(s.name for s in sources)
-    places = Counter(
-        str(p.resolve()) if p else f"{s.dataset}@{s.revision}:{s.config}:{s.hub_split}"
-        for s, p in zip(sources, paths, strict=True)
-    )
-    for what in (names, places):
-        for value, count in what.items():
-            if count > 1:
-                raise ConfigError(f"{value} is given {count} times", "sources.sources", "list it once")
-
-
-def _spool(
-    job: Job, sources: list[SourceSettings], paths: list[Path | None], spool: Path, per_shard: int, counts: Counter[str]
-) -> None:
+def _spool(job: Job, places: list[list[Path]], spool: Path, per_shard: int, counts: Counter[str]) -> None:
     """Append every parsed row to its bucket's file as one line."""
     spool.mkdir(parents=True)
     with ExitStack() as stack, Progress("sources", None) as progress:
         files: dict[int, TextIO] = {}
-        for order, (source, path) in enumerate(zip(sources, paths, strict=True)):
+        for order, (source, paths) in enumerate(zip(job.settings.sources.sources, places, strict=True)):
             seen: dict[str, str] = {}
-            for where, row in readers.rows(source, path):
-                line = _line(job, source, row, where, order, seen)
+            for where, row in readers.rows(source, paths):
+                line = {"order": order, **_line(job.settings.sources, source, row, where, seen)}
                 _count(counts, line)
                 bucket = _bucket(line, per_shard, job.settings.num_shards)
                 if bucket not in files:
@@ -84,22 +67,58 @@ def _spool(
                 progress.advance()
 
 
-def _line(job: Job, source: SourceSettings, row: Record, where: str, order: int, seen: dict[str, str]) -> Record:
-    limits = job.settings.sources
-    parsed = nectar.parse(row, source, where, limits.max_chars, limits.unknown_fields)
+def _line(settings: SourcesSettings, source: SourceSettings, row: Record, where: str, seen: dict[str, str]) -> Record:
     row_hash = hex_id(json.dumps(row, sort_keys=True, default=str))
     if "id" in source.fields:
-        row_id = str(row[source.fields["id"]])
-        if row_id in seen:
-            raise DataError(f"the row id {row_id!r} stands at {seen[row_id]} too", f"{where}:{source.fields['id']}")
-        seen[row_id] = where
-    return {
-        "order": order,
-        "row_hash": row_hash,
-        "prompt": parsed.prompt,
-        "candidates": parsed.candidates,
-        "drops": parsed.drops,
+        row_id = Fields(row, source.fields, where)
+        value = str(row_id.get("id", str, int))
+        if value in seen:
+            raise DataError(f"the row id {value!r} stands at {seen[value]} too", row_id.at("id"), "make the ids unique")
+        seen[value] = where
+    made = parse(row, source, where, settings)
+    return {"row_hash": row_hash, "prompt": made.prompt, "candidates": made.candidates, "drops": made.drops}
+
+
+def parse(row: Record, source: SourceSettings, where: str, settings: SourcesSettings) -> rows.Parsed:
+    """One row of a source. Raises DataError (file:row:field) where the row's shape is wrong."""
+    shape = SHAPES[source.format]
+    fields = Fields(row, {**shape.fields, **source.fields}, where)
+    known = {*fields.names.values(), *COMMON_FIELDS, *shape.extras}
+    if settings.unknown_fields == "error" and (unknown := sorted(set(row) - known)):
+        raise DataError("unknown field", f"{where}:{unknown[0]}", "map it in fields or set unknown_fields: ignore")
+    common = {
+        "source": source.revisioned,
+        "source_row": _row_id(fields, source),
+        "source_split": _split(fields, source),
+        "license": source.license,
     }
+    shaped = replace(shape.prompt(fields), bare=True) if source.prompts_only else shape.read(fields)
+    limits = Limits(settings.max_chars, settings.control_characters == "keep")
+    return rows.parsed(shaped, common, limits, source.exclude)
+
+
+def _row_id(fields: Fields, source: SourceSettings) -> str:
+    if "id" not in source.fields:
+        return hex_id(json.dumps(fields.row, sort_keys=True, separators=(",", ":"), default=str))
+    value = str(fields.get("id", str, int))
+    if not rows.is_text(value):
+        raise DataError(f"an id that cannot be stored: {snippet(value)}", fields.at("id"), "correct the row")
+    return value
+
+
+def _split(fields: Fields, source: SourceSettings) -> str | None:
+    if source.split is not None or ("split" not in source.fields and "split" not in fields.row):
+        return source.split or held_out(source)
+    value = fields.get("split", str)
+    if value not in tables.SPLITS:
+        raise DataError(f"{snippet(value)} is none of {list(tables.SPLITS)}", fields.at("split"), "correct the row")
+    return str(value)
+
+
+def held_out(source: SourceSettings) -> str | None:
+    """The split that the name of the Hub split tells: test_prefs is test, validation is validation; train is cut by shares."""
+    names = (n for n in ("test", "validation") if source.dataset is not None and source.hub_split.startswith(n))
+    return next(names, None)
 
 
 def _bucket(line: Record, per_shard: int, num_shards: int) -> int:
@@ -112,16 +131,16 @@ def _bucket(line: Record, per_shard: int, num_shards: int) -> int:
 
 def _count(counts: Counter[str], line: Record) -> None:
     counts["input"] += 1 + len(line["candidates"])
-    counts.update(d["reason"] for d in line["drops"])
-    counts["bad"] += len(line["drops"])
+    reasons = [d["reason"] for d in line["drops"]] + [c["dropped"]["reason"] for c in line["candidates"] if "dropped" in c]
+    counts.update(r for r in reasons if r in BAD_ROWS)
 
 
 def _require_rate(counts: Counter[str], limit: float) -> None:
-    share = counts["bad"] / max(counts["input"], 1)
-    if share > limit:
-        reasons = {k: v for k, v in counts.items() if k not in ("input", "bad")}
+    reasons = {k: v for k, v in counts.items() if k != "input"}
+    bad = sum(reasons.values())
+    if bad > limit * counts["input"]:
         raise DataError(
-            f"{counts['bad']} of {counts['input']} rows and answers are bad ({share:.2%} > {limit:.2%}): {reasons}",
+            f"{bad} of {counts['input']} rows and answers are bad ({bad / counts['input']:.2%} > {limit:.2%}): {reasons}",
             "sources",
             "mend the input, or raise sources.max_reject_rate if this is expected",
         )
@@ -133,34 +152,46 @@ def _load(path: Path) -> Iterator[Record]:
             yield from map(json.loads, file)
 
 
-def _resolve(lines: Iterator[Record]) -> dict[str, Any]:
-    """One bucket: one row a prompt, the others recorded as drops of scope row."""
-    prompts, candidates, drops = [], [], []
-    owners: dict[str, int] = {}
+def resolve(lines: Iterable[Record], sources: list[SourceSettings], seed: int) -> dict[str, Any]:
+    """One bucket: one prompt with all its candidates for each prompt_id, the other rows recorded as drops of scope row."""
+    drops: list[Record] = []
+    owned: dict[str, list[Record]] = {}
     for line in sorted(lines, key=lambda r: (r["order"], r["row_hash"])):
-        prompt = line["prompt"]
-        if prompt is None:
+        if line["prompt"] is None:
             drops += line["drops"]
-        elif prompt["prompt_id"] in owners:
-            drops.append(_duplicate(prompt, same_source=owners[prompt["prompt_id"]] == line["order"]))
+            continue
+        group = owned.setdefault(line["prompt"]["prompt_id"], [])
+        same = not group or group[0]["order"] == line["order"]
+        if not group or (same and SHAPES[sources[line["order"]].format].grouped):
+            group.append(line)
         else:
-            owners[prompt["prompt_id"]] = line["order"]
-            prompts.append(prompt)
-            candidates += line["candidates"]
-            drops += line["drops"]
+            drops.append(_drop(line["prompt"], "duplicate_prompt" if same else "other_source"))
+    made = [_prompt(group, sources[group[0]["order"]], seed) for group in owned.values()]
     return {
-        "prompts": tables.frame("prompts", prompts),
-        "candidates": tables.frame("candidates", candidates),
-        "drops": tables.frame("drops", drops),
+        "prompts": tables.frame("prompts", [m.prompt for m in made if m.prompt]),
+        "candidates": tables.frame("candidates", [c for m in made for c in m.candidates]),
+        "drops": tables.frame("drops", drops + [d for m in made for d in m.drops]),
     }
 
 
-def _duplicate(prompt: Record, same_source: bool) -> Record:
+def _prompt(group: list[Record], source: SourceSettings, seed: int) -> rows.Parsed:
+    """The rows of one prompt as one: the smallest source_row names it."""
+    prompt = min((line["prompt"] for line in group), key=lambda p: p["source_row"])
+    drops = [d for line in group for d in line["drops"]]
+    if source.weight < 1 and uniform(seed, "mixture", prompt["prompt_id"]) >= source.weight:
+        return rows.Parsed(drops=[*drops, _drop(prompt, "not_sampled")])
+    candidates, more = rows.finish([c for line in group for c in line["candidates"]])
+    if SHAPES[source.format].needs_first and not any(c["source_rank"] == 1 for c in candidates):
+        return rows.Parsed(drops=[*drops, _drop(prompt, "no_good_answer")])
+    return rows.Parsed(prompt, candidates, drops + more)
+
+
+def _drop(prompt: Mapping[str, Any], reason: str) -> Record:
     return {
         "scope": "row",
         "prompt_id": prompt["prompt_id"],
         "source": prompt["source"],
         "source_row": prompt["source_row"],
         "stage": "sources",
-        "reason": "duplicate_prompt" if same_source else "other_source",
+        "reason": reason,
     }

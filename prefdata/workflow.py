@@ -1,5 +1,6 @@
 """What the Snakefile needs of prefdata: validated settings, the run's lock, its jobs' environment."""
 
+import contextlib
 import json
 import os
 import sys
@@ -7,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefdata import files, recipe
+from prefdata import files, readers, recipe
 from prefdata.errors import PrefdataError
 from prefdata.progress import RUN_PID
 from prefdata.run import Run, take_lock
@@ -70,6 +71,8 @@ def toy_files(run: Run) -> list[str]:
 
 def source_files(run: Run) -> list[str]:
     """Local files of the sources; a missing one is reported by the stage itself, with what to do."""
-    places = [s.path for s in run.settings.sources.sources if s.path is not None]
-    local = [str(source_path(run.root)) if p == "toy:" else str(Path(p).expanduser()) for p in places]
-    return [p for p in local if p.startswith(str(run.root)) or Path(p).exists()]
+    found: list[Path] = []
+    for source in run.settings.sources.sources:
+        with contextlib.suppress(PrefdataError):
+            found += readers.files_of(source, source_path(run.root))
+    return [str(p) for p in found if p == source_path(run.root) or p.is_file()]

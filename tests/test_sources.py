@@ -9,12 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import nectar, run_stages
 
-from prefdata import files, readers
+from prefdata import files, readers, rows, sources
 from prefdata.errors import PrefdataError
-from prefdata.nectar import parse
-from prefdata.settings import SourceSettings
+from prefdata.settings import SourceSettings, SourcesSettings
 
 SOURCE = SourceSettings(name="s", path="x", license="mit")
+
+
+def parse(row: dict, source: SourceSettings = SOURCE, unknown: str = "ignore") -> rows.Parsed:
+    """One row, its candidates named and ranked as they are when nothing else has its prompt."""
+    limits = SourcesSettings(sources=[source], max_chars=1000, unknown_fields=unknown)
+    made = sources.parse(row, source, "f:1", limits)
+    candidates, drops = rows.finish(made.candidates)
+    return rows.Parsed(made.prompt, candidates, made.drops + drops)
 
 
 def read(make_run, path: str, rate: float = 1.0, **source: object) -> dict[str, pl.DataFrame]:
@@ -40,7 +47,7 @@ def test_one_row_becomes_a_prompt_and_candidates(make_run, write_rows) -> None:
 def test_multi_turn_prompts_become_messages() -> None:
     text = "\n\nHuman: one\n\nAssistant: two\n\nHuman: three Human: x\n\nAssistant: "
     row = {**nectar(), "prompt": text}
-    messages = parse(row, SOURCE, "f:1", 1000, "ignore").prompt["messages"]
+    messages = parse(row).prompt["messages"]
     assert [(m["role"], m["content"]) for m in messages] == [("user", "one"), ("assistant", "two"), ("user", "three Human: x")]
 
 
@@ -58,14 +65,14 @@ def test_multi_turn_prompts_become_messages() -> None:
     ],
 )
 def test_prompts_that_are_dropped_with_a_reason(prompt: str, reason: str) -> None:
-    parsed = parse({**nectar(), "prompt": prompt}, SOURCE, "f:1", 1000, "ignore")
+    parsed = parse({**nectar(), "prompt": prompt})
     assert parsed.prompt is None
     assert [(d["scope"], d["reason"]) for d in parsed.drops] == [("row", reason)]
 
 
 def test_a_plain_prompt_is_kept_as_it_is() -> None:
     row = {**nectar(), "prompt": " plain text with {{ 7*7 }} {output_2} {% %} "}
-    assert parse(row, SOURCE, "f:1", 1000, "ignore").prompt["messages"][0]["content"] == row["prompt"]
+    assert parse(row).prompt["messages"][0]["content"] == row["prompt"]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +88,7 @@ def test_a_plain_prompt_is_kept_as_it_is() -> None:
     ],
 )
 def test_answers_that_are_dropped_with_a_reason(answers, reasons: list[str], kept: int) -> None:
-    parsed = parse(nectar(answers=answers), SOURCE, "f:1", 1000, "ignore")
+    parsed = parse(nectar(answers=answers))
     assert [d["reason"] for d in parsed.drops] == reasons
     assert len(parsed.candidates) == kept
     assert (parsed.prompt is None) == (kept == 0)
@@ -90,20 +97,20 @@ def test_answers_that_are_dropped_with_a_reason(answers, reasons: list[str], kep
 @pytest.mark.parametrize("rank", [0, -1, 0.5, float("nan"), float("inf"), 10**400, "1", None, True])
 def test_bad_ranks_are_errors_that_name_the_field(rank: object) -> None:
     with pytest.raises(PrefdataError, match=r"f:1:answers\[1\]\.rank"):
-        parse(nectar(answers=(("ab", 1), ("ba", rank))), SOURCE, "f:1", 1000, "ignore")
+        parse(nectar(answers=(("ab", 1), ("ba", rank))))
 
 
 def test_ties_averages_and_gaps_are_legal() -> None:
-    parsed = parse(nectar(answers=(("a", 2.5), ("b", 2.5), ("c", 9))), SOURCE, "f:1", 1000, "ignore")
+    parsed = parse(nectar(answers=(("a", 2.5), ("b", 2.5), ("c", 9))))
     assert [c["source_rank"] for c in parsed.candidates] == [2.5, 2.5, 9.0]
 
 
 def test_ranks_may_come_from_a_map_of_the_row() -> None:
     mapped = SourceSettings(name="s", path="x", fields={"ranks": "tied_rank"})
     row = nectar(answers=(("a", 1), ("b", 2)), tied_rank={"m0": 1.5, "m1": 1.5})
-    assert [c["source_rank"] for c in parse(row, mapped, "f:1", 1000, "ignore").candidates] == [1.5, 1.5]
+    assert [c["source_rank"] for c in parse(row, mapped).candidates] == [1.5, 1.5]
     with pytest.raises(PrefdataError, match="f:1:tied_rank"):
-        parse({**row, "tied_rank": {"m0": 1}}, mapped, "f:1", 1000, "ignore")
+        parse({**row, "tied_rank": {"m0": 1}}, mapped)
 
 
 def _without(row: dict, name: str) -> dict:
@@ -136,15 +143,15 @@ def _without(row: dict, name: str) -> dict:
 )
 def test_wrong_shapes_are_errors_that_name_file_row_and_field(row: dict, said: str) -> None:
     with pytest.raises(PrefdataError) as error:
-        parse(row, SOURCE, "f:1", 1000, "ignore")
+        parse(row)
     assert said in str(error.value)
 
 
 def test_unknown_fields_are_ignored_or_refused_as_declared() -> None:
     row = nectar(extra=1, turns=1, good_natured=True)
-    assert parse(row, SOURCE, "f:1", 1000, "ignore").prompt is not None
+    assert parse(row).prompt is not None
     with pytest.raises(PrefdataError, match="f:1:extra: unknown field"):
-        parse(row, SOURCE, "f:1", 1000, "error")
+        parse(row, unknown="error")
 
 
 @pytest.mark.parametrize(
@@ -251,10 +258,10 @@ def test_several_shards_hold_every_row_once(make_run, write_rows) -> None:
 def test_an_id_that_cannot_be_stored_is_an_error() -> None:
     keyed = SourceSettings(name="s", path="x", fields={"id": "key"})
     with pytest.raises(PrefdataError, match="f:1:key: an id that cannot be stored"):
-        parse(nectar(key="\ud800"), keyed, "f:1", 1000, "ignore")
+        parse(nectar(key="\ud800"), keyed)
 
 
 def test_a_lone_demonstration_is_its_sources_first() -> None:
     row = nectar()
     row["answers"] = [{"answer": "ab", "model": "m"}]
-    assert parse(row, SOURCE, "f:1", 1000, "ignore").candidates[0]["source_rank"] == 1.0
+    assert parse(row).candidates[0]["source_rank"] == 1.0

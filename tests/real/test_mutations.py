@@ -109,7 +109,7 @@ MUTANTS = [
     ("prefdata/judge.py", 'or order == "ab" else -reading.margin', 'or order == "ab" else reading.margin', "test_judge.py"),
     ("prefdata/noise.py", "length == len(a.ids)", "length > 0", STAGES),
     ("prefdata/sources.py", 'r["order"], r["row_hash"]', 'r["order"]', SOURCES),
-    ("prefdata/nectar.py", "not 1 <= value", "not 0 <= value", SOURCES),
+    ("prefdata/rows.py", "not 1 <= value", "not 0 <= value", SOURCES),
     # files
     ("prefdata/files.py", "page_checksum_verification=True", "page_checksum_verification=False", "test_files.py"),
     ("prefdata/publish.py", "head.files.get(name) != value", "True", "test_publish.py"),

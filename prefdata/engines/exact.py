@@ -4,18 +4,18 @@ import json
 from collections.abc import Sequence
 
 from prefdata.engines import Completion, Request
-from prefdata.toy import tasks
+from prefdata.verify import score
 
 
 class ExactJudge:
-    """An engine that knows the answers. It is asked with a JSON object: task, first, second."""
+    """An engine that knows the answers. It is asked with a JSON object: task, answer (final, or null), first, second."""
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Replies {"verdict": "A" | "B" | "tie", "margin": score of A - score of B}, or an error for no task."""
         return [self._one(json.loads(r.messages[-1]["content"])) for r in requests]
 
     def _one(self, asked: dict[str, str]) -> Completion:
-        first, second = (tasks.score(asked["task"], asked[k]) for k in ("first", "second"))
+        first, second = (score(asked["task"], asked["answer"], asked[k]) for k in ("first", "second"))
         if first is None or second is None:
             return Completion("", "error", 0, "not_a_task")
         verdict = "tie" if first == second else "A" if first > second else "B"
