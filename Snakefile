@@ -82,6 +82,33 @@ rule sources:
         "exec prefdata sources --log {log}"
 
 
+if run.units("dedup"):
+
+    rule signatures:
+        input:
+            run.inputs("signatures", shards=["{shard}"]),
+        output:
+            run.outputs("signatures", shards=["{shard}"]),
+        log:
+            out / "logs/signatures/{shard}.log",
+        params:
+            trigger=run.trigger("signatures"),
+        shell:
+            "exec prefdata signatures --shards {wildcards.shard} --log {log}"
+
+    rule dedup:
+        input:
+            run.inputs("dedup"),
+        output:
+            run.outputs("dedup"),
+        log:
+            out / "logs/dedup.log",
+        params:
+            trigger=run.trigger("dedup"),
+        shell:
+            "exec prefdata dedup --log {log}"
+
+
 rule split:
     input:
         run.inputs("split", shards=["{shard}"]),
@@ -93,6 +120,22 @@ rule split:
         trigger=run.trigger("split"),
     shell:
         "exec prefdata split --shards {wildcards.shard} --log {log}"
+
+
+if run.units("decontaminate"):
+
+    rule decontaminate:
+        input:
+            run.inputs("decontaminate", shards=["{shard}"]),
+            house.evaluation_files(run),
+        output:
+            run.outputs("decontaminate", shards=["{shard}"]),
+        log:
+            out / "logs/decontaminate/{shard}.log",
+        params:
+            trigger=run.trigger("decontaminate"),
+        shell:
+            "exec prefdata decontaminate --shards {wildcards.shard} --log {log}"
 
 
 rule prune:

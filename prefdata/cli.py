@@ -40,7 +40,10 @@ def run_stage(name: str, path: Path, unit: str | None, shards: str | None) -> No
     run = Run(recipe.load(path))
     os.environ["OMP_NUM_THREADS"] = str(run.settings.threads)  # before any stage imports torch
     chosen = None if shards is None else [shard_number(s) for s in shards.split(",")]
-    for each in [unit] if unit is not None else STAGES[name].units(run.settings):
+    units = [unit] if unit is not None else STAGES[name].units(run.settings)
+    if not units:
+        print(f"{name}: nothing to do, the settings ask for none", file=sys.stderr)
+    for each in units:
         job = Job(run, name, each, chosen)
         with ExitStack() as held:
             for shard in job.shards:  # always in order, so that two jobs never wait for each other

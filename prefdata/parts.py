@@ -67,12 +67,29 @@ def method(settings: Settings, unit: str) -> str:
 # ---- parts that several stages read ----
 
 PROMPTS = [Part("prompts", "sources"), Part("splits", "split")]
-SOURCE_DROPS = [Part("drops", stage) for stage in ("sources", "split", "prune")]
+
+
+def prompt_drops(settings: Settings) -> list[Part]:
+    """What dropped whole prompts before anything was made of them."""
+    stages = ["sources", *(["dedup"] if settings.dedup else []), *(["decontaminate"] if settings.decontaminate else [])]
+    return [Part("drops", stage) for stage in stages]
+
+
+def source_drops(settings: Settings) -> list[Part]:
+    """What dropped prompts and the source's own answers."""
+    return [*prompt_drops(settings), Part("drops", "prune")]
+
+
+def split_reads(settings: Settings) -> list[Part]:
+    """The prompts, and the clusters they are in where duplicates are looked for."""
+    if settings.dedup is None:
+        return [Part("prompts", "sources"), Part("drops", "sources")]
+    return [Part("prompts", "sources"), Part("clusters", "dedup"), Part("drops", "dedup"), Part("drops", "sources")]
 
 
 def pool(settings: Settings, of_method: str) -> list[Part]:
     """Candidates that a method ranks, and what dropped some of them: the source's own order knows source answers only."""
-    parts = [Part("candidates", "sources"), *SOURCE_DROPS]
+    parts = [Part("candidates", "sources"), *source_drops(settings)]
     if of_method != "source":
         for unit in map(generator_unit, settings.generate.models):
             parts += [Part("candidates", "generate", unit), Part("drops", "generate", unit)]

@@ -58,21 +58,24 @@ def rows(source: SourceSettings, paths: Sequence[Path]) -> Iterator[tuple[str, R
         return
     _require_one_schema(paths)
     for path in paths:
-        yield from _file(source, path)
+        yield from from_file(path, f"sources.sources ({source.name}).path", SHAPES[source.format].arrays)
 
 
-def _file(source: SourceSettings, path: Path) -> Iterator[tuple[str, Row]]:
+def from_file(path: Path, key: str, arrays: bool = False) -> Iterator[tuple[str, Row]]:
+    """The rows of one local file, which the setting `key` names; `arrays`: it may be one JSON array.
+
+    Raises ConfigError, DataError.
+    """
     if path.is_dir():
         raise ConfigError("a folder, not a file", str(path), "give its files, or a pattern such as folder/*.parquet")
     if not path.is_file():
-        raise ConfigError("no such file", str(path), f"correct sources.sources ({source.name}).path")
+        raise ConfigError("no such file", str(path), f"correct {key}")
     if path.stat().st_size == 0:
         raise DataError("the file is empty", str(path), "give a file with one JSON object a line, or Parquet")
     if path.suffix == ".parquet":
         return _parquet(path)
     if path.suffix in (".jsonl", ".json", ".ndjson"):
-        array = SHAPES[source.format].arrays and _first_byte(path) == b"["
-        return _json_array(path) if array else _json_lines(path)
+        return _json_array(path) if arrays and _first_byte(path) == b"[" else _json_lines(path)
     raise ConfigError(f"unknown kind of file {path.suffix!r}", str(path), "give .jsonl or .parquet")
 
 

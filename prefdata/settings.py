@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from prefdata.errors import did_you_mean
+from prefdata.known_sets import KNOWN
 from prefdata.shapes import COMMON_FIELDS, SHAPES
 
 SplitName = Literal["sft", "train", "validation", "test"]
@@ -98,6 +99,49 @@ class SplitSettings(BaseModel, frozen=True, extra="forbid"):
         if abs(self.train + self.validation + self.test + self.sft - 1) > 1e-9:
             raise ValueError("the shares must sum to 1")
         return self
+
+
+class DedupSettings(BaseModel, frozen=True, extra="forbid"):
+    """Exact and near-duplicate prompts, by MinHash over runs of words; `dedup: null` keeps every prompt."""
+
+    threshold: float = Field(0.8, gt=0, le=1, description="estimated Jaccard similarity from which two prompts are one")
+    ngram: int = Field(3, ge=1, description="words in a run; punctuation and case do not count")
+    permutations: int = Field(
+        128, ge=16, le=1024, description="numbers in a signature; the estimate's sd is about 1/sqrt of it"
+    )
+    bands: int = Field(32, ge=1, description="of the signature; prompts that agree in one are compared")
+
+    @model_validator(mode="after")
+    def _whole_bands(self) -> "DedupSettings":
+        if self.permutations % self.bands:
+            raise ValueError(f"permutations ({self.permutations}) must be a multiple of bands ({self.bands})")
+        return self
+
+
+class EvaluationSetSettings(BaseModel, frozen=True, extra="forbid"):
+    """An evaluation set that training must not have seen: a file of one's own, or a known one at a pinned revision."""
+
+    name: str = Field(min_length=1, description="how it is called; gsm8k, truthful_qa, alpaca_eval and arena_hard are known")
+    path: str | None = Field(None, description="a local .jsonl, .json or .parquet file")
+    revision: Commit | None = Field(None, description="or the commit hash of a known set on the Hub")
+    field: str | None = Field(None, description="the field of its text; default: the known set's, else prompt")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "EvaluationSetSettings":
+        if self.path is not None and self.revision is not None:
+            raise ValueError("give either path or revision")
+        if self.path is None and self.name not in KNOWN:
+            raise ValueError(f"{self.name!r} is no known set{did_you_mean(self.name, KNOWN)}: give its path")
+        if self.path is None and self.revision is None:
+            raise ValueError(f"{self.name} on the Hub needs its revision (a commit hash), or give path: of a local copy")
+        return self
+
+
+class DecontaminateSettings(BaseModel, frozen=True, extra="forbid"):
+    """Overlap of training prompts with evaluation sets."""
+
+    against: list[EvaluationSetSettings] = Field(description="the sets")
+    ngram: int = Field(12, ge=1, description="words that a prompt and an evaluation text must share in a row")
 
 
 class PruneSettings(BaseModel, frozen=True, extra="forbid"):
@@ -251,7 +295,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     threads: int = Field(1, ge=1, description="torch's threads in one job")
     toy: ToySettings | None = Field(None, description="make the embedded world first")
     sources: SourcesSettings
+    dedup: DedupSettings | None = Field(default_factory=DedupSettings, description="null: every prompt is kept")
     split: SplitSettings = Field(default_factory=SplitSettings)
+    decontaminate: DecontaminateSettings | None = Field(None, description="null: nothing is compared")
     prune: PruneSettings = Field(default_factory=PruneSettings)
     generate: GenerateSettings = Field(default_factory=GenerateSettings)
     judge: list[JudgeSettings] = Field(default_factory=list, description="the judges, by name")

@@ -1,7 +1,7 @@
 """Stage `split`: every kept prompt gets a split, whole clusters together.
 
-Without deduplication every prompt is its own cluster. The source's split counts; else a hash of cluster_id over the
-shares in the settings.
+The source's split counts, a held-out member deciding for its whole cluster (prefdata/dedup.py); else a hash of cluster_id
+over the shares in the settings. Where deduplication is off every prompt is its own cluster.
 """
 
 import polars as pl
@@ -11,22 +11,19 @@ from prefdata.draws import uniform
 from prefdata.run import Frames, Job
 from prefdata.settings import SplitSettings
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 def split(frames: Frames, job: Job) -> Frames:
-    """prompts -> splits, drops (none here: duplicates of a cluster are dropped once clusters have members)."""
+    """prompts (and clusters) -> splits of the prompts that are alive."""
     settings, seed = job.settings.split, job.settings.seed
-    prompts = frames["prompts"]
-    drawn = [by_share(i, settings, seed) for i in prompts["prompt_id"]]
-    return {
-        "splits": prompts.select(
-            "prompt_id",
-            pl.col("prompt_id").alias("cluster_id"),
-            pl.coalesce(pl.col("source_split"), pl.Series(drawn, dtype=pl.Enum(tables.SPLITS))).alias("split"),
-        ),
-        "drops": tables.TABLES["drops"].empty(),
-    }
+    clusters = frames.get("clusters")
+    if clusters is None:
+        clusters = frames["prompts"].select("prompt_id", pl.col("prompt_id").alias("cluster_id"), "source_split")
+    alive = tables.alive(clusters, frames["drops"])
+    drawn = [by_share(i, settings, seed) for i in alive["cluster_id"]]
+    by_source = pl.coalesce(pl.col("source_split"), pl.Series(drawn, dtype=pl.Enum(tables.SPLITS)))
+    return {"splits": alive.select("prompt_id", "cluster_id", by_source.alias("split"))}
 
 
 def by_share(cluster_id: str, settings: SplitSettings, seed: int) -> str:

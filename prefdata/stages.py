@@ -10,7 +10,6 @@ from typing import Any
 
 from prefdata.parts import (
     PROMPTS,
-    SOURCE_DROPS,
     Model,
     Part,
     evaluated,
@@ -24,6 +23,7 @@ from prefdata.parts import (
     policy_beside,
     pool,
     primary_model,
+    prompt_drops,
     published_candidates,
     rank_reads,
     rank_units,
@@ -32,6 +32,8 @@ from prefdata.parts import (
     reference_unit,
     score_models,
     sets_reads,
+    source_drops,
+    split_reads,
     unit_of,
 )
 from prefdata.settings import Settings
@@ -101,13 +103,43 @@ _EVERY: tuple[Stage, ...] = (
         slice=_sources_slice,
     ),
     Stage(
+        "signatures",
+        "prefdata.dedup:signatures",
+        "Hash every prompt's words for the search of duplicates.",
+        per="shard",
+        writes=("signatures",),
+        units=lambda s: ["all"] if s.dedup else [],
+        reads=lambda s, u: [Part("prompts", "sources")],
+        slice=lambda s, u: _less(s.dedup, "threshold", "bands") if s.dedup else {},
+    ),
+    Stage(
+        "dedup",
+        "prefdata.dedup:run",
+        "Find exact and near-duplicate prompts over all shards; one of each cluster stays.",
+        per="run",
+        writes=("clusters", "drops"),
+        units=lambda s: ["all"] if s.dedup else [],
+        reads=lambda s, u: [Part("signatures", "signatures")],
+        slice=lambda s, u: {**_less(s.dedup), "sources": [x.revisioned for x in s.sources.sources]} if s.dedup else {},
+    ),
+    Stage(
         "split",
         "prefdata.split:split",
         "Put every prompt in sft, train, validation or test.",
         per="shard",
-        writes=("splits", "drops"),
-        reads=lambda s, u: [Part("prompts", "sources")],
+        writes=("splits",),
+        reads=lambda s, u: split_reads(s),
         slice=lambda s, u: {**_less(s.split), "seed": s.seed},
+    ),
+    Stage(
+        "decontaminate",
+        "prefdata.decontaminate:decontaminate",
+        "Drop training prompts that repeat an evaluation set.",
+        per="shard",
+        writes=("drops",),
+        units=lambda s: ["all"] if s.decontaminate else [],
+        reads=lambda s, u: [*PROMPTS, *(p for p in prompt_drops(s) if p.stage != "decontaminate")],
+        slice=lambda s, u: _less(s.decontaminate) if s.decontaminate else {},
     ),
     Stage(
         "prune",
@@ -115,7 +147,7 @@ _EVERY: tuple[Stage, ...] = (
         "Drop ranks of the source's own order.",
         per="shard",
         writes=("drops",),
-        reads=lambda s, u: [*PROMPTS, Part("candidates", "sources"), Part("drops", "sources")],
+        reads=lambda s, u: [*PROMPTS, Part("candidates", "sources"), *prompt_drops(s)],
         slice=lambda s, u: {**_less(s.prune), "seed": s.seed},
     ),
     Stage(
@@ -125,7 +157,7 @@ _EVERY: tuple[Stage, ...] = (
         per="engine",
         writes=("candidates", "drops"),
         units=lambda s: [generator_unit(m) for m in s.generate.models],
-        reads=lambda s, u: [*PROMPTS, Part("drops", "sources"), Part("drops", "split")],
+        reads=lambda s, u: [*PROMPTS, *prompt_drops(s)],
         slice=lambda s, u: {
             **_less(s.generate, "models", "shards_per_engine"),
             "model": _less(generator(s, u)),
@@ -191,7 +223,7 @@ _EVERY: tuple[Stage, ...] = (
         per="engine",
         writes=("candidates", "ranks", "logps"),
         units=lambda s: [unit_of(f"run:{r}") for r in s.evaluate.runs],
-        reads=lambda s, u: [*PROMPTS, *SOURCE_DROPS, Part("sets", "sets", "preference")],
+        reads=lambda s, u: [*PROMPTS, *source_drops(s), Part("sets", "sets", "preference")],
         slice=lambda s, u: {
             **_less(s.evaluate, "runs", "shards_per_engine"),
             "seed": s.seed,
@@ -239,7 +271,8 @@ STAGES: dict[str, Stage] = {stage.name: stage for stage in _EVERY}
 def data_parts(settings: Settings) -> list[Part]:
     """Every table file of the data side that the configured sets need, for the report."""
     parts: list[Part] = [Part(t, "sources") for t in ("prompts", "candidates", "drops")]
-    for name in ("split", "prune", "generate", "judge", "rank", "noise", "score", "sets"):
+    made = ("signatures", "dedup", "split", "decontaminate", "prune", "generate", "judge", "rank", "noise", "score", "sets")
+    for name in made:
         stage = STAGES[name]
         for unit in needed_units(settings, name):
             parts += [Part(table, name, unit) for table in stage.writes]

@@ -70,6 +70,25 @@ _ALL = (
         nullable=frozenset({"source_split", "tools", "template_kwargs", "answer"}),
     ),
     Table(
+        # of dedup, never published: what makes two prompts one
+        "signatures",
+        {
+            "prompt_id": pl.String,
+            "source": pl.String,
+            "source_split": _enum(*SPLITS),
+            "exact": pl.String,
+            "signature": pl.List(pl.UInt32),
+        },
+        key=("prompt_id",),
+        nullable=frozenset({"source_split"}),
+    ),
+    Table(
+        "clusters",
+        {"prompt_id": pl.String, "cluster_id": pl.String, "source_split": _enum(*SPLITS)},
+        key=("prompt_id",),
+        nullable=frozenset({"source_split"}),
+    ),
+    Table(
         "splits",
         {"prompt_id": pl.String, "cluster_id": pl.String, "split": _enum(*SPLITS)},
         key=("prompt_id",),

@@ -76,3 +76,9 @@ def source_files(run: Run) -> list[str]:
         with contextlib.suppress(PrefdataError):
             found += readers.files_of(source, source_path(run.root))
     return [str(p) for p in found if p == source_path(run.root) or p.is_file()]
+
+
+def evaluation_files(run: Run) -> list[str]:
+    """Local files of the evaluation sets that training prompts are compared with."""
+    against = run.settings.decontaminate.against if run.settings.decontaminate else []
+    return [str(p) for e in against if e.path and (p := Path(e.path).expanduser()).is_file()]

@@ -30,7 +30,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
     """make_run(sources=..., ...) -> Run in this test's folder."""
 
     def make(**keys: Any) -> Run:
-        return Run(recipe.validate({"name": "t", **keys}, "test"), tmp_path / "results")
+        return Run(recipe.validate({"name": "t", "dedup": None, **keys}, "test"), tmp_path / "results")
 
     return make
 
