@@ -306,7 +306,7 @@ rule report:
     input:
         run.inputs("report") + run.inputs("publish"),
     output:
-        out / "report/report.json",
+        house.report_files(run),
     log:
         out / "logs/report.log",
     params:
@@ -317,7 +317,7 @@ rule report:
 
 rule summary:
     input:
-        rules.report.output,
+        out / "report/report.json",
         run.inputs("summary"),
     output:
         out / "report/evaluation.json",
@@ -332,7 +332,8 @@ rule summary:
 
 rule card:
     input:
-        rules.report.output,
+        out / "report/report.json",
+        out / "report/quality.json",
     output:
         out / "publish/card.md",
     log:

@@ -4,7 +4,6 @@ The computed part lies between two markers; what stands outside them on the targ
 pass, so no value is ever read as a template; every value from data or settings is escaped.
 """
 
-import html
 import json
 import re
 from pathlib import Path
@@ -14,39 +13,49 @@ import yaml
 
 from prefdata import __version__, files, report
 from prefdata.errors import PublishError
+from prefdata.escape import markdown
 from prefdata.run import Job, Run
 from prefdata.settings import Settings
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 BEGIN, END = "<!-- prefdata:begin -->", "<!-- prefdata:end -->"
+QUANTILES = ("p5", "p50", "p95")
 CONFIGS = ("preference", "sets", "candidates")
 Facts = dict[str, Any]
 
 
 def run(job: Job) -> None:
     """Write publish/card.md."""
-    facts = json.loads(report.path(job.run).read_text(encoding="utf-8"))
-    files.atomic_text(path(job.run), render(job.settings, facts))
+    facts, quality = (json.loads(p.read_text(encoding="utf-8")) for p in (report.path(job.run), report.quality_path(job.run)))
+    files.atomic_text(path(job.run), render(job.settings, facts, quality))
 
 
 def path(run: Run) -> Path:
     return run.root / "publish" / "card.md"
 
 
-def render(settings: Settings, facts: Facts) -> str:
+def render(settings: Settings, facts: Facts, quality: Facts) -> str:
     """The whole card: YAML header, then the filled template."""
     template = _template("dataset.md")
     splits = [s for s in ("train", "validation", "test", "sft") if facts["prompts"].get(s)]
     drops = [(e["stage"], reason, n) for e in facts["stages"] for reason, n in e["drops"].items()]
     holes = {
-        "title": escape(settings.card.title),
-        "description": escape(settings.card.description),
+        "title": markdown(settings.card.title),
+        "description": markdown(settings.card.description),
         "configs_table": "Configs: " + ", ".join(f"`{c}`" for c in CONFIGS) + ".",
         "splits_table": _rows([(s, facts["prompts"][s], facts["candidates"][s]) for s in splits]),
         "sources_table": _rows([(s["source"], s["license"], s["prompts"]) for s in facts["sources"]]),
         "drops_table": _rows(drops),
-        "method": escape(_method(settings)),
-        "references": escape(", ".join(f"{r.name} ({r.template}, end {r.end})" for r in settings.score.references) or "none"),
+        "ranks_table": _rows([(what, n) for what, n in quality["source_ranks"].items()], 2),
+        "producers_table": _rows([tuple(p.values()) for p in quality["producers"]], 4),
+        "agreement_table": _rows([(a["one"], a["other"], _share(a["agree"]), a["pairs"]) for a in quality["agreement"]], 4),
+        "figures_table": _rows([(f["what"], *(_number(f.get(k)) for k in QUANTILES)) for f in quality["figures"]], 4),
+        "look_table": _rows(list(quality["degenerate"].items()), 2),
+        "noise_table": _rows(
+            [(n["reference"], n["n"], _number(n["mean_nats"]), _share(n["noise_likelier"])) for n in quality["noise"]], 4
+        ),
+        "method": markdown(_method(settings)),
+        "references": markdown(", ".join(f"{r.name} ({r.template}, end {r.end})" for r in settings.score.references) or "none"),
         "version": __version__,
     }
     filled = re.sub(r"\{(\w+)\}", lambda m: holes.get(m[1], m[0]), template)
@@ -83,14 +92,16 @@ def _method(settings: Settings) -> str:
     return judges.get(settings.sets.method, "the source's own order, dense")
 
 
-def _rows(rows: list[tuple[Any, ...]]) -> str:
-    return "\n".join("| " + " | ".join(escape(str(v)) for v in row) + " |" for row in rows) or "| | | |"
+def _rows(rows: list[tuple[Any, ...]], columns: int = 3) -> str:
+    return "\n".join("| " + " | ".join(markdown(str(v)) for v in row) + " |" for row in rows) or "|" + " |" * columns
 
 
-def escape(text: str) -> str:
-    """One line of plain text in Markdown: no HTML, no markup, no table break, control characters made visible."""
-    visible = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in " ".join(text.split()))
-    return re.sub(r"([\\`*_\[\]#|{}!<>])", lambda m: "\\" + m[1] if m[1] not in "<>" else html.escape(m[1]), visible)
+def _share(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}"
 
 
 def merge(card: str, existing: str | None) -> str:

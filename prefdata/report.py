@@ -1,26 +1,77 @@
-"""Stage `report`: rows in, out and dropped of every stage, gathered from the manifests of all shards."""
+"""Stage `report`: rows in, out and dropped of every stage, gathered from the manifests of all shards, and the quality of
+the preference set as tables (quality.json), charts (PNG) and one page (quality.html)."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from prefdata import files
+from prefdata import charts, files, page, quality
+from prefdata.errors import DataError
 from prefdata.parts import Part
+from prefdata.reasons import BAD, BAD_ROWS
 from prefdata.run import Job, Run
 from prefdata.stages import data_parts
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
+CHARTS = ("length_ratio", "reference_margin", "agreement", "wins", "drops")
 Facts = dict[str, Any]
 
 
 def run(job: Job) -> None:
-    """Write report/report.json."""
-    facts = {"stages": stages(job.run, data_parts(job.settings)), **contents(job)}
+    """Write report/report.json, the quality's figures, charts and page. Raises DataError past max_reject_rate."""
+    gathered = stages(job.run, data_parts(job.settings))
+    _require_rate(gathered, job.settings.sources.max_reject_rate)
+    facts = {"stages": gathered, **contents(job)}
+    _quality(job, gathered)
     files.atomic_text(path(job.run), json.dumps(facts, indent=1, sort_keys=True))
+
+
+def _require_rate(gathered: Sequence[Facts], limit: float) -> None:
+    """The share of bad input over all stages: what only a tokenizer finds comes on top of what `sources` found."""
+    drops = sum((Counter(e["drops"]) for e in gathered), Counter[str]())
+    bad = {reason: n for reason, n in drops.items() if reason in BAD}
+    read = next(e["out"] for e in gathered if e["stage"] == "sources")
+    total = read["prompts"] + read["candidates"] + sum(n for r, n in bad.items() if r in BAD_ROWS)
+    if sum(bad.values()) > limit * total:
+        raise DataError(
+            f"{sum(bad.values())} of {total} rows and answers are bad over all stages ({limit:.2%} allowed): {bad}",
+            "report",
+            "mend the input or the references, or raise sources.max_reject_rate if this is expected",
+        )
+
+
+def _quality(job: Job, gathered: list[Facts]) -> None:
+    """quality.json, one PNG a chart and quality.html beside report.json."""
+    references = [r.name for r in job.settings.score.references]
+    found = quality.gather(Job(job.run, "publish").parts(), references, job.settings.sets.method)
+    facts = found.facts()
+    drawn = charts.charts(facts, found.table(), gathered)
+    folder = path(job.run).parent
+    for name in CHARTS:  # every file is there, for Snakemake; without data it says so
+        chart = drawn.get(name, charts.nothing(name))
+        files.atomic_write(folder / f"{name}.png", partial(_put, charts.png(chart)))
+    page_ = page.render(job.settings.card.title, facts, gathered, {n: charts.svg(c) for n, c in drawn.items()})
+    files.atomic_text(folder / "quality.html", page_)
+    files.atomic_text(quality_path(job.run), json.dumps(facts, indent=1, sort_keys=True))
+
+
+def _put(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
+
+
+def quality_path(run: Run) -> Path:
+    return run.root / "report" / "quality.json"
+
+
+def outputs(run: Run) -> list[str]:
+    """What the stage writes, for Snakemake."""
+    names = ["report.json", "quality.json", "quality.html", *(f"{c}.png" for c in CHARTS)]
+    return [str(run.root / "report" / n) for n in names]
 
 
 def path(run: Run) -> Path:

@@ -5,7 +5,7 @@ candidate_id). `sft` holds prompt and chosen only. Equal texts merge into the be
 chosen keeps its own id); `copies` counts them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -13,8 +13,10 @@ import polars as pl
 from prefdata import tables
 from prefdata.draws import choose
 from prefdata.errors import DataError
+from prefdata.figures import per_prompt
 from prefdata.rank import chosen
 from prefdata.run import Frames, Job
+from prefdata.settings import LimitsSettings
 
 STAGE_VERSION = 1
 
@@ -39,8 +41,27 @@ def make(frames: Frames, job: Job) -> Frames:
         reasons = _first_reason([reasons, _preference_reasons(prompts, kept, merged)])
         names = [r.name for r in job.settings.score.references]
         scored = _with_logps(merged.join(reasons, on="prompt_id", how="anti"), frames.get("logps"), names)
-    whole = prompts.join(reasons, on="prompt_id", how="anti", maintain_order="left")
-    return {"sets": _nest(whole, scored), "drops": _drops(prompts, reasons, job.unit)}
+    rows = _nest(prompts.join(reasons, on="prompt_id", how="anti", maintain_order="left"), scored)
+    if job.unit == "preference" and settings.filters:
+        filtered = filtered_out(rows, settings.filters)
+        rows = rows.join(filtered, on="prompt_id", how="anti", maintain_order="left")
+        reasons = pl.concat([reasons, filtered])
+    return {"sets": rows, "drops": _drops(prompts, reasons, job.unit)}
+
+
+def filtered_out(rows: pl.DataFrame, filters: Mapping[str, LimitsSettings]) -> pl.DataFrame:
+    """(prompt_id, reason filtered:<figure>) of every row outside a limit; the first figure in the settings' order counts."""
+    figures = per_prompt(rows)
+    outside = [_outside(name, limits).fill_null(False) for name, limits in filters.items()]
+    named = [pl.when(test).then(pl.lit(f"filtered:{name}")) for test, name in zip(outside, filters, strict=True)]
+    return figures.select("prompt_id", pl.coalesce(*named).alias("reason")).drop_nulls()
+
+
+def _outside(name: str, limits: LimitsSettings) -> pl.Expr:
+    figure, never = pl.col(name), pl.lit(False)
+    low = figure < limits.min if limits.min is not None else never
+    high = figure > limits.max if limits.max is not None else never
+    return low | high
 
 
 def _reasons(rows: pl.DataFrame, reason: str) -> pl.DataFrame:

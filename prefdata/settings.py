@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from prefdata.errors import did_you_mean
+from prefdata.figures import FIGURES
 from prefdata.known_sets import KNOWN
 from prefdata.shapes import COMMON_FIELDS, SHAPES
 
@@ -230,6 +231,19 @@ class ScoreSettings(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
+class LimitsSettings(BaseModel, frozen=True, extra="forbid"):
+    """Limits of one figure; a prompt without the figure stays."""
+
+    min: float | None = Field(None, description="prompts below it are left out")
+    max: float | None = Field(None, description="prompts above it are left out")
+
+    @model_validator(mode="after")
+    def _some(self) -> "LimitsSettings":
+        if self.min is None and self.max is None:
+            raise ValueError("give min or max")
+        return self
+
+
 class SetsSettings(BaseModel, frozen=True, extra="forbid"):
     """The sets that are made."""
 
@@ -240,6 +254,15 @@ class SetsSettings(BaseModel, frozen=True, extra="forbid"):
     origins: list[Literal["source", "generated", "noise"]] = Field(
         default=["source", "generated"], description="the pool of the fixed pair that `preference` publishes"
     )
+    filters: dict[str, LimitsSettings] = Field(
+        default_factory=dict, description="limits of the quality report's figures: " + ", ".join(FIGURES)
+    )
+
+    @model_validator(mode="after")
+    def _known_figures(self) -> "SetsSettings":
+        if unknown := [f for f in self.filters if f not in FIGURES]:
+            raise ValueError(f"filters: unknown figure{did_you_mean(unknown[0], FIGURES)}")
+        return self
 
 
 class TrainSettings(BaseModel, frozen=True, extra="forbid"):

@@ -68,7 +68,7 @@ def _sources_slice(settings: Settings, unit: str) -> Slice:
 
 def _sets_slice(settings: Settings, unit: str) -> Slice:
     if unit == "sft":
-        return {**_less(settings.sets, "method", "splits", "origins"), "seed": settings.seed}
+        return {**_less(settings.sets, "method", "splits", "origins", "filters"), "seed": settings.seed}
     names = [r.name for r in settings.score.references]
     return {**_less(settings.sets, "sft_method", "sft_splits"), "seed": settings.seed, "references": names}
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefdata import files, readers, recipe
+from prefdata import files, readers, recipe, report
 from prefdata.errors import PrefdataError
 from prefdata.progress import RUN_PID
 from prefdata.run import Run, take_lock
@@ -82,3 +82,8 @@ def evaluation_files(run: Run) -> list[str]:
     """Local files of the evaluation sets that training prompts are compared with."""
     against = run.settings.decontaminate.against if run.settings.decontaminate else []
     return [str(p) for e in against if e.path and (p := Path(e.path).expanduser()).is_file()]
+
+
+def report_files(run: Run) -> list[str]:
+    """What the report stage writes."""
+    return report.outputs(run)

@@ -18,13 +18,13 @@ from prefdata.parts import Part
 from prefdata.progress import Progress
 from prefdata.run import Run
 from prefdata.settings import Settings
-from prefdata.tokens import Encoder, load_encoder
-from train import checkpoint, curves
+from prefdata.tokens import Encoder, End, Template, load_encoder
+from train import bpe, checkpoint, curves
 from train.batches import Example, Order, examples, micro_batches
 from train.metrics import Metrics
 from train.negatives import NEGATIVES
 from train.objectives import OBJECTIVES
-from train.settings import RunSettings, resolve
+from train.settings import InitSettings, RunSettings, resolve
 from train.step import Step
 from train.version import VERSION
 
@@ -35,7 +35,7 @@ def train(recipe: Settings, name: str) -> Path:
     objective = OBJECTIVES[name.partition("/")[0]]
     torch.set_num_threads(recipe.threads)
     frame, data_hash = read_set(run, settings)
-    model, encoder, start = policy(run, settings, recipe.seed)
+    model, encoder, start = policy(run, settings, recipe.seed, frame)
     data = _examples(frame, encoder, recipe, settings, objective.negatives, context(model.config))
     order = Order(tuple(e.prompt_id for e in data), settings.batch_prompts, recipe.seed)
     steps = settings.steps or (settings.epochs or 1) * order.steps_per_epoch
@@ -119,19 +119,28 @@ def read_set(run: Run, settings: RunSettings) -> tuple[pl.DataFrame, str]:
     return frame, files.content_hash(frame)
 
 
-def policy(run: Run, settings: RunSettings, seed: int) -> tuple[Any, Encoder, str]:
+def policy(run: Run, settings: RunSettings, seed: int, frame: pl.DataFrame) -> tuple[Any, Encoder, str]:
     """The model to train, its encoder and what it started from."""
     template, end = settings.template or "chat", settings.end or "eos"
     if settings.init is not None:
-        path = run.model_path(settings.init.tokenizer)
-        encoder = load_encoder(path, settings.init.revision, template, end)
-        tokenizer = revision_of(path, settings.init.revision)
+        encoder, tokenizer = _fresh_encoder(run, settings.init, template, end, frame)
         return fresh(settings, encoder, seed), encoder, hex_id("init", settings.init.model_dump_json(), tokenizer)
     if settings.model is None:
         raise ConfigError("no model to start from", "train.runs", "give model, init, or score.references")
     path = run.model_path(settings.model)
     encoder = load_encoder(path, settings.revision, template, end)
     return load_model(path, settings.revision), encoder, revision_of(path, settings.revision)
+
+
+def _fresh_encoder(
+    run: Run, init: InitSettings, template: Template, end: End, frame: pl.DataFrame
+) -> tuple[Encoder, str]:
+    """The tokenizer of a fresh model and what identifies it; one trained here is a function of the run's set."""
+    if init.tokenizer is None:
+        made = bpe.train(bpe.texts(frame), init.vocab_size or 0, init.context)
+        return Encoder(made, template, end, f"a BPE of {init.vocab_size}"), files.content_hash(frame)
+    path = run.model_path(init.tokenizer)
+    return load_encoder(path, init.revision, template, end), revision_of(path, init.revision)
 
 
 def fresh(settings: RunSettings, encoder: Encoder, seed: int) -> Any:

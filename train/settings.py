@@ -16,7 +16,10 @@ Origin = Literal["source", "generated", "noise"]
 class InitSettings(BaseModel, frozen=True, extra="forbid"):
     """A fresh Llama instead of a trained model."""
 
-    tokenizer: str = Field(description="toy:<name>, a local folder or a Hub id")
+    tokenizer: str | None = Field(None, description="toy:<name>, a local folder or a Hub id")
+    vocab_size: int | None = Field(
+        None, ge=300, le=1_000_000, description="or the size of a byte-level BPE, trained on this run's own texts"
+    )
     revision: Commit | None = Field(None, description="commit hash of the tokenizer, for a Hub id")
     hidden_size: int = Field(96, ge=8, description="width")
     layers: int = Field(3, ge=1, description="depth")
@@ -25,6 +28,12 @@ class InitSettings(BaseModel, frozen=True, extra="forbid"):
     context: int = Field(512, ge=8, description="longest row in tokens")
     rope_theta: float = Field(1000.0, gt=0, description="base of the rotary frequencies")
     std: float = Field(0.06, gt=0, description="standard deviation of the initial weights")
+
+    @model_validator(mode="after")
+    def _one_tokenizer(self) -> "InitSettings":
+        if (self.tokenizer is None) == (self.vocab_size is None):
+            raise ValueError("give either tokenizer or vocab_size")
+        return self
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "InitSettings":

@@ -16,7 +16,7 @@ def rule_name(name: str) -> str:
 def inputs(run: Run, name: str) -> list[str]:
     """The run's set, and what its policy starts from."""
     wanted = resolve(run.settings, name)
-    start = wanted.init.tokenizer if wanted.init else wanted.model or ""
+    start = (wanted.init.tokenizer if wanted.init else wanted.model) or ""
     return run.files([Part("sets", "sets", wanted.set)]) + run.model_files(start)
 
 

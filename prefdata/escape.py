@@ -1,0 +1,19 @@
+"""Texts of data and settings as they are shown in cards and pages: one line, nothing hidden, no markup."""
+
+import html
+import re
+
+
+def markdown(text: str) -> str:
+    """One line of plain text in Markdown: no HTML, no markup, no table break, control characters made visible."""
+    return re.sub(r"([\\`*_\[\]#|{}!<>])", lambda m: "\\" + m[1] if m[1] not in "<>" else html.escape(m[1]), visible(text))
+
+
+def visible(text: str) -> str:
+    """One line; what does not show itself (control, bidirectional, zero-width characters) as its code."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in " ".join(text.split()))
+
+
+def html_text(text: str) -> str:
+    """One line of plain text in HTML, inside an element."""
+    return html.escape(visible(text))
