@@ -98,7 +98,8 @@ def test_agreement_counts_pairs_that_neither_ranking_ties(facts) -> None:
     assert found["source", "length"] == (3 / 6, 6, 1)
     # reference a per token: -1, -1, -4, -2: P[1] has none
     assert found["source", "reference a"] == (1.0, 5, 1)
-    assert found["reference a", "reference b"] == (2 / 5, 5, 1)
+    # reference b per token: -2, -4, -1, -3: of the pairs that a does not tie only (1, 4) is alike
+    assert found["reference a", "reference b"] == (1 / 5, 5, 1)
 
 
 def test_wins_are_between_models_and_know_ties(facts) -> None:
