@@ -94,7 +94,7 @@ def _place(evaluation: EvaluationSetSettings) -> tuple[Path, str]:
     if evaluation.path is not None:
         return Path(evaluation.path).expanduser(), evaluation.field or "prompt"
     known = KNOWN[evaluation.name]
-    return _download(known.dataset, known.file, str(evaluation.revision)), evaluation.field or known.field
+    return _download(known.dataset, known.file, evaluation.revision or known.revision), evaluation.field or known.field
 
 
 def _download(dataset: str, file: str, revision: str) -> Path:

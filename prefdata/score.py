@@ -1,7 +1,8 @@
 """Stage `score`: the log-prob of every candidate under one reference, through THE log-prob forward.
 
 Each reference tokenises the text with its own tokenizer, template and end; only sums over its own ids are stored.
-Nothing is truncated: a row longer than the reference's context is dropped, too_long:<reference>.
+Nothing is truncated: a row longer than the reference's context is dropped, too_long:<reference>; an answer that the
+reference's tokenizer cannot give back is dropped too, lossy_tokenizer, for its log-prob would be another text's.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import polars as pl
 from prefdata import chunked, tables
 from prefdata.chunks import ChunkStore, Value
 from prefdata.draws import item_key
+from prefdata.errors import snippet
 from prefdata.generate import prompts_of
 from prefdata.models import context_of, load_model, revision_of
 from prefdata.parts import policy_beside, reference
@@ -21,7 +23,7 @@ from prefdata.run import Frames, Job
 from prefdata.settings import ReferenceSettings
 from prefdata.tokens import Encoder, load_encoder
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,16 @@ class Scorer:
         return load_model(self.path, self.settings.revision, self.dtype)
 
     def values(self, items: Sequence[Item]) -> list[Value]:
-        """{"logp", "num_tokens"} or {"too_long": tokens} for each item, in order."""
+        """{"logp", "num_tokens"}, {"too_long": tokens} or {"lossy": decoded text} for each item, in order."""
         prompts = self._prompts(items)
         responses = [i.candidate["response"] for i in items]
         ids = self.encoder.completions(responses, [i.candidate["finish"] for i in items])
         lengths = [len(prompts[i.prompt["prompt_id"]]) + len(c) for i, c in zip(items, ids, strict=True)]
         values: list[Value] = [{"too_long": n} for n in lengths]
         fitting = [k for k, n in enumerate(lengths) if n <= self.limit]
+        for k, text in self.encoder.unfaithful([responses[k] for k in fitting]).items():
+            values[fitting[k]] = {"lossy": snippet(text)}
+        fitting = [k for k in fitting if "lossy" not in values[k]]
         for batch in self._batches(items, prompts, ids, fitting):
             owners = list(dict.fromkeys(items[k].prompt["prompt_id"] for k in batch))
             groups = [[k for k in batch if items[k].prompt["prompt_id"] == p] for p in owners]
@@ -156,10 +161,12 @@ def rows(frames: Frames, items: Mapping[str, Item], store: ChunkStore, name: str
     long_for_policy = _too_long(policy, items) if policy else {}
     made, drops = [], []
     for key, item in items.items():
-        too_long = values[key].get("too_long")
-        if too_long is not None or key in long_for_policy:
+        too_long, lossy = values[key].get("too_long"), values[key].get("lossy")
+        if lossy is not None:
+            drops.append(_drop(item, "lossy_tokenizer", f"{name} reads {lossy}"))
+        elif too_long is not None or key in long_for_policy:
             who = name if too_long is not None else "policy"
-            drops.append(_drop(item, who, too_long or long_for_policy[key]))
+            drops.append(_drop(item, f"too_long:{who}", f"{too_long or long_for_policy[key]} tokens"))
         else:
             ids = {"prompt_id": item.prompt["prompt_id"], "candidate_id": item.candidate["candidate_id"]}
             made.append({**ids, "reference": name, **values[key]})
@@ -174,7 +181,7 @@ def _too_long(policy: Scorer, items: Mapping[str, Item]) -> dict[str, int]:
     return {k: n for k, n in lengths.items() if n > policy.limit}
 
 
-def _drop(item: Item, who: str, tokens: int) -> dict[str, Any]:
+def _drop(item: Item, reason: str, detail: str) -> dict[str, Any]:
     return {
         "scope": "candidate",
         "prompt_id": item.prompt["prompt_id"],
@@ -182,6 +189,6 @@ def _drop(item: Item, who: str, tokens: int) -> dict[str, Any]:
         "source": item.prompt["source"],
         "source_row": item.prompt["source_row"],
         "stage": "score",
-        "reason": f"too_long:{who}",
-        "detail": f"{tokens} tokens",
+        "reason": reason,
+        "detail": detail,
     }

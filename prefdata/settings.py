@@ -124,7 +124,7 @@ class EvaluationSetSettings(BaseModel, frozen=True, extra="forbid"):
 
     name: str = Field(min_length=1, description="how it is called; gsm8k, truthful_qa, alpaca_eval and arena_hard are known")
     path: str | None = Field(None, description="a local .jsonl, .json or .parquet file")
-    revision: Commit | None = Field(None, description="or the commit hash of a known set on the Hub")
+    revision: Commit | None = Field(None, description="of a known set on the Hub; default: the commit it was listed at")
     field: str | None = Field(None, description="the field of its text; default: the known set's, else prompt")
 
     @model_validator(mode="after")
@@ -133,8 +133,6 @@ class EvaluationSetSettings(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("give either path or revision")
         if self.path is None and self.name not in KNOWN:
             raise ValueError(f"{self.name!r} is no known set{did_you_mean(self.name, KNOWN)}: give its path")
-        if self.path is None and self.revision is None:
-            raise ValueError(f"{self.name} on the Hub needs its revision (a commit hash), or give path: of a local copy")
         return self
 
 

@@ -62,6 +62,24 @@ class Encoder:
                 return token
         raise ConfigError("the chat template writes no special token after an answer", self.where, "set end: none")
 
+    def require_sound(self) -> None:
+        """Raise ConfigError, naming the tokenizer, where no prompt could be rendered as models expect it."""
+        _ = self.end_id
+        if self.template == "plain":
+            return
+        user, mark = _sentinels(2, [self._chat_template])
+        asked = [{"role": "user", "content": user}]
+        prompt = self._with_specials(self._render(asked, generation=True))
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and prompt.count(int(bos)) > 1 and prompt[:2] == [bos, bos]:
+            raise ConfigError("the chat template writes the bos token twice", self.where, "correct its chat_template")
+        whole = self._render([*asked, {"role": "assistant", "content": mark}], generation=False)
+        inside = whole.removeprefix(self._render(asked, generation=True)).partition(mark)[0]
+        if inside != whole.partition(mark)[0] and self.end_id in self._with_specials(inside):
+            raise ConfigError(
+                "the chat template writes the end token before an answer", self.where, "correct its chat_template"
+            )
+
     @property
     def _chat_template(self) -> str:
         if not isinstance(self.tokenizer.chat_template, str):
@@ -125,6 +143,12 @@ class Encoder:
             return ids
         return [i if f == "length" else [*i, self.end_id] for i, f in zip(ids, finishes, strict=True)]
 
+    def unfaithful(self, responses: Sequence[str]) -> dict[int, str]:
+        """Places of the answers that their own ids do not give back, with what they give instead."""
+        ids = self.contents(responses)
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return {k: text for k, (text, given) in enumerate(zip(texts, responses, strict=True)) if text != given}
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of completion ids without their end id."""
         return cast(str, self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
@@ -159,7 +183,5 @@ def load_encoder(path: str, revision: str | None = None, template: Template = "c
     if not tokenizer.is_fast:
         raise ConfigError("only fast tokenizers (tokenizer.json) are supported", path)
     encoder = Encoder(tokenizer, template, end, path)
-    if template == "chat":
-        _ = encoder._chat_template
-    _ = encoder.end_id
+    encoder.require_sound()
     return encoder

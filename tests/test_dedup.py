@@ -186,7 +186,6 @@ def test_turns_are_read_and_what_is_no_text_is_named(decontaminated) -> None:
     ("against", "said"),
     [
         ({"name": "gsm9k"}, "no known set \\(did you mean 'gsm8k'"),
-        ({"name": "gsm8k"}, "needs its revision"),
         ({"name": "x", "path": "y", "revision": "0" * 40}, "either path or revision"),
     ],
 )

@@ -361,3 +361,20 @@ def test_twenty_rows_by_hand_go_through_all_rules(tmp_path: Path) -> None:
     readme = (workflow.root / "publish" / "dataset" / "README.md").read_text()
     assert "mine@local" in readme
     assert "role" in readme
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "config").glob("*.yaml")))
+def test_every_recipe_of_the_project_is_a_whole_dag(tmp_path: Path, name: str) -> None:
+    """A dry run, offline: settings, units, rules and their files fit together, at full scale too."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--dry-run", "--quiet", "rules"]
+    done = subprocess.run(
+        [*command, "--directory", str(tmp_path), "--configfile", str(ROOT / "config" / name)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=clean_environment(),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {"sources", "sets_preference", "publish", "report"} <= scheduled(done.stdout + done.stderr)
+    assert not (tmp_path / "results").exists()
