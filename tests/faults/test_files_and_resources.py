@@ -571,9 +571,8 @@ def test_what_changed_on_resume_is_named_with_old_and_new(case: Case, place: Pla
 
 KILLS: dict[str, list[tuple[str, int]]] = {
     "sources": [("replace", 1), ("replace", 3), ("fsync", 2)],
-    "noise": [("replace", 2), ("fsync", 1)],
+    "rank": [("replace", 1), ("fsync", 1)],
     "sets": [("fsync", 3)],
-    "card": [("fsync", 1)],
     "publish": [("replace", 1), ("replace", 4), ("fsync", 9)],
 }
 """What a process dies before, time after time, by stage."""

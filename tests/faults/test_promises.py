@@ -63,7 +63,7 @@ def test_fp32_sums_over_512_tokens_are_within_1e_4_of_an_fp64_oracle(family: str
         assert abs(value - oracle(exact, prompt, completion)) <= 1e-4 * max(1.0, abs(value) / 512)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(batches)
 def test_alone_is_as_in_any_batch_and_never_positive(batch: list[Group]) -> None:
     model = lm("llama", torch.float32)
@@ -74,7 +74,7 @@ def test_alone_is_as_in_any_batch_and_never_positive(batch: list[Group]) -> None
             assert value <= 0
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(batches)
 def test_a_token_that_is_certain_has_no_positive_log_prob(batch: list[Group]) -> None:
     """Logits so large that rounding decides: the log-prob stays at or below 0."""
@@ -131,13 +131,14 @@ def rows() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def in_order(good: Place, rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """One shard, the rows as they are."""
     place = Place(tmp_path_factory.mktemp("order"), rows, good.recipe)
     place.write()
     assert place.run(*chain(last="sets")).code == 0
     return place
 
 
-@pytest.mark.parametrize(("shards", "seed"), [(1, 1), (2, 2), (5, 3)])
+@pytest.mark.parametrize(("shards", "seed"), [(2, 2), (5, 3)])
 def test_tables_depend_neither_on_the_order_of_rows_nor_on_shards(
     in_order: Place, shards: int, seed: int, tmp_path: Path
 ) -> None:
