@@ -30,6 +30,10 @@ onsuccess:
     house.finish(run)
 
 
+onerror:
+    house.failed(run)
+
+
 wildcard_constraints:
     shard=r"\d{5}-of-\d{5}",
 

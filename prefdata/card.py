@@ -121,6 +121,12 @@ def merge(card: str, existing: str | None) -> str:
     return f"---\n{yaml.safe_dump(keys, sort_keys=False, allow_unicode=False)}---\n{kept.lstrip()}"
 
 
+def facts_of(card: str) -> str | None:
+    """The computed part of a card, without the version of the program that made it."""
+    found = re.search(f"{re.escape(BEGIN)}(.*){re.escape(END)}", card, re.S)
+    return re.sub(r"\nMade by prefdata .*", "", found[1]) if found else None
+
+
 def _parts(card: str) -> tuple[Facts, str]:
     """Header keys and body."""
     match = re.match(r"---\r?\n(.*?)---\r?\n", card, re.S)

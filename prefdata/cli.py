@@ -61,6 +61,7 @@ def shard_number(text: str) -> int:
 
 def execute(job: Job) -> None:
     """Call the stage's function: a pure one for each part of each shard, the others with the job itself."""
+    job.require_current()
     module, _, function = job.stage.function.partition(":")
     call: Any = getattr(importlib.import_module(module), function)
     if job.stage.per != "shard":

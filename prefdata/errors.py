@@ -4,16 +4,21 @@ The command line prints them as one line and exits with code 2; anything else th
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class PrefdataError(Exception):
-    """What happened, where, and what to do; `str()` is the one line that is printed."""
+    """What happened, where, and what to do; `str()` is the one line that is printed.
 
-    def __init__(self, what: str, where: str | None = None, do: str | None = None) -> None:
+    Several mistakes found together are a list, one line each. Names from data stand in messages: what does not show
+    itself (newlines, terminal codes, bidirectional marks) is written as its code.
+    """
+
+    def __init__(self, what: str | Sequence[str], where: str | None = None, do: str | None = None) -> None:
         self.what, self.where, self.do = what, where, do
-        line = f"{where}: {what}" if where else what
-        super().__init__(f"{line}; {do}" if do else line)
+        lines = [what] if isinstance(what, str) else what
+        where, do = f"{where}: " if where else "", f"; {do}" if do else ""
+        super().__init__("\n".join(printable(f"{where}{line}{do}") for line in lines))
 
 
 class ConfigError(PrefdataError):
@@ -30,6 +35,11 @@ class EngineError(PrefdataError):
 
 class PublishError(PrefdataError):
     """The target refused, or must not be written."""
+
+
+def printable(text: str) -> str:
+    """The text with every character that does not show itself as its code."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
 def snippet(value: object, limit: int = 40) -> str:

@@ -3,6 +3,8 @@
 import html
 import re
 
+from prefdata.errors import printable
+
 
 def markdown(text: str) -> str:
     """One line of plain text in Markdown: no HTML, no markup, no table break, control characters made visible."""
@@ -11,7 +13,7 @@ def markdown(text: str) -> str:
 
 def visible(text: str) -> str:
     """One line; what does not show itself (control, bidirectional, zero-width characters) as its code."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in " ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 def html_text(text: str) -> str:

@@ -5,6 +5,7 @@ stage, version, hash of its settings slice, content hashes of its inputs, rows, 
 """
 
 import contextlib
+import ctypes
 import glob
 import hashlib
 import json
@@ -43,7 +44,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         publish(temporary, path)
     except OSError as error:
-        raise _os_error(error, path) from error
+        raise os_error(error, path) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -64,20 +65,45 @@ def atomic_text(path: Path, text: str) -> None:
 
 
 def atomic_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new folder, then move its files into `folder` one by one, each whole."""
+    """Let `write` fill a new folder, fsync its files, then put it in `folder`'s place: all files are old or all are new."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         temporary.mkdir()
         write(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in sorted(temporary.iterdir()):
-            publish(file, folder / file.name)
+        for path in [*temporary.iterdir(), temporary]:
+            fsync(path)
+        if folder.exists():
+            _exchange(temporary, folder)
+        else:
+            os.replace(temporary, folder)
+        fsync(folder.parent)
     except OSError as error:
-        raise _os_error(error, folder) from error
+        raise os_error(error, folder) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for _ in range(2):  # what failed once may have been the cleaning
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two folders in one step where the system can (renameat2), else by way of a third name."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is not None and renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2) == 0:  # AT_FDCWD, EXCHANGE
+        return
+    aside = one.with_name(f"{one.name}.old")
+    os.rename(other, aside)
+    os.rename(one, other)
+    os.rename(aside, one)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of the system while something is written, as ours, naming the path."""
+    try:
+        yield
+    except OSError as error:
+        raise os_error(error, path) from error
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -96,7 +122,7 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _os_error(error: OSError, path: Path) -> DataError:
+def os_error(error: OSError, path: Path) -> DataError:
     return DataError(
         f"cannot write: {os.strerror(error.errno) if error.errno else error}",
         str(path),
@@ -181,7 +207,8 @@ class TableWriter:
                 self._temporary, self._schema, write_page_checksum=True, compression="zstd", store_schema=False
             )
         except OSError as error:
-            raise _os_error(error, self.path) from error
+            self.discard()
+            raise os_error(error, self.path) from error
         return self
 
     def write(self, frame: pl.DataFrame) -> None:
@@ -198,29 +225,48 @@ class TableWriter:
         try:
             self._writer.write_table(arrow)  # type: ignore[union-attr]
         except OSError as error:
-            raise _os_error(error, self.path) from error
+            raise os_error(error, self.path) from error
 
     def _require_after(self, frame: pl.DataFrame) -> None:
         first, last = frame["prompt_id"][0] or "", frame["prompt_id"][-1] or ""
         if self._last is not None and (first,) < self._last:
-            raise DataError(f"part begins at {first}, before {self._last[0]}", str(self.path))
+            raise DataError(f"part begins at {first}, before {self._last[0]}", str(self.path), "sort the parts")
         self._last = (last,)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        writer = self._writer
         try:
-            if kind is None and writer is not None:
-                writer.add_key_value_metadata({MANIFEST: json.dumps(self._manifest(), sort_keys=True)})
-                writer.close()
-                publish(self._temporary, self.path)
-        except OSError as problem:
-            raise _os_error(problem, self.path) from problem
+            if kind is None:
+                self.complete()
+                self.appear()
+                self.settle()
         finally:
-            if writer is not None and writer.is_open:
-                with contextlib.suppress(OSError):
-                    writer.close()
+            self.discard()
+
+    def complete(self) -> None:
+        """Write the manifest and all that is left, and flush the file to the disk; it is not in its place yet."""
+        assert self._writer is not None
+        with writing(self.path):
+            self._writer.add_key_value_metadata({MANIFEST: sealed(self._manifest())})
+            self._writer.close()
+            fsync(self._temporary)
+
+    def appear(self) -> None:
+        """Put the complete file in its place."""
+        with writing(self.path):
+            os.replace(self._temporary, self.path)
+
+    def settle(self) -> None:
+        """Flush the name of the file to the disk."""
+        with writing(self.path):
+            fsync(self.path.parent)
+
+    def discard(self) -> None:
+        """Close and remove what has not appeared."""
+        if self._writer is not None and self._writer.is_open:
             with contextlib.suppress(OSError):
-                self._temporary.unlink()
+                self._writer.close()
+        with contextlib.suppress(OSError):
+            self._temporary.unlink()
 
     def _manifest(self) -> dict[str, Any]:
         return {
@@ -244,6 +290,8 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError("no such file", str(path), "run the stage that makes it") from error
+    except PermissionError as error:
+        raise DataError("cannot read: permission denied", str(path), "fix the permissions") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0][:200]
         raise DataError(f"damaged or not a table of ours ({reason})", str(path), "delete it and run again") from error
@@ -252,9 +300,24 @@ def _reading(path: Path) -> Iterator[None]:
 def manifest(path: Path) -> dict[str, Any]:
     """The manifest inside a table file; reads the file's footer only."""
     with _reading(path):
-        metadata = pq.read_metadata(path).metadata or {}
-        loaded: dict[str, Any] = json.loads(metadata[MANIFEST])
-        return loaded
+        return _unsealed(pq.read_metadata(path).metadata or {})
+
+
+def sealed(manifest: dict[str, Any]) -> str:
+    """A manifest as it is written: with its own hash, since a file's footer has no checksum."""
+    return json.dumps({**manifest, "seal": _seal(manifest)}, sort_keys=True)
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _unsealed(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    """The manifest of a footer, checked. Raises ValueError where it is not what was written."""
+    loaded: dict[str, Any] = json.loads(metadata[MANIFEST])
+    if loaded.pop("seal") != _seal(loaded):
+        raise ValueError("its manifest was changed")
+    return loaded
 
 
 def iter_table(path: Path, table: str, batch_rows: int = 8192) -> Iterator[pl.DataFrame]:
@@ -263,11 +326,16 @@ def iter_table(path: Path, table: str, batch_rows: int = 8192) -> Iterator[pl.Da
     with _reading(path):
         file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
     with file:
+        with _reading(path):
+            _unsealed(file.metadata.metadata or {})
         require_decodable(file, path)
-        batches = file.iter_batches(batch_size=batch_rows)
+        batches, decoded = file.iter_batches(batch_size=batch_rows), 0
         while True:
             with _reading(path):
                 batch = next(batches, None)
+            decoded += 0 if batch is None else batch.nbytes
+            require_bounded(decoded, path)
+            with _reading(path):
                 frame = None if batch is None else pl.DataFrame(pl.from_arrow(batch))
             if frame is None:
                 return
@@ -275,9 +343,14 @@ def iter_table(path: Path, table: str, batch_rows: int = 8192) -> Iterator[pl.Da
 
 
 def require_decodable(file: pq.ParquetFile, path: Path) -> None:
-    total = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
-    if total > MAX_DECODED_BYTES:
-        raise DataError(f"decodes to {total} bytes, more than {MAX_DECODED_BYTES}", str(path), "split the file")
+    """Refuse a file that says itself that it decodes to more than the bound. Raises DataError."""
+    require_bounded(sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)), path)
+
+
+def require_bounded(decoded: int, path: Path) -> None:
+    """Refuse more than MAX_DECODED_BYTES: a dictionary of one long text is small until its rows are read."""
+    if decoded > MAX_DECODED_BYTES:
+        raise DataError(f"decodes to {decoded} bytes, more than {MAX_DECODED_BYTES}", str(path), "split the file")
 
 
 def read_table(path: Path, table: str) -> pl.DataFrame:

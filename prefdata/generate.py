@@ -11,7 +11,6 @@ from prefdata import chunked, tables
 from prefdata.chunks import ChunkStore, Value
 from prefdata.draws import item_key
 from prefdata.engines import Engine, Request
-from prefdata.models import revision_of
 from prefdata.parts import generator
 from prefdata.rows import candidate_id
 from prefdata.run import Frames, Job
@@ -23,7 +22,7 @@ def run(job: Job) -> None:
     """Fill the store, write candidates and drops (too_long:<producer>: the prompt leaves no room)."""
     model, settings = generator(job.settings, job.unit), job.settings.generate
     path = job.run.model_path(model.model)
-    revision = revision_of(path, model.revision)
+    revision = job.run.revision(model.model, model.revision)
     producer = f"{model.name}@{revision}"
 
     @cache

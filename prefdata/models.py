@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from prefdata import files
 from prefdata.errors import ConfigError
 
 RECEIPT = "train.json"
@@ -27,9 +28,13 @@ def content_revision(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def revision_of(path: str, revision: str | None) -> str:
-    """What identifies a model's results: the pinned revision of a Hub id, or the content hash of a local folder."""
+def revision_of(path: str, revision: str | None, known: Path | None = None) -> str:
+    """What identifies a model's results: the pinned revision of a Hub id, or the content hash of a local folder.
+
+    `known` is a file that keeps the hash for as long as no file's size or time changes: a large model is read once.
+    """
     folder = Path(path)
+    require_place(path)
     if not folder.is_dir():
         if revision is None:
             raise ConfigError("a model on the Hub needs its revision", path, "pin the commit hash under revision:")
@@ -37,7 +42,25 @@ def revision_of(path: str, revision: str | None) -> str:
     receipt = folder / RECEIPT
     if receipt.exists():
         return str(json.loads(receipt.read_text(encoding="utf-8"))["revision"])
-    return content_revision(folder)
+    return content_revision(folder) if known is None else _kept_revision(folder, known)
+
+
+def _kept_revision(folder: Path, known: Path) -> str:
+    stamps = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in content_files(folder)]
+    if known.exists():
+        kept = json.loads(known.read_text(encoding="utf-8"))
+        if kept["stamps"] == stamps:
+            return str(kept["revision"])
+    revision = content_revision(folder)
+    files.atomic_text(known, json.dumps({"stamps": stamps, "revision": revision}))
+    return revision
+
+
+def require_place(path: str) -> None:
+    """Raise ConfigError where a model is a local path and nothing lies there (a Hub id is owner/name)."""
+    local = path.startswith(("/", "./", "../", "~")) or path.count("/") > 1
+    if local and not Path(path).is_dir():
+        raise ConfigError("no such model folder", path, "correct the path, or give a Hub id with its revision")
 
 
 def load_config(path: str, revision: str | None = None) -> Any:
@@ -47,7 +70,7 @@ def load_config(path: str, revision: str | None = None) -> Any:
     try:
         return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"no model ({str(error).splitlines()[0]})", path) from error
+        raise ConfigError(f"no model ({str(error).splitlines()[0]})", path, "correct the model's path or id") from error
 
 
 def load_model(path: str, revision: str | None = None, dtype: str = "float32") -> Any:
@@ -60,7 +83,7 @@ def load_model(path: str, revision: str | None = None, dtype: str = "float32") -
             path, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"no model ({str(error).splitlines()[0]})", path) from error
+        raise ConfigError(f"no model ({str(error).splitlines()[0]})", path, "correct the model's path or id") from error
     return model.to(device()).eval()
 
 

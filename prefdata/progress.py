@@ -22,7 +22,7 @@ def logged(path: Path | None) -> Iterator[None]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     real = sys.stderr
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         sys.stderr = _Tee(real, file)
         try:
             yield

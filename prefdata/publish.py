@@ -70,7 +70,8 @@ def publish(
         try:
             head = target.head()
             puts, deletes = difference(head, hashes)
-            if not puts and not deletes and head.revision is not None:
+            same_facts = head.card is not None and card.facts_of(head.card) == card.facts_of(text)
+            if not puts and not deletes and head.revision is not None and same_facts:
                 print(f"publish: {len(hashes)} files unchanged at {head.revision}", file=sys.stderr)
                 return head.revision
             staged = {name: built / name for name in puts} | _texts(built, head, hashes, text, facts)

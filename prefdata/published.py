@@ -3,6 +3,7 @@
 data/<config>/<split>-<shard>.parquet; a file without rows is not made.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefdata import files, tables
+from prefdata.errors import PrefdataError
 from prefdata.run import Frames, Job
 from prefdata.sets import fixed_pair
 
@@ -28,9 +30,13 @@ def build(job: Job, folder: Path) -> dict[str, str]:
                     if path not in writers:
                         writers[path] = _Writer(folder / path, arrow.schema)
                     writers[path].write(arrow)
-        finally:
+        except BaseException:
             for writer in writers.values():
-                writer.close()
+                with contextlib.suppress(PrefdataError):
+                    writer.close()
+            raise
+        for writer in writers.values():
+            writer.close()
         hashes |= {path: writer.digest.hexdigest() for path, writer in writers.items()}
     return hashes
 
@@ -39,16 +45,19 @@ class _Writer:
     """One published Parquet file, written in parts; each file checks its pages and knows its content hash."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.digest = files.ContentHash(schema)
-        self._writer = pq.ParquetWriter(path, schema, write_page_checksum=True, compression="zstd")
+        self.path, self.digest = path, files.ContentHash(schema)
+        with files.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(path, schema, write_page_checksum=True, compression="zstd")
 
     def write(self, rows: pa.Table) -> None:
         self.digest.update(rows)
-        self._writer.write_table(rows)
+        with files.writing(self.path):
+            self._writer.write_table(rows)
 
     def close(self) -> None:
-        self._writer.close()
+        with files.writing(self.path):
+            self._writer.close()
 
 
 def configs(frames: Frames, job: Job) -> Iterator[tuple[str, str, pl.DataFrame]]:

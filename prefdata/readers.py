@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.errors import ConfigError, DataError, snippet
-from prefdata.files import require_decodable
+from prefdata.files import require_bounded, require_decodable
 from prefdata.settings import SourceSettings
 from prefdata.shapes import SHAPES
 
@@ -70,6 +70,8 @@ def from_file(path: Path, key: str, arrays: bool = False) -> Iterator[tuple[str,
         raise ConfigError("a folder, not a file", str(path), "give its files, or a pattern such as folder/*.parquet")
     if not path.is_file():
         raise ConfigError("no such file", str(path), f"correct {key}")
+    if not os.access(path, os.R_OK):
+        raise DataError("cannot read: permission denied", str(path), "fix the permissions")
     if path.stat().st_size == 0:
         raise DataError("the file is empty", str(path), "give a file with one JSON object a line, or Parquet")
     if path.suffix == ".parquet":
@@ -121,6 +123,12 @@ def _schema(path: Path) -> dict[str, str]:
         return {f.name: str(f.type) for f in pq.read_schema(path)}
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, 0, error) from error
+
+
+def _require_distinct_columns(names: Sequence[str], path: Path) -> None:
+    double = [name for name, count in Counter(names).items() if count > 1]
+    if double:
+        raise DataError("two columns have this name", f"{path.name}:*:{double[0]}", "rename one of them")
 
 
 def _damaged(path: Path, number: int, error: Exception) -> DataError:
@@ -190,11 +198,15 @@ def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
             require_decodable(file, path)
+            _require_distinct_columns(file.schema_arrow.names, path)
+            decoded = 0
             for batch in file.iter_batches(batch_size=256):
+                decoded += batch.nbytes
+                require_bounded(decoded, path)
                 for row in batch.to_pylist():
                     yield f"{path.name}:{number}", row
                     number += 1
-    except (pa.ArrowException, OSError, UnicodeError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # dates beyond Python's too
         raise _damaged(path, number, error) from error
     if number == 0:
         raise DataError("the file has no rows", str(path), "give a file with at least one row")

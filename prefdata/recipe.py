@@ -46,7 +46,7 @@ def validate(raw: Any, where: str) -> Settings:
     try:
         return Settings.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(error, Settings, where))) from error
+        raise ConfigError(explain(error, Settings, where)) from error
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> list[str]:
@@ -59,7 +59,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> list[
             lines.append(f"{where}: {'.'.join(loc)}: unknown key{did_you_mean(loc[-1], known)}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {'.'.join(loc) or 'settings'}: {message}")
+            lines.append(f"{where}: {'.'.join(loc) or 'settings'}: {message}; `prefdata settings` explains every key")
     return lines
 
 

@@ -65,7 +65,7 @@ class Fields:
         for i, value in enumerate(self.get(name, list)):
             at = f"{self.at(name)}[{i}]"
             if not isinstance(value, dict):
-                raise DataError(f"object expected, not {type(value).__name__}: {snippet(value)}", at)
+                raise DataError(f"object expected, not {type(value).__name__}: {snippet(value)}", at, "correct the row")
             made.append(Fields(value, self.names, at))
         return made
 
@@ -73,7 +73,7 @@ class Fields:
 def finite(value: Any, at: str) -> float:
     """The value as a finite number. Raises DataError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"a number expected, not {type(value).__name__}: {snippet(value)}", at)
+        raise DataError(f"a number expected, not {type(value).__name__}: {snippet(value)}", at, "correct the row")
     if not abs(value) <= 1e300:  # NaN too, and integers no float holds
         raise DataError(f"a finite number expected, not {snippet(value)}", at, "correct the row")
     return float(value)
@@ -82,7 +82,7 @@ def finite(value: Any, at: str) -> float:
 def as_rank(value: Any, at: str) -> float:
     """A rank: finite and >= 1; ties, averages and gaps are legal. Raises DataError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"a number expected, not {type(value).__name__}: {snippet(value)}", at)
+        raise DataError(f"a number expected, not {type(value).__name__}: {snippet(value)}", at, "correct the row")
     if not 1 <= value <= MAX_RANK:
         raise DataError(f"ranks are finite and >= 1, not {snippet(value)}", at, "correct the row; 1 is the best rank")
     return float(value)
@@ -180,7 +180,7 @@ def messages_of(value: Any, at: str) -> list[Message]:
     for i, m in enumerate(value):
         good = isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str)
         if not good:
-            raise DataError(f"message {i} is no {{role, content}} with a role of {ROLES}: {snippet(m)}", at)
+            raise DataError(f"message {i} is no {{role, content}} with a role of {ROLES}: {snippet(m)}", at, "correct the row")
     return [{"role": m["role"], "content": m["content"]} for m in value]
 
 

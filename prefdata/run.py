@@ -15,7 +15,7 @@ import polars as pl
 
 from prefdata import files, tables
 from prefdata.draws import hex_id
-from prefdata.errors import ConfigError, DataError
+from prefdata.errors import ConfigError, DataError, snippet
 from prefdata.models import RECEIPT, content_files, revision_of
 from prefdata.parts import Part
 from prefdata.settings import Settings
@@ -98,6 +98,17 @@ class Run:
         folder = Path(ref).expanduser()
         return [str(p) for p in content_files(folder)] if folder.is_dir() else []
 
+    def known_revisions(self, stage: str, unit: str) -> dict[str, str]:
+        """What identifies a stage's models now."""
+        return {ref: self.revision(ref, revision) for ref, revision in STAGES[stage].models(self.settings, unit)}
+
+    def revision(self, ref: str, revision: str | None) -> str:
+        """What identifies a model: its pinned commit, its receipt, or a hash of its folder's content, kept until a file's
+        size or time changes."""
+        path = self.model_path(ref)
+        known = self.root / "chunks" / "revisions" / f"{hex_id(path)}.json"
+        return revision_of(path, revision, known)
+
     def chunks(self, stage: str, unit: str) -> Path:
         return self.root / "chunks" / stage / f"{unit}.sqlite"
 
@@ -127,6 +138,18 @@ class Job:
     def reads(self) -> list[Part]:
         return self.stage.reads(self.settings, self.unit)
 
+    def require_current(self) -> None:
+        """Raise DataError where an input was made with settings or models that the recipe has no more, naming the field."""
+        for part in self.reads:
+            for shard in self.shards:
+                path = self.run.table(part, shard)
+                if path.exists():
+                    made = files.manifest(path)
+                    if made["table"] != part.table:
+                        raise DataError(f"not a {part.table} table but {made['table']}", str(path), tables.AGAIN)
+                    _require_same(made["slice"], json.loads(self.run.trigger(part.stage, part.unit)), path)
+                    _require_same(made["models"], self.run.known_revisions(part.stage, part.unit), path)
+
     def manifest(self, shard: int) -> dict[str, Any]:
         """This job's share of the manifest of the files of a shard it writes."""
         trigger = self.run.trigger(self.stage.name, self.unit)
@@ -149,8 +172,7 @@ class Job:
     @cached_property
     def _revisions(self) -> dict[str, str]:
         """The models a job uses, by reference, with what identifies each: its pinned revision or content hash."""
-        models = self.stage.models(self.settings, self.unit)
-        return {ref: revision_of(self.run.model_path(ref), revision) for ref, revision in models}
+        return self.run.known_revisions(self.stage.name, self.unit)
 
     def parts(self, shards: Sequence[int] | None = None, prompts: int = PART_PROMPTS) -> Iterator[Frames]:
         """Yield the declared tables for consecutive ranges of at most `prompts` prompts, in the global order.
@@ -189,14 +211,32 @@ class Job:
             for writer in opened.values():
                 writer.__exit__(type(error), error, None)
             raise
-        for writer in opened.values():
-            writer.__exit__(None, None, None)
+        try:  # all files are whole before the first appears
+            for writer in opened.values():
+                writer.complete()
+            for writer in opened.values():
+                writer.appear()
+            for writer in opened.values():
+                writer.settle()
+        finally:
+            for writer in opened.values():
+                writer.discard()
 
     def write(self, writers: dict[str, files.TableWriter], made: Frames) -> None:
         """Sort and append what a pure stage function made."""
         for name in self.stage.writes:
             if name in made:
                 writers[name].write(tables.ordered(made[name], TABLES[name]))
+
+
+def _require_same(made: dict[str, Any], now: dict[str, Any], path: Path) -> None:
+    for key in sorted({*made, *now}):
+        if made.get(key) != now.get(key):
+            raise DataError(
+                f"made with {key} = {snippet(made.get(key))}, the settings now have {snippet(now.get(key))}",
+                str(path),
+                "run its stage again, or take the old settings back",
+            )
 
 
 def _count(held: list[Frames]) -> int:
@@ -241,6 +281,10 @@ def take_lock(path: Path, wait_s: float) -> int:
                 os.close(descriptor)
                 raise DataError(f"in use by process {holder}", str(path), "wait for it or stop it") from None
             time.sleep(0.1)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    except OSError as error:
+        os.close(descriptor)
+        raise files.os_error(error, path) from error
     return descriptor

@@ -17,7 +17,7 @@ from prefdata.chunks import ChunkStore, Value
 from prefdata.draws import item_key
 from prefdata.errors import snippet
 from prefdata.generate import prompts_of
-from prefdata.models import context_of, load_model, revision_of
+from prefdata.models import context_of, load_model
 from prefdata.parts import policy_beside, reference
 from prefdata.run import Frames, Job
 from prefdata.settings import ReferenceSettings
@@ -111,7 +111,7 @@ def run(job: Job) -> None:
     own, score = reference(job.settings, job.unit), job.settings.score
     path = job.run.model_path(own.model)
     scorer = Scorer(path, own, score.dtype, score.batch_tokens)
-    common = (revision_of(path, own.revision), score.dtype, own.template, own.end, own.max_tokens)
+    common = (job.run.revision(own.model, own.revision), score.dtype, own.template, own.end, own.max_tokens)
     policy = _policy(job, own)
     if policy is not None:
         _ = policy.limit, policy.encoder  # what cannot serve is refused before any work

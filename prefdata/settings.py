@@ -4,6 +4,7 @@ Defaults live in these classes only. The `train:` section's runs are validated b
 imports `prefdata` and never the reverse.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -271,9 +272,8 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _keys(self) -> "TrainSettings":
         for key in self.runs:
-            parts = key.split("/")
-            if len(parts) != 2 or not all(p.replace("_", "").replace("-", "").isalnum() for p in parts):
-                raise ValueError(f"{key!r} is not <objective>/<variant>")
+            if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}/[a-z0-9][a-z0-9_-]{0,63}", key, re.ASCII):
+                raise ValueError(f"{key!r} is not <objective>/<variant> in small letters, digits, - and _")
         return self
 
 

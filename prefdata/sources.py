@@ -9,14 +9,16 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO
 
 from prefdata import readers, rows, tables
 from prefdata.draws import hex_id, uniform
 from prefdata.errors import DataError, snippet
+from prefdata.files import writing
 from prefdata.progress import Progress
 from prefdata.reasons import BAD_ROWS
 from prefdata.rows import Fields, Limits, Record
@@ -26,6 +28,7 @@ from prefdata.shapes import COMMON_FIELDS, SHAPES
 from prefdata.toy.make import source_path
 
 STAGE_VERSION = 2
+HELD_OUT = ("test", "validation")
 MIN_BUCKETS = 128
 """Memory is that of one bucket: 1/128 of the input, or of a shard where there are more shards than that."""
 
@@ -52,19 +55,38 @@ def run(job: Job) -> None:
 
 def _spool(job: Job, places: list[list[Path]], spool: Path, per_shard: int, counts: Counter[str]) -> None:
     """Append every parsed row to its bucket's file as one line."""
-    spool.mkdir(parents=True)
-    with ExitStack() as stack, Progress("sources", None) as progress:
-        files: dict[int, TextIO] = {}
+    with Spool(spool) as spooled, Progress("sources", None) as progress:
         for order, (source, paths) in enumerate(zip(job.settings.sources.sources, places, strict=True)):
             seen: dict[str, str] = {}
             for where, row in readers.rows(source, paths):
                 line = {"order": order, **_line(job.settings.sources, source, row, where, seen)}
                 _count(counts, line)
                 bucket = _bucket(line, per_shard, job.settings.num_shards)
-                if bucket not in files:
-                    files[bucket] = stack.enter_context((spool / str(bucket)).open("w", encoding="utf-8"))
-                files[bucket].write(json.dumps(line, ensure_ascii=True) + "\n")
+                spooled.write(bucket, json.dumps(line, ensure_ascii=True) + "\n")
                 progress.advance()
+
+
+class Spool:
+    """One text file a bucket; errors of the disk name the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._files = folder, dict[int, TextIO]()
+
+    def __enter__(self) -> "Spool":
+        with writing(self.folder):
+            self.folder.mkdir(parents=True)
+        return self
+
+    def write(self, bucket: int, line: str) -> None:
+        with writing(self.folder):
+            if bucket not in self._files:
+                self._files[bucket] = (self.folder / str(bucket)).open("w", encoding="utf-8")
+            self._files[bucket].write(line)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with ExitStack() as closing, writing(self.folder) if kind is None else suppress(OSError):
+            for file in self._files.values():
+                closing.callback(file.close)
 
 
 def _line(settings: SourcesSettings, source: SourceSettings, row: Record, where: str, seen: dict[str, str]) -> Record:
@@ -156,10 +178,14 @@ def resolve(lines: Iterable[Record], sources: list[SourceSettings], seed: int) -
     """One bucket: one prompt with all its candidates for each prompt_id, the other rows recorded as drops of scope row."""
     drops: list[Record] = []
     owned: dict[str, list[Record]] = {}
-    for line in sorted(lines, key=lambda r: (r["order"], r["row_hash"])):
+    held: dict[str, str] = {}
+    for line in sorted(lines, key=lambda r: (r["order"], _held(r["prompt"]), r["row_hash"])):
         if line["prompt"] is None:
             drops += line["drops"]
             continue
+        if _held(line["prompt"]) < len(HELD_OUT):  # a prompt that any row holds out is held out, whoever owns it
+            own = HELD_OUT[_held(line["prompt"])]
+            held[line["prompt"]["prompt_id"]] = min(own, held.get(line["prompt"]["prompt_id"], own), key=HELD_OUT.index)
         group = owned.setdefault(line["prompt"]["prompt_id"], [])
         same = not group or group[0]["order"] == line["order"]
         if not group or (same and SHAPES[sources[line["order"]].format].grouped):
@@ -167,11 +193,20 @@ def resolve(lines: Iterable[Record], sources: list[SourceSettings], seed: int) -
         else:
             drops.append(_drop(line["prompt"], "duplicate_prompt" if same else "other_source"))
     made = [_prompt(group, sources[group[0]["order"]], seed) for group in owned.values()]
+    for one in made:
+        if one.prompt and one.prompt["prompt_id"] in held:
+            one.prompt["source_split"] = held[one.prompt["prompt_id"]]
     return {
         "prompts": tables.frame("prompts", [m.prompt for m in made if m.prompt]),
         "candidates": tables.frame("candidates", [c for m in made for c in m.candidates]),
         "drops": tables.frame("drops", drops + [d for m in made for d in m.drops]),
     }
+
+
+def _held(prompt: Mapping[str, Any] | None) -> int:
+    """Place among the held-out splits; rows for training come after them."""
+    split = prompt["source_split"] if prompt else None
+    return HELD_OUT.index(split) if split in HELD_OUT else len(HELD_OUT)
 
 
 def _prompt(group: list[Record], source: SourceSettings, seed: int) -> rows.Parsed:

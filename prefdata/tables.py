@@ -9,6 +9,7 @@ import polars as pl
 from prefdata.errors import DataError, snippet
 
 SPLITS = ("sft", "train", "validation", "test")
+AGAIN = "delete the file and run its stage again"
 ROLES = ("system", "user", "assistant", "tool")
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
@@ -204,7 +205,7 @@ def require(frame: pl.DataFrame, table: Table, where: str = "rows") -> pl.DataFr
     missing = [c for c in table.columns if c not in frame.columns and c not in table.nullable]
     unknown = [c for c in frame.columns if c not in table.columns]
     if missing or unknown:
-        raise DataError(f"not a {table.name} table: missing {missing}, unknown {unknown}", where)
+        raise DataError(f"not a {table.name} table: missing {missing}, unknown {unknown}", where, AGAIN)
     columns = []
     for name, dtype in table.schema.items():
         if name not in frame.columns:  # a file from before a nullable column was added
@@ -215,7 +216,7 @@ def require(frame: pl.DataFrame, table: Table, where: str = "rows") -> pl.DataFr
             column = _as_enum(column, dtype, table, where)
         if name not in table.nullable and column.null_count():
             row = int(column.is_null().arg_max() or 0)
-            raise DataError(f"null in a column of {table.name} that has none", f"{where}:{row}:{name}")
+            raise DataError(f"null in a column of {table.name} that has none", f"{where}:{row}:{name}", AGAIN)
         columns.append(column)
     checked = pl.DataFrame(columns)
     _require_ids(checked, table, where)
@@ -227,12 +228,12 @@ def _as_enum(column: pl.Series, dtype: pl.DataType, table: Table, where: str) ->
         return column.cast(dtype)
     if not isinstance(dtype, pl.Enum) or column.dtype != pl.String:
         if not _holds_enum(dtype) or _relaxed(dtype) != _relaxed(column.dtype):
-            raise DataError(f"{column.dtype} where {table.name} has {dtype}", f"{where}:*:{column.name}")
+            raise DataError(f"{column.dtype} where {table.name} has {dtype}", f"{where}:*:{column.name}", AGAIN)
         return column.cast(dtype)
     bad = ~column.is_in(list(dtype.categories)) & column.is_not_null()
     if bad.any():
         row = int(bad.arg_max() or 0)
-        raise DataError(f"{snippet(column[row])} is none of {list(dtype.categories)}", f"{where}:{row}:{column.name}")
+        raise DataError(f"{snippet(column[row])} is none of {list(dtype.categories)}", f"{where}:{row}:{column.name}", AGAIN)
     return column.cast(dtype)
 
 
@@ -267,7 +268,7 @@ def _require_ids(frame: pl.DataFrame, table: Table, where: str) -> None:
             bad = ~frame[name].str.contains(r"^[0-9a-f]{16}$")
             if bad.any():  # null is neither
                 row = int(bad.arg_max() or 0)
-                raise DataError(f"{snippet(frame[name][row])} is not 16 hex digits", f"{where}:{row}:{name}")
+                raise DataError(f"{snippet(frame[name][row])} is not 16 hex digits", f"{where}:{row}:{name}", AGAIN)
 
 
 def _require_sorted(frame: pl.DataFrame, table: Table, where: str) -> pl.DataFrame:
@@ -275,7 +276,7 @@ def _require_sorted(frame: pl.DataFrame, table: Table, where: str) -> pl.DataFra
     ordered = keys.cast({n: pl.String for n, d in keys.schema.items() if isinstance(d, pl.Enum)})
     if table.unique and (double := ordered.is_duplicated()).any():
         row = int(double.arg_max() or 0)
-        raise DataError(f"two rows with the key {ordered.row(row)} in {table.name}", f"{where}:{row}")
+        raise DataError(f"two rows with the key {ordered.row(row)} in {table.name}", f"{where}:{row}", AGAIN)
     if not ordered.equals(ordered.sort(table.key, nulls_last=False)):
         raise DataError(f"rows of {table.name} are not sorted by {table.key}", where, "sort them with tables.ordered")
     return frame

@@ -10,6 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from prefdata import files
 from prefdata.errors import PublishError
 
@@ -69,8 +72,16 @@ class Folder:
         manifest, card = (self._text(name) for name in (MANIFEST, CARD))
         listed = {} if manifest is None else parse_manifest(manifest, str(self.path / MANIFEST))
         found = [str(p.relative_to(self.path)) for p in self.path.glob("data/*/*.parquet") if not p.name.startswith(".")]
-        present = {name: listed.get(name, "unlisted") for name in found if OURS.fullmatch(name)}
+        present = {n: listed.get(n, "unlisted") if self._whole(n) else "damaged" for n in found if OURS.fullmatch(n)}
         return Head(None if manifest is None else "folder", present, card)
+
+    def _whole(self, name: str) -> bool:
+        """Whether a file ends as Parquet does; the manifest's word alone does not tell."""
+        try:
+            pq.read_metadata(self.path / name)
+        except (pa.ArrowException, OSError):
+            return False
+        return True
 
     def _text(self, name: str) -> str | None:
         path = self.path / name

@@ -73,6 +73,10 @@ class Encoder:
         bos = self.tokenizer.bos_token_id
         if bos is not None and prompt.count(int(bos)) > 1 and prompt[:2] == [bos, bos]:
             raise ConfigError("the chat template writes the bos token twice", self.where, "correct its chat_template")
+        generated, bare = (self._render(asked, generation=g) for g in (True, False))
+        header = generated.removeprefix(bare) if generated.startswith(bare) else ""
+        if self.end_id in self._with_specials(header):
+            raise ConfigError("the chat template ends the answer before it begins", self.where, "correct its chat_template")
         whole = self._render([*asked, {"role": "assistant", "content": mark}], generation=False)
         inside = whole.removeprefix(self._render(asked, generation=True)).partition(mark)[0]
         if inside != whole.partition(mark)[0] and self.end_id in self._with_specials(inside):
@@ -119,7 +123,11 @@ class Encoder:
             )
         except Exception as error:  # a template is a program of the model's author: whatever it raises is its word
             roles = [m["role"] for m in messages]
-            raise DataError(f"the chat template refuses a prompt with the roles {roles}: {error}", self.where) from error
+            raise DataError(
+                f"the chat template refuses a prompt with the roles {roles}: {error}",
+                self.where,
+                "set template: plain, or drop it",
+            ) from error
         return cast(str, text)
 
     def _with_specials(self, text: str) -> list[int]:
@@ -179,9 +187,9 @@ def load_encoder(path: str, revision: str | None = None, template: Template = "c
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"no tokenizer ({str(error).splitlines()[0]})", path) from error
+        raise ConfigError(f"no tokenizer ({str(error).splitlines()[0]})", path, "correct the model's path or id") from error
     if not tokenizer.is_fast:
-        raise ConfigError("only fast tokenizers (tokenizer.json) are supported", path)
+        raise ConfigError("only fast tokenizers (tokenizer.json) are supported", path, "convert the tokenizer")
     encoder = Encoder(tokenizer, template, end, path)
     encoder.require_sound()
     return encoder

@@ -4,18 +4,21 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prefdata import files, readers, recipe, report
 from prefdata.errors import PrefdataError
+from prefdata.models import require_place
 from prefdata.progress import RUN_PID
 from prefdata.run import Run, take_lock
 from prefdata.settings import Settings
 from prefdata.toy.make import source_path
 
 _held: list[int] = []
+_started: list[float] = []
 
 
 def load(config: dict[str, Any], validate_training: Callable[[Settings], object]) -> Run:
@@ -42,12 +45,51 @@ def begin(run: Run) -> None:
 
     The descriptor is not inherited, so an orphan job does not hold the run; jobs die with us (PREFDATA_RUN_PID).
     """
+    if problems := preflight(run):
+        sys.exit("\n".join(f"error: {p}" for p in problems))
+    _started.append(time.time())
     run.root.mkdir(parents=True, exist_ok=True)
     try:
         _held.append(take_lock(run.root / ".run", wait_s=0))
     except PrefdataError as error:
         sys.exit(f"error: another run works here: {error}")
     files.atomic_text(settings_path(run), json.dumps(run.settings.model_dump(mode="json"), indent=1, sort_keys=True))
+
+
+def preflight(run: Run) -> list[str]:
+    """What would stop the run later and can be known now: files, model folders, a token. One line each."""
+    problems = []
+    for source in run.settings.sources.sources:
+        try:
+            missing = [p for p in readers.files_of(source, source_path(run.root)) if not p.exists()]
+            problems += [f"{p}: no such file; correct sources.sources ({source.name}).path" for p in missing]
+        except PrefdataError as error:
+            problems.append(str(error))
+    models = [r.model for r in run.settings.score.references] + [m.model for m in run.settings.generate.models]
+    for ref in dict.fromkeys(models):
+        if not ref.startswith(("run:", "toy:")):
+            try:
+                require_place(run.model_path(ref))
+            except PrefdataError as error:
+                problems.append(str(error))
+    if run.settings.publish.repo_id is not None and not has_token():
+        problems.append(f"{run.settings.publish.repo_id}: no token to publish with; set HF_TOKEN, or leave publish.repo_id out")
+    return [p for p in problems if str(source_path(run.root)) not in p]
+
+
+def has_token() -> bool:
+    """Whether the Hub's client would find a token."""
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
+def failed(run: Run) -> None:
+    """After a failure: the errors of the jobs again, as the last lines."""
+    logs = [p for p in (run.root / "logs").rglob("*.log") if p.stat().st_mtime >= _started[-1]] if _started else []
+    lines = [line for p in sorted(logs) for line in p.read_text(encoding="utf-8", errors="replace").splitlines()]
+    for line in dict.fromkeys(line for line in lines if line.startswith("error: ")):
+        print(line, file=sys.stderr)
 
 
 def finish(run: Run) -> None:

@@ -13,7 +13,7 @@ import torch
 from prefdata import files, logprob
 from prefdata.draws import hash64, hex_id
 from prefdata.errors import ConfigError, DataError, EngineError
-from prefdata.models import RECEIPT, content_revision, context, device, load_model, revision_of
+from prefdata.models import RECEIPT, content_revision, context, device, load_model
 from prefdata.parts import Part
 from prefdata.progress import Progress
 from prefdata.run import Run
@@ -129,18 +129,16 @@ def policy(run: Run, settings: RunSettings, seed: int, frame: pl.DataFrame) -> t
         raise ConfigError("no model to start from", "train.runs", "give model, init, or score.references")
     path = run.model_path(settings.model)
     encoder = load_encoder(path, settings.revision, template, end)
-    return load_model(path, settings.revision), encoder, revision_of(path, settings.revision)
+    return load_model(path, settings.revision), encoder, run.revision(settings.model, settings.revision)
 
 
-def _fresh_encoder(
-    run: Run, init: InitSettings, template: Template, end: End, frame: pl.DataFrame
-) -> tuple[Encoder, str]:
+def _fresh_encoder(run: Run, init: InitSettings, template: Template, end: End, frame: pl.DataFrame) -> tuple[Encoder, str]:
     """The tokenizer of a fresh model and what identifies it; one trained here is a function of the run's set."""
     if init.tokenizer is None:
         made = bpe.train(bpe.texts(frame), init.vocab_size or 0, init.context)
         return Encoder(made, template, end, f"a BPE of {init.vocab_size}"), files.content_hash(frame)
     path = run.model_path(init.tokenizer)
-    return load_encoder(path, init.revision, template, end), revision_of(path, init.revision)
+    return load_encoder(path, init.revision, template, end), run.revision(init.tokenizer, init.revision)
 
 
 def fresh(settings: RunSettings, encoder: Encoder, seed: int) -> Any:

@@ -136,7 +136,7 @@ def resolve(settings: Settings, name: str, where: str = "settings") -> RunSettin
     try:
         run = RunSettings.model_validate(settings.train.runs[name])
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(error, RunSettings, key))) from error
+        raise ConfigError(explain(error, RunSettings, key)) from error
     filled = _fill(settings, run, objective, key)
     _check(settings, filled, objective, key)
     return filled
@@ -178,7 +178,7 @@ def _check(settings: Settings, run: RunSettings, objective: str, key: str) -> No
     if run.references.weight_order == "repo" and len(references) != 2:
         problems.append(f"{key}: references.weight_order: repo is defined for two references, not {len(references)}")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(problems)
 
 
 def validate(settings: Settings, where: str = "settings") -> dict[str, RunSettings]:
@@ -188,7 +188,7 @@ def validate(settings: Settings, where: str = "settings") -> dict[str, RunSettin
         try:
             runs[name] = resolve(settings, name, where)
         except ConfigError as error:
-            problems.append(str(error))
+            problems += str(error).splitlines()
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(problems)
     return runs

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from prefdata.errors import DataError, snippet
-from prefdata.rows import Answer, Fields, Message, Shape, Shaped, as_rank, prompt_messages
+from prefdata.rows import Answer, Fields, Message, Shape, Shaped, as_rank, finite, prompt_messages
 
 _MARK = re.compile(r"\n\n(Human|Assistant):")
 
@@ -51,8 +51,9 @@ def turns(text: str) -> list[Message] | None:
 
 def _require_count(row: Fields, count: int) -> None:
     for name in ("num_responses", "num_response"):
-        if isinstance(row.row.get(name), int) and row.row[name] != count:
-            raise DataError(f"says {row.row[name]}, but there are {count} answers", f"{row.where}:{name}", "correct the row")
+        if row.row.get(name) is not None and finite(row.row[name], f"{row.where}:{name}") != count:
+            what = f"says {row.row[name]}, but there are {count} answers"
+            raise DataError(what, f"{row.where}:{name}", "correct the row")
 
 
 def _rank(row: Fields, answer: Fields) -> float | None:

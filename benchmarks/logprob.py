@@ -1,0 +1,163 @@
+"""Scoring speed: the score stage's shared-prefix log-probs against the best plain rows, side by side.
+
+The peer is what a good engineer writes without a shared prefix: rows of prompt + completion sorted by length, padded on
+the right without a mask (causal attention needs none, and then skips half its work), hidden states gathered at the real
+completion tokens only, one head and one fused log-softmax over those. Both get the same model, dtype, threads and
+tokens per batch (BATCH_TOKENS is where the peer is fastest here). Ours is the stage's own Scorer, tokenising included;
+the peer starts from ids.
+
+python benchmarks/logprob.py >> benchmarks/results/logprob.jsonl && python benchmarks/render.py
+"""
+
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from figures import line
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from prefdata.score import Item, Scorer
+from prefdata.settings import ReferenceSettings
+
+SHAPES = {(8, 192, 96): 2.0, (4, 192, 96): 1.7, (8, 64, 192): 1.15}
+"""(candidates a prompt, prompt tokens, completion tokens): the speed-up to reach."""
+PROMPTS = 24
+VOCABULARY = 4096
+BATCH_TOKENS = 2048
+THREADS = 2
+ROUNDS = 5
+Group = tuple[list[int], list[list[int]]]
+"""Ids of a prompt and of its candidates."""
+
+
+def write_model(folder: str) -> None:
+    """A random fp32 Llama of 9 million parameters and a tokenizer with one token a word, so that texts have any length."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=320,
+        intermediate_size=864,
+        num_hidden_layers=6,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        head_dim=64,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0").save_pretrained(folder)
+
+
+def groups(count: int, prompt: int, completion: int) -> list[Group]:
+    """Random ids whose lengths vary by a quarter to either side, as real ones do at least."""
+    draw = random.Random(f"{count} {prompt} {completion}")
+
+    def ids(about: int) -> list[int]:
+        return [draw.randrange(3, VOCABULARY) for _ in range(draw.randint(about * 3 // 4, about * 5 // 4))]
+
+    return [(ids(prompt), [ids(completion) for _ in range(count)]) for _ in range(PROMPTS)]
+
+
+def items(data: Sequence[Group]) -> list[Item]:
+    """The same as the stage gets it."""
+
+    def text(ids: list[int]) -> str:
+        return " ".join(f"w{i}" for i in ids)
+
+    prompts = [
+        {
+            "prompt_id": f"{number:016x}",
+            "messages": [{"role": "user", "content": text(ids)}],
+            "tools": None,
+            "template_kwargs": None,
+        }
+        for number, (ids, _) in enumerate(data)
+    ]
+    return [
+        Item(prompt, {"candidate_id": f"{number:016x}", "response": text(ids), "finish": "stop"})
+        for prompt, (_, completions) in zip(prompts, data, strict=True)
+        for number, ids in enumerate(completions)
+    ]
+
+
+def plain_rows(model: Any, data: Sequence[Group]) -> list[float]:
+    """The peer: the sum of every completion's log-probs, in order."""
+    flat = [(prompt, completion) for prompt, completions in data for completion in completions]
+    lengths = [len(p) + len(c) for p, c in flat]
+    sums = [0.0] * len(flat)
+    for batch in sorted_batches(lengths):
+        longest = max(lengths[k] for k in batch)
+        ids = torch.tensor([[*flat[k][0], *flat[k][1], *[0] * (longest - lengths[k])] for k in batch])
+        hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+        places = torch.arange(longest - 1)
+        starts, stops = (torch.tensor(v).unsqueeze(1) for v in zip(*[(len(flat[k][0]) - 1, lengths[k] - 1) for k in batch]))
+        scored = (places >= starts) & (places < stops)
+        logps = -cross_entropy(model.lm_head(hidden[scored]), ids[:, 1:][scored], reduction="none")
+        for k, some in zip(batch, torch.split(logps.double(), [len(flat[k][1]) for k in batch]), strict=True):
+            sums[k] = float(some.sum())
+    return sums
+
+
+def sorted_batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of like length together, padded to at most BATCH_TOKENS."""
+    batches: list[list[int]] = []
+    for k in sorted(range(len(lengths)), key=lambda k: lengths[k]):
+        if batches and (len(batches[-1]) + 1) * lengths[k] <= BATCH_TOKENS:
+            batches[-1].append(k)
+        else:
+            batches.append([k])
+    return batches
+
+
+def interleaved(calls: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+    """Seconds of each call in ROUNDS rounds that take turns, after one that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(ROUNDS + 1):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if round_:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def measure(folder: str, shape: tuple[int, int, int]) -> float:
+    """Print the figures of one shape; the largest difference of a candidate's log-prob per token."""
+    count, prompt, completion = shape
+    label = f"n{count}_p{prompt}_c{completion}"
+    data = groups(*shape)
+    asked = items(data)
+    settings = ReferenceSettings(name="random", model=folder, template="plain", end="none")
+    scorer = Scorer(folder, settings, "float32", BATCH_TOKENS)
+    seconds = interleaved({"ours": lambda: scorer.values(asked), "peer": lambda: plain_rows(scorer.model, data)})
+    tokens = sum(len(c) for _, completions in data for c in completions)
+    for name, taken in seconds.items():
+        line(f"score_tokens_per_s_{label}_{name}", tokens / median(taken), "completion tokens/s", "")
+    paired = sorted(peer / ours for ours, peer in zip(seconds["ours"], seconds["peer"], strict=True))
+    line(f"score_speedup_{label}", median(seconds["peer"]) / median(seconds["ours"]), "x plain rows", f">= {SHAPES[shape]}")
+    spread = {name: f"{min(taken):.2f}..{max(taken):.2f} s" for name, taken in seconds.items()}
+    print(f"{label}: {spread}, ratio round by round {paired[0]:.2f}..{paired[-1]:.2f}", file=sys.stderr, flush=True)
+    ours, exact = scorer.values(asked), plain_rows(scorer.model, data)
+    return max(abs(v["logp"] - e) / v["num_tokens"] for v, e in zip(ours, exact, strict=True))
+
+
+def main() -> None:
+    torch.set_num_threads(THREADS)
+    print(f"{THREADS} threads, batches of {BATCH_TOKENS} tokens, {PROMPTS} prompts, {ROUNDS} rounds", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        write_model(folder)
+        worst = max(measure(folder, shape) for shape in SHAPES)
+    line("score_max_diff_per_token", worst, "nats", "<= 1e-4")
+
+
+if __name__ == "__main__":
+    main()
