@@ -5,11 +5,13 @@ length. The last prompt token predicts the first token of every candidate. Shape
 (left-padded), N candidates, C completion tokens (right-padded), V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Ids = Sequence[Sequence[int]]
@@ -97,9 +99,40 @@ def token_logps(model: Any, shared: Prefix, owner: Sequence[int], completions: I
     if ids.shape[1] == 0:
         return torch.zeros(len(completions), 0, device=model.device)
     rows = torch.as_tensor(owner, dtype=torch.int64, device=model.device)
-    first = shared.logits[rows].unsqueeze(1)
-    logits = torch.cat([first, _suffix_logits(model, shared, rows, ids, mask)], 1) if ids.shape[1] > 1 else first
-    return _gather(logits, ids) * mask
+    wide = _wide(shared.logits)
+    first = (wide[rows, ids[:, 0]] - wide.logsumexp(1)[rows]) * mask[:, 0]
+    later = first.new_zeros(ids.shape[0], ids.shape[1] - 1)
+    row, place = _places([len(c) - 1 for c in completions], model.device)
+    if len(row):
+        values = _log_softmax_at(_suffix_logits(model, shared, rows, ids, mask, row, place), ids[row, place + 1])
+        later = later.index_put((row, place), values)
+    return torch.cat([first.unsqueeze(1), later], 1)
+
+
+def _places(lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row and column of every real position of right-padded rows: [K] each, K the sum of the (positive) lengths."""
+    counts = torch.tensor([max(n, 0) for n in lengths], dtype=torch.int64)
+    row = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+    return row.to(device), place.to(device)
+
+
+@contextmanager
+def _head_at(model: Any, row: Tensor, place: Tensor) -> Iterator[None]:
+    """Within: the model's head sees its hidden states at these positions alone, as one row of K, and gives [1, K, V].
+
+    Logits of padding and prompts are the largest tensors of a forward and nobody needs them. The model's own forward
+    still runs to its end, so soft caps and scales of its logits apply.
+    """
+
+    def picked(head: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][row, place].unsqueeze(0), *args[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(picked)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def expand(shared: Prefix, rows: Tensor) -> tuple[Any, Tensor]:
@@ -110,24 +143,67 @@ def expand(shared: Prefix, rows: Tensor) -> tuple[Any, Tensor]:
     return cache, shared.mask[rows]
 
 
-def _suffix_logits(model: Any, shared: Prefix, rows: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """Logits after each completion token but the last: [N, C-1, V]."""
-    cache, prompt_mask = expand(shared, rows)
+def _joined(old: Tensor, rows: Tensor, new: Tensor) -> Tensor:
+    """The rows of `old` [B, heads, P, d], each followed by its `new` [N, heads, C, d]; without graph, in one copy."""
+    if torch.is_grad_enabled():
+        return torch.cat([old.index_select(0, rows), new], 2)
+    made = new.new_empty(new.shape[0], new.shape[1], old.shape[2] + new.shape[2], new.shape[3])
+    torch.index_select(old, 0, rows, out=made[:, :, : old.shape[2]])
+    made[:, :, old.shape[2] :] = new
+    return made
+
+
+def _seen(prompt_mask: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """What each completion token sees, additive: its prompt and the completion up to itself, [N, 1, width, P + width].
+
+    Made once instead of once a layer. Padding on the right needs no mask: nothing real comes after it.
+    """
+    before = prompt_mask.bool()[:, None, None, :].expand(-1, 1, width, -1)
+    own = torch.ones(width, width, dtype=torch.bool, device=prompt_mask.device).tril().expand(len(prompt_mask), 1, -1, -1)
+    hidden = ~torch.cat([before, own], 3)
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)
+
+
+def _borrowed(shared: Prefix, rows: Tensor) -> Any:
+    """A cache for one forward: each layer joins the prefix to its new keys and values when it comes to it, and keeps
+    nothing, where `expand` holds every layer's copy at once."""
+    from transformers import Cache
+    from transformers.cache_utils import DynamicLayer
+
+    class Borrowed(DynamicLayer):  # type: ignore[misc]
+        def __init__(self, keys: Tensor, values: Tensor) -> None:
+            super().__init__()
+            self.keys, self.values, self.is_initialized = keys, values, True
+
+        def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+            k, v = (_joined(old, rows, new) for old, new in ((self.keys, keys), (self.values, values)))
+            return k, v
+
+    return Cache(layers=[Borrowed(keys, values) for keys, values in shared.layers])
+
+
+def _suffix_logits(model: Any, shared: Prefix, rows: Tensor, ids: Tensor, mask: Tensor, row: Tensor, place: Tensor) -> Tensor:
+    """Logits after the completion tokens at (row, place): [K, V]."""
     steps = torch.arange(ids.shape[1] - 1, device=ids.device)
-    out = model(
-        input_ids=ids[:, :-1],
-        attention_mask=torch.cat([prompt_mask, mask[:, :-1]], 1),
-        position_ids=shared.lengths[rows].unsqueeze(1) + steps,
-        past_key_values=cache,
-        use_cache=True,
-    )
-    return torch.as_tensor(out.logits)
+    with _head_at(model, row, place):
+        out = model(
+            input_ids=ids[:, :-1],
+            attention_mask=_seen(shared.mask[rows], ids.shape[1] - 1, shared.logits.dtype),
+            position_ids=shared.lengths[rows].unsqueeze(1) + steps,
+            past_key_values=_borrowed(shared, rows),
+            use_cache=True,
+        )
+    return torch.as_tensor(out.logits)[0]
 
 
-def _gather(logits: Tensor, ids: Tensor) -> Tensor:
-    """log softmax(logits)[ids], in fp32 at least: [N, C]."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return wide.gather(2, ids.unsqueeze(2)).squeeze(2) - wide.logsumexp(2)
+def _wide(logits: Tensor) -> Tensor:
+    """In fp32 at least."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _log_softmax_at(logits: Tensor, ids: Tensor) -> Tensor:
+    """log softmax(logits [K, V])[ids [K]]: [K]; one fused pass over the logits."""
+    return -F.cross_entropy(_wide(logits), ids, reduction="none")
 
 
 def row_logps(model: Any, prompts: Ids, completions: Ids) -> Tensor:
@@ -144,21 +220,42 @@ def row_token_logps(model: Any, prompts: Ids, completions: Ids) -> Tensor:
     if longest == 0:
         return torch.zeros(len(completions), 0, device=model.device)
     ids, mask = pad([[*p, *c] for p, c in zip(prompts, completions, strict=True)], "right", model.device)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    targets, real = pad(completions, "right", model.device)
-    starts = torch.tensor([len(p) - 1 for p in prompts], device=model.device)
-    places = (starts.unsqueeze(1) + torch.arange(longest, device=model.device)).clamp(max=ids.shape[1] - 1)
-    picked = logits.gather(1, places.unsqueeze(2).expand(-1, -1, logits.shape[2]))
-    return _gather(picked, targets) * real
+    row, place = _places([len(c) for c in completions], model.device)
+    inside = place + torch.tensor([len(p) - 1 for p in prompts], device=model.device)[row]
+    with _head_at(model, row, inside):
+        logits = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False).logits[0]
+    values = _log_softmax_at(logits, ids[row, inside + 1])
+    return values.new_zeros(len(completions), longest).index_put((row, place), values)
 
 
-def grouped_logps(model: Any, prompts: Ids, completions: Sequence[Ids]) -> list[Tensor]:
-    """Log-probs of each prompt's completions: one fp64 tensor a prompt. Shares the prefix where the model can."""
+def batches(lengths: Sequence[int], most: int | None) -> list[list[int]]:
+    """Indices of rows, the shortest first, so that a batch's rows times its longest are at most `most` (None: one)."""
+    made: list[list[int]] = []
+    for k in sorted(range(len(lengths)), key=lambda k: lengths[k]):
+        if made and (most is None or (len(made[-1]) + 1) * lengths[k] <= most):
+            made[-1].append(k)
+        else:
+            made.append([k])
+    return made
+
+
+def grouped_logps(model: Any, prompts: Ids, completions: Sequence[Ids], batch_tokens: int | None = None) -> list[Tensor]:
+    """Log-probs of each prompt's completions: one fp64 tensor a prompt. Shares the prefix where the model can.
+
+    The prompts run together; their completions run by length, at most `batch_tokens` tokens (the prompts' share and
+    padding included) at once, whichever prompt they belong to: hardly any padding.
+    """
     owner = [b for b, group in enumerate(completions) for _ in group]
     flat = [c for group in completions for c in group]
-    longest = max((len(prompts[b]) + len(c) for b, c in zip(owner, flat, strict=True)), default=0)
-    if shares_prefix(model, longest):
-        sums = candidate_logps(model, prefix(model, prompts), owner, flat)
+    lengths = [len(prompts[b]) + len(c) for b, c in zip(owner, flat, strict=True)]
+    sums = torch.zeros(len(flat), dtype=torch.float64, device=model.device)
+    if shares_prefix(model, max(lengths, default=0)):
+        shared, width = prefix(model, prompts), max(len(p) for p in prompts)
+        for some in batches([width + len(c) for c in flat], batch_tokens):
+            made = candidate_logps(model, shared, [owner[k] for k in some], [flat[k] for k in some])
+            sums = sums.index_put((torch.tensor(some, device=sums.device),), made)
     else:
-        sums = row_logps(model, [prompts[b] for b in owner], flat)
+        for some in batches(lengths, batch_tokens):
+            made = row_logps(model, [prompts[owner[k]] for k in some], [flat[k] for k in some])
+            sums = sums.index_put((torch.tensor(some, device=sums.device),), made)
     return list(torch.split(sums, [len(group) for group in completions]))

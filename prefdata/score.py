@@ -23,7 +23,7 @@ from prefdata.run import Frames, Job
 from prefdata.settings import ReferenceSettings
 from prefdata.tokens import Encoder, load_encoder
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,12 @@ class Scorer:
         """{"logp", "num_tokens"}, {"too_long": tokens} or {"lossy": decoded text} for each item, in order."""
         prompts = self._prompts(items)
         responses = [i.candidate["response"] for i in items]
-        ids = self.encoder.completions(responses, [i.candidate["finish"] for i in items])
+        contents = self.encoder.contents(responses)
+        ids = self.encoder.ended(contents, [i.candidate["finish"] for i in items])
         lengths = [len(prompts[i.prompt["prompt_id"]]) + len(c) for i, c in zip(items, ids, strict=True)]
         values: list[Value] = [{"too_long": n} for n in lengths]
         fitting = [k for k, n in enumerate(lengths) if n <= self.limit]
-        for k, text in self.encoder.unfaithful([responses[k] for k in fitting]).items():
+        for k, text in self.encoder.unfaithful([contents[k] for k in fitting], [responses[k] for k in fitting]).items():
             values[fitting[k]] = {"lossy": snippet(text)}
         fitting = [k for k in fitting if "lossy" not in values[k]]
         for batch in self._batches(items, prompts, ids, fitting):
@@ -74,27 +75,21 @@ class Scorer:
 
     def _prompts(self, items: Sequence[Item]) -> dict[str, list[int]]:
         unique = {i.prompt["prompt_id"]: i.prompt for i in items}
-        return {k: self.encoder.prompt(p["messages"], p["tools"], p["template_kwargs"]) for k, p in unique.items()}
+        asked = [(p["messages"], p["tools"], p["template_kwargs"]) for p in unique.values()]
+        return dict(zip(unique, self.encoder.prompts(asked), strict=True))
 
     def _batches(
         self, items: Sequence[Item], prompts: dict[str, list[int]], ids: list[list[int]], fitting: list[int]
     ) -> Iterator[list[int]]:
-        """Items of whole prompts, long ones together, at most `batch_tokens` padded completion and prompt tokens."""
+        """Items of whole prompts, those of like length together: at most `batch_tokens` padded prompt tokens."""
+        from prefdata.logprob import batches
+
         groups: dict[str, list[int]] = {}
         for k in fitting:
             groups.setdefault(items[k].prompt["prompt_id"], []).append(k)
-        order = sorted(groups, key=lambda p: (len(prompts[p]), max(len(ids[k]) for k in groups[p]), p))
-        batch: list[int] = []
-        count, longest_prompt, longest = 0, 0, 0
-        for p in order:
-            width = max(len(ids[k]) for k in groups[p])
-            wider, longer = max(longest, width), max(longest_prompt, len(prompts[p]))
-            if batch and (count + 1) * longer + (len(batch) + len(groups[p])) * (wider + longer) > self.batch_tokens:
-                yield batch
-                batch, count, wider, longer = [], 0, width, len(prompts[p])
-            batch, count, longest, longest_prompt = batch + groups[p], count + 1, wider, longer
-        if batch:
-            yield batch
+        order = sorted(groups, key=lambda p: (len(prompts[p]), p))
+        for some in batches([len(prompts[p]) for p in order], self.batch_tokens):
+            yield [k for i in some for k in groups[order[i]]]
 
     def _sums(self, prompts: list[list[int]], groups: list[list[int]], ids: list[list[int]]) -> list[list[float]]:
         import torch
@@ -102,7 +97,7 @@ class Scorer:
         from prefdata.logprob import grouped_logps
 
         with torch.no_grad():
-            sums = grouped_logps(self.model, prompts, [[ids[k] for k in g] for g in groups])
+            sums = grouped_logps(self.model, prompts, [[ids[k] for k in g] for g in groups], self.batch_tokens)
         return [s.tolist() for s in sums]
 
 

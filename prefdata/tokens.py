@@ -17,6 +17,8 @@ from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError
 
 Message = dict[str, str]
+Asked = tuple[Sequence[Message], str | None, str | None]
+"""A prompt: messages, and its JSON columns tools and template_kwargs."""
 Template = Literal["chat", "plain"]
 End = Literal["eos", "none"]
 TEMPLATE_DATE = datetime(2026, 1, 1)
@@ -38,9 +40,31 @@ class Encoder:
         return frozenset(added | {int(i) for i in self.tokenizer.all_special_ids})
 
     @cached_property
-    def _control_texts(self) -> tuple[str, ...]:
+    def _controls(self) -> re.Pattern[str]:
+        """The texts of special and added tokens; without any, a pattern that nothing matches."""
         added = self.tokenizer.added_tokens_decoder.values()
-        return tuple({str(t) for t in self.tokenizer.all_special_tokens} | {str(t.content) for t in added})
+        texts = {str(t) for t in self.tokenizer.all_special_tokens} | {str(t.content) for t in added}
+        return re.compile("|".join(sorted(map(re.escape, texts))) or r"(?!)")
+
+    @cached_property
+    def _special(self) -> Any:
+        """The backend that reads control-token text as control tokens; a copy, so that no other user's padding, length
+        limit or treatment of specials reaches ours."""
+        return self._copy(encode_special_tokens=False)
+
+    @cached_property
+    def _plain(self) -> Any:
+        """The backend to which every text is plain."""
+        return self._copy(encode_special_tokens=True)
+
+    def _copy(self, encode_special_tokens: bool) -> Any:
+        from tokenizers import Tokenizer
+
+        backend = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
+        backend.no_padding()
+        backend.no_truncation()
+        backend.encode_special_tokens = encode_special_tokens
+        return backend
 
     @cached_property
     def end_id(self) -> int | None:
@@ -92,13 +116,26 @@ class Encoder:
 
     def prompt(self, messages: Sequence[Message], tools: str | None = None, kwargs: str | None = None) -> list[int]:
         """Ids of a prompt, ready for an answer. `tools` and `kwargs` are the prompt's JSON columns."""
+        return self.prompts([(messages, tools, kwargs)])[0]
+
+    def prompts(self, asked: Sequence[Asked]) -> list[list[int]]:
+        """`prompt` of each (messages, tools, kwargs), encoded together."""
         if self.template == "plain":
             bos = [] if self.tokenizer.bos_token_id is None else [int(self.tokenizer.bos_token_id)]
-            return bos + self._content("".join(m["content"] for m in messages))
-        extra = {"tools": json.loads(tools) if tools else None, **(json.loads(kwargs) if kwargs else {})}
-        if not any(text in m["content"] for m in messages for text in self._control_texts):
-            return self._with_specials(self._render(messages, generation=True, **extra))
-        return self._fenced(messages, extra)
+            return [bos + ids for ids in self.contents(["".join(m["content"] for m in messages) for messages, _, _ in asked])]
+        extras = [
+            {"tools": json.loads(tools) if tools else None, **(json.loads(kwargs) if kwargs else {})}
+            for _, tools, kwargs in asked
+        ]
+        fenced = {
+            i: self._fenced(messages, extra)
+            for i, ((messages, _, _), extra) in enumerate(zip(asked, extras, strict=True))
+            if any(self._controls.search(m["content"]) for m in messages)
+        }
+        open_ = [i for i in range(len(asked)) if i not in fenced]
+        texts = [self._render(asked[i][0], generation=True, **extras[i]) for i in open_]
+        encoded = dict(zip(open_, _encode(self._special, texts), strict=True))
+        return [fenced[i] if i in fenced else encoded[i] for i in range(len(asked))]
 
     def _fenced(self, messages: Sequence[Message], extra: dict[str, Any]) -> list[int]:
         """Template pieces encoded with specials, contents without: control-token text in a content stays text."""
@@ -131,35 +168,38 @@ class Encoder:
         return cast(str, text)
 
     def _with_specials(self, text: str) -> list[int]:
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)
-        return cast(list[int], encoded["input_ids"])
+        return _encode(self._special, [text])[0]
 
     def _content(self, text: str) -> list[int]:
         return self.contents([text])[0]
 
     def contents(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of plain texts: no special token, whatever the texts say. Batched."""
-        if not texts:
-            return []
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
-        return cast(list[list[int]], encoded["input_ids"])
+        return _encode(self._plain, texts)
 
     def completions(self, responses: Sequence[str], finishes: Sequence[str]) -> list[list[int]]:
         """Ids of answers; an answer cut by the length limit (finish = length) gets no end id."""
-        ids = self.contents(responses)
-        if self.end_id is None:
-            return ids
-        return [i if f == "length" else [*i, self.end_id] for i, f in zip(ids, finishes, strict=True)]
+        return self.ended(self.contents(responses), finishes)
 
-    def unfaithful(self, responses: Sequence[str]) -> dict[int, str]:
+    def ended(self, contents: Sequence[list[int]], finishes: Sequence[str]) -> list[list[int]]:
+        """The ids of answers with the end id, where they ended by themselves."""
+        if self.end_id is None:
+            return list(contents)
+        return [i if f == "length" else [*i, self.end_id] for i, f in zip(contents, finishes, strict=True)]
+
+    def unfaithful(self, contents: Sequence[list[int]], responses: Sequence[str]) -> dict[int, str]:
         """Places of the answers that their own ids do not give back, with what they give instead."""
-        ids = self.contents(responses)
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        texts = self._plain.decode_batch(list(contents), skip_special_tokens=False)
         return {k: text for k, (text, given) in enumerate(zip(texts, responses, strict=True)) if text != given}
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of completion ids without their end id."""
         return cast(str, self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _encode(backend: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of texts as they are: no token added, nothing padded or cut."""
+    return [e.ids for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def _fixed_date(pattern: str) -> str:

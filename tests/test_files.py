@@ -173,3 +173,16 @@ def test_prompt_reader_gives_every_row_once_in_ranges(tmp_path: Path) -> None:
     got = [reader.until(ids[i]) for i in (0, 0, 49, 99)] + [reader.until("f" * 16)]
     assert [g.height for g in got] == [1, 0, 49, 50, 1]
     assert pl.concat(got).equals(frame)
+
+
+def test_a_changed_manifest_is_refused(tmp_path: Path) -> None:
+    """A Parquet footer has no checksum; the manifest in it has its own."""
+    path = tmp_path / "t.parquet"
+    files.write_table(path, "drops", tables.TABLES["drops"].empty(), {"stage": "s", "slice": {"seed": 1}})
+    assert files.manifest(path)["slice"] == {"seed": 1}
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'{"seed": 1}', b'{"seed": 2}'))
+    assert path.read_bytes() != data
+    for read in (files.manifest, lambda p: files.read_table(p, "drops")):
+        with pytest.raises(DataError, match="its manifest was changed"):
+            read(path)

@@ -265,3 +265,17 @@ def test_a_lone_demonstration_is_its_sources_first() -> None:
     row = nectar()
     row["answers"] = [{"answer": "ab", "model": "m"}]
     assert parse(row).candidates[0]["source_rank"] == 1.0
+
+
+def test_a_prompt_that_any_row_holds_out_is_held_out(make_run, write_rows) -> None:
+    """Whatever the order of the rows and whoever owns it: a test prompt is never trained on through its twin."""
+    twins = [nectar("Sba", split="train"), nectar("Sba", (("x", 1), ("y", 2)), split="test")]
+    for rows_ in (twins, twins[::-1]):
+        made = read(make_run, write_rows(rows_))
+        assert made["prompts"]["source_split"].to_list() == ["test"]
+        assert set(made["candidates"]["response"]) == {"x", "y"}
+    paths = [write_rows([row], f"{i}.jsonl") for i, row in enumerate(twins)]
+    run = make_run(sources={"sources": [{"name": f"s{i}", "path": p} for i, p in enumerate(paths)]})
+    run_stages(run, "sources")
+    prompts = files.read_table(Path(run.outputs("sources")[0]), "prompts")
+    assert prompts.select("source", "source_split").rows() == [("s0@local", "test")]

@@ -36,12 +36,14 @@ def examples(frame: pl.DataFrame, encoder: Encoder, origins: Sequence[str], refe
     Rows whose pool is empty are kept (plain SFT needs none). Raises DataError where log-probs of a reference lack.
     """
     made = []
-    for row in frame.to_dicts():
+    rows = frame.to_dicts()
+    prompts = encoder.prompts([(r["prompt"], r["tools"], r["template_kwargs"]) for r in rows])
+    for row, prompt in zip(rows, prompts, strict=True):
         kept = [c for c in row["candidates"] if c["role"] == "chosen" or (c["role"] == "rejected" and c["origin"] in origins)]
         made.append(
             Example(
                 row["prompt_id"],
-                encoder.prompt(row["prompt"], row["tools"], row["template_kwargs"]),
+                prompt,
                 encoder.completions([c["response"] for c in kept], [c["finish"] for c in kept]),
                 [c["candidate_id"] for c in kept],
                 [c["origin"] for c in kept],

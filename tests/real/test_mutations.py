@@ -9,7 +9,29 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.real
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[
+    2(  # sources, duplicates, figures
+        "prefdata/rows.py", "1.0 + order.index(s)", "1.0 + len(order) - order.index(s)", "test_shapes.py"
+    ),
+    ("prefdata/rows.py", 'None if "dropped" in c else c["source_score"]', 'c["source_score"]', "test_shapes.py"),
+    ("prefdata/shapes/ultrafeedback.py", "average <= 4", "average <= 2", "test_shapes.py"),
+    ("prefdata/sources.py", "if one.prompt and one.prompt", "if False and one.prompt", "test_sources.py"),
+    ("prefdata/dedup.py", ">= threshold", "> 0", "test_dedup.py"),
+    ("prefdata/dedup.py", '"test": 0, "validation": 1}, default=2', '"test": 2, "validation": 1}, default=0', "test_dedup.py"),
+    ("prefdata/decontaminate.py", '("sft", "train")', '("train",)', "test_dedup.py"),
+    ("prefdata/decontaminate.py", "len(listed) >= settings.ngram", "len(listed) > settings.ngram", "test_dedup.py"),
+    ("prefdata/words.py", "len(listed) - n + 1", "len(listed) - n", "test_dedup.py"),
+    ("prefdata/sets.py", "return low | high", "return low & high", "test_quality.py"),
+    ("prefdata/quality.py", "(product < 0)", "(product <= 0)", "test_quality.py"),
+    (
+        "prefdata/figures.py",
+        '(pl.col("role") == "rejected") & (pl.col("origin") != "noise")',
+        'pl.col("role") == "rejected"',
+        "test_quality.py",
+    ),
+    ("prefdata/files.py", 'loaded.pop("seal") != _seal(loaded)', 'loaded.pop("seal") is None', "test_files.py"),
+    ("prefdata/score.py", 'fitting = [k for k in fitting if "lossy" not in values[k]]', "", "test_stages.py"),
+]
 
 LOSSES, STEP, STAGES, SOURCES = "test_losses.py", "test_train.py", "test_stages.py", "test_sources.py"
 MUTANTS = [
@@ -52,7 +74,8 @@ MUTANTS = [
     ("train/negatives.py", "np.lexsort((-noise, -scores))", "np.lexsort((-noise, scores))", "test_negatives.py"),
     ("prefdata/draws.py", "np.where(np.isnan(weights), -np.inf, weights) + gumbels", "0 * weights + gumbels", "test_draws.py"),
     # the log-prob
-    ("prefdata/logprob.py", "return _gather(logits, ids) * mask", "return _gather(logits, ids)", "test_logprob.py"),
+    ("prefdata/logprob.py", ".logsumexp(1)[rows]) * mask[:, 0]", ".logsumexp(1)[rows])", "test_logprob.py"),
+    ("prefdata/logprob.py", "_places([len(c) - 1 for", "_places([len(c) - 2 for", "test_logprob.py"),
     (
         "prefdata/logprob.py",
         "shared.lengths[rows].unsqueeze(1) + steps",
@@ -61,17 +84,17 @@ MUTANTS = [
     ),
     (
         "prefdata/logprob.py",
-        "torch.cat([prompt_mask, mask[:, :-1]], 1)",
+        ("prefdata/logprob.py", "prompt_mask.bool()[:", "torch.ones_like(prompt_mask).bool()[:", "test_logprob.py"),
         "torch.cat([torch.ones_like(prompt_mask), mask[:, :-1]], 1)",
         "test_logprob.py",
     ),
     (
         "prefdata/logprob.py",
-        "first = shared.logits[rows].unsqueeze(1)",
+        ("prefdata/logprob.py", "wide[rows, ids[:, 0]] - wide", "wide[rows, ids[:, 0] * 0] - wide", "test_logprob.py"),
         "first = shared.logits[rows].roll(1, 0).unsqueeze(1)",
         "test_logprob.py",
     ),
-    ("prefdata/logprob.py", "starts = torch.tensor([len(p) - 1", "starts = torch.tensor([len(p)", "test_logprob.py"),
+    ("prefdata/logprob.py", "torch.tensor([len(p) - 1 for", "torch.tensor([len(p) for", "test_logprob.py"),
     ("prefdata/logprob.py", "window < longest", "window < longest - 1", "test_logprob.py"),
     # the step and the loop
     ("train/step.py", "example.logps[0][0]\n", "example.logps[-1][0]\n", STEP),
@@ -84,7 +107,7 @@ MUTANTS = [
     ("train/batches.py", "return -(-len(self.ids) // self.batch)", "return len(self.ids) // self.batch or 1", STEP),
     # tokens
     ("prefdata/tokens.py", 'i if f == "length" else [*i, self.end_id]', "[*i, self.end_id]", "test_tokens.py"),
-    ("prefdata/tokens.py", "split_special_tokens=True", "split_special_tokens=False", "test_tokens.py"),
+    ("prefdata/tokens.py", "encode_special_tokens=True)", "encode_special_tokens=False)", "test_tokens.py"),
     # joins and drops
     (
         "prefdata/tables.py",
@@ -108,7 +131,7 @@ MUTANTS = [
     ("prefdata/judge.py", 'shown = ("a", "b") if order == "ab" else ("b", "a")', 'shown = ("a", "b")', "test_judge.py"),
     ("prefdata/judge.py", 'or order == "ab" else -reading.margin', 'or order == "ab" else reading.margin', "test_judge.py"),
     ("prefdata/noise.py", "length == len(a.ids)", "length > 0", STAGES),
-    ("prefdata/sources.py", 'r["order"], r["row_hash"]', 'r["order"]', SOURCES),
+    ("prefdata/sources.py", '_held(r["prompt"]), r["row_hash"]', '_held(r["prompt"])', SOURCES),
     ("prefdata/rows.py", "not 1 <= value", "not 0 <= value", SOURCES),
     # files
     ("prefdata/files.py", "page_checksum_verification=True", "page_checksum_verification=False", "test_files.py"),
