@@ -6,6 +6,7 @@ stage, version, hash of its settings slice, content hashes of its inputs, rows, 
 
 import contextlib
 import ctypes
+import errno
 import glob
 import hashlib
 import json
@@ -59,6 +60,13 @@ def sweep(path: Path) -> None:
             stale.unlink(missing_ok=True)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all in it, with one file open at a time: it is called where descriptors are short."""
+    with contextlib.suppress(OSError):
+        for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
 def atomic_text(path: Path, text: str) -> None:
     """`atomic_write` of a text, utf-8."""
     atomic_write(path, lambda p: p.write_text(text, encoding="utf-8"))
@@ -91,10 +99,14 @@ def _exchange(one: Path, other: Path) -> None:
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is not None and renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2) == 0:  # AT_FDCWD, EXCHANGE
         return
-    aside = one.with_name(f"{one.name}.old")
+    aside = one.with_suffix(".old.tmp")  # a name that sweep knows
     os.rename(other, aside)
-    os.rename(one, other)
-    os.rename(aside, one)
+    try:
+        os.rename(one, other)
+    except OSError:
+        os.rename(aside, other)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -293,6 +305,9 @@ def _reading(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise DataError("cannot read: permission denied", str(path), "fix the permissions") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError, ValueError, KeyError) as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            reason = os.strerror(error.errno)
+            raise DataError(f"cannot read: {reason}", str(path), "run the same command again when there are more") from error
         reason = str(error).splitlines()[0][:200]
         raise DataError(f"damaged or not a table of ours ({reason})", str(path), "delete it and run again") from error
 

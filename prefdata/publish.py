@@ -38,7 +38,7 @@ def run(job: Job) -> None:
         for name, target in places.items():
             receipt[name] = publish(target, built, hashes, text, identity(job), settings.attempts)
     finally:
-        shutil.rmtree(built, ignore_errors=True)
+        files.remove_folder(built)
     files.atomic_text(root / "receipt.json", json.dumps(receipt, indent=1, sort_keys=True))
 
 

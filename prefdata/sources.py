@@ -84,7 +84,7 @@ class Spool:
             self._files[bucket].write(line)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with ExitStack() as closing, writing(self.folder) if kind is None else suppress(OSError):
+        with writing(self.folder) if kind is None else suppress(OSError), ExitStack() as closing:
             for file in self._files.values():
                 closing.callback(file.close)
 

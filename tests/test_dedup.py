@@ -193,3 +193,8 @@ def test_sets_are_named_or_given(against, said) -> None:
     sources = {"sources": [{"name": "s", "path": "x"}]}
     with pytest.raises(ConfigError, match=said):
         recipe.validate({"name": "t", "sources": sources, "decontaminate": {"against": [against]}}, "f")
+
+
+def test_an_evaluation_text_of_just_twelve_words_counts_inside_a_prompt_too(decontaminated) -> None:
+    twelve = " ".join(LONG.split()[:12])
+    assert set(decontaminated([(f"So: {twelve}, yes?", "train")], [{"prompt": twelve}])) == {f"So: {twelve}, yes?"}

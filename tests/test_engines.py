@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import nectar
-from models import config
+from models import config, model
 
 from prefdata.engines import Request
 from prefdata.engines.transformers import TransformersEngine
@@ -114,3 +114,25 @@ def test_scoring_drops_what_is_too_long_and_sums_its_own_tokens(folder: Path) ->
             assert value["num_tokens"] == len(ids)
             assert value["logp"] == pytest.approx(float(row_logps(scorer.model, [start], [ids]).detach()), abs=1e-4)
     assert sum("too_long" in v for v in values) == 4
+
+
+def test_an_answer_that_the_tokenizer_cannot_give_back_is_not_scored(tmp_path: Path) -> None:
+    """Its log-prob would be another text's: unknown words become <unk>."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    known = {"<unk>": 0, "<bos>": 1, "a": 2, "b": 3, " ": 4}
+    backend = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<bos>")
+    tokenizer.save_pretrained(tmp_path)
+    model(dtype=torch.float32).save_pretrained(tmp_path)
+    own = ReferenceSettings(name="r", model=str(tmp_path), template="plain", end="none")
+    prompt = {"prompt_id": "0" * 16, "messages": [{"role": "user", "content": "ab"}], "tools": None, "template_kwargs": None}
+    items = [Item(prompt, {"candidate_id": t, "response": t, "finish": "stop"}) for t in ("a", "x")]
+    scorer = Scorer(str(tmp_path), own, "float32", 100)
+    encoder = scorer.encoder
+    assert list(encoder.unfaithful(encoder.contents(["a", "x"]), ["a", "x"])) == [1]
+    good, lossy = scorer.values(items)
+    assert set(good) == {"logp", "num_tokens"}
+    assert set(lossy) == {"lossy"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from . import tiny
-from .machinery import CANARIES, Place, chain, good_recipe, good_rows, written_by
+from .place import CANARIES, Place, chain, good_recipe, good_rows, written_by
 from .zygote import Zygote
 
 

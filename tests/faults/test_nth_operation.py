@@ -12,14 +12,15 @@ import pytest
 from prefdata import files
 from prefdata.errors import DataError
 
-from .machinery import Place, defect, owned, require_error
+from .cases import require_error
+from .place import Place, owned
 from .zygote import OPERATIONS, Zygote, ranks, text
 
 OLD, NEW = 1, 2
 TABLES = ("write_table", "table_writer")
-FOLDER = defect("atomic_folder renames file by file, so a folder may hold files of two versions")
-NO_FOLDER = [pytest.param(o, marks=[FOLDER] if o == "atomic_folder" else []) for o in OPERATIONS]
-LEFT = defect("a file that cannot even be begun leaves a temporary one behind")
+RENAMES = ("replace", "exchange")
+"""What puts a new version in the old one's place: a file is renamed, a folder exchanged."""
+CALLS = [(o, c) for o in OPERATIONS for c in ("fsync", "open", "exchange" if o == "atomic_folder" else "replace")]
 
 
 @pytest.fixture
@@ -72,8 +73,13 @@ def completes(operation: str, path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def place_of(call: str) -> tuple[Any, str]:
+    """Where a call is looked up."""
+    return (files, "_exchange") if call == "exchange" else (os, call)
+
+
 def failing(call: str, nth: int, number: int) -> Callable[..., Any]:
-    real, count = getattr(os, call), 0
+    real, count = getattr(*place_of(call)), 0
 
     def fails(*arguments: Any, **keys: Any) -> Any:
         nonlocal count
@@ -87,7 +93,7 @@ def failing(call: str, nth: int, number: int) -> Callable[..., Any]:
 
 def calls_of(operation: str, call: str, path: Path) -> int:
     """How often the operation makes a call."""
-    count, real = 0, getattr(os, call)
+    count, real = 0, getattr(*place_of(call))
 
     def counted(*arguments: Any, **keys: Any) -> Any:
         nonlocal count
@@ -95,40 +101,37 @@ def calls_of(operation: str, call: str, path: Path) -> int:
         return real(*arguments, **keys)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, call, counted)
+        patch.setattr(*place_of(call), counted)
         OPERATIONS[operation](str(path), OLD)
+    assert count
     return count
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
-@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
-@pytest.mark.parametrize("operation", NO_FOLDER)
+@pytest.mark.parametrize(("operation", "call"), CALLS)
 def test_the_nth_call_fails(path: Path, operation: str, call: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """For every N: an error that names the path, a whole version, no temporary file, and a second call that succeeds."""
-    count = calls_of(operation, call, path)
-    assert count > 0
     mixed = []
-    for nth in range(1, count + 1):
+    for nth in range(1, calls_of(operation, call, path) + 1):
         OPERATIONS[operation](str(path), OLD)
         with monkeypatch.context() as patch:
-            patch.setattr(os, call, failing(call, nth, number))
+            patch.setattr(*place_of(call), failing(call, nth, number))
             said = error_of(operation, path)
         if said is None:  # the call was one of the cleaning up
             assert version(operation, path) == NEW
         else:
             assert re.search(rf"x\.out: cannot write: {os.strerror(number)}; .*run the same command again", said)
+            assert call not in RENAMES or version(operation, path) == OLD
         mixed += [nth] * (not is_whole(operation, path))
         assert [p.name for p in path.parent.iterdir()] == [path.name]
         completes(operation, path)
     assert not mixed, f"a third version after the {mixed}th {call}"
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-@pytest.mark.parametrize("operation", NO_FOLDER)
+@pytest.mark.parametrize(("operation", "call"), [(o, c) for o, c in CALLS if c != "open"])
 def test_killed_before_the_nth_call(path: Path, operation: str, call: str, zygote: Zygote) -> None:
-    count = calls_of(operation, call, path)
     mixed = []
-    for nth in range(1, count + 1):
+    for nth in range(1, calls_of(operation, call, path) + 1):
         OPERATIONS[operation](str(path), OLD)
         said = zygote.run(path.parent, str(path), NEW, operation=operation, kill=(call, nth))
         assert said["signal"] == 9, said
@@ -137,14 +140,35 @@ def test_killed_before_the_nth_call(path: Path, operation: str, call: str, zygot
     assert not mixed, f"a third version after a kill before the {mixed}th {call}"
 
 
-WRITES = [
-    pytest.param(o, die, id=f"{o}-{'killed' if die else 'refused'}", marks=[LEFT] if o in TABLES and not die else [])
-    for o in OPERATIONS
-    for die in (False, True)
-]
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
+def test_the_nth_rename_fails_where_folders_cannot_be_exchanged(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system without renameat2: by way of a third name, of which nothing stays either."""
+    monkeypatch.setattr(files.ctypes, "CDLL", lambda *arguments, **keys: object())
+    path, operation = tmp_path / "x.out", "atomic_folder"
+    OPERATIONS[operation](str(path), OLD)
+    for nth in range(1, calls_of(operation, "rename", path) + 1):
+        OPERATIONS[operation](str(path), OLD)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", failing("rename", nth, number))
+            said = error_of(operation, path)
+        assert said is None or re.search(rf"x\.out: cannot write: {os.strerror(number)}; ", said)
+        assert is_whole(operation, path), f"after the {nth}th rename"
+        completes(operation, path)
 
 
-@pytest.mark.parametrize(("operation", "die"), WRITES)
+def test_a_first_folder_that_cannot_be_renamed_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.out"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing("replace", 1, errno.EIO))
+        assert "x.out: cannot write: " in str(error_of("atomic_folder", path))
+    assert not list(tmp_path.iterdir())
+    completes("atomic_folder", path)
+
+
+@pytest.mark.parametrize("die", [False, True], ids=["refused", "killed"])
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_nth_write_is_refused_or_kills(path: Path, operation: str, die: bool, zygote: Zygote) -> None:
     """The system refuses every write past so many bytes, or kills the process there; sizes through the whole file."""
     files_of = [path] if path.is_file() else list(path.iterdir())
@@ -163,7 +187,6 @@ def test_the_nth_write_is_refused_or_kills(path: Path, operation: str, die: bool
         completes(operation, path)
 
 
-@defect("Job.writers renames table by table and, when one fails, leaves the others' temporary files")
 @pytest.mark.parametrize("stage", ["sources", "noise"])
 def test_the_tables_of_a_stage_stay_of_one_version(
     before_stage: Callable[[str], Place], changed: Place, stage: str, monkeypatch: pytest.MonkeyPatch

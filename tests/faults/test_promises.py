@@ -4,7 +4,7 @@ import copy
 import functools
 import gzip
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from models import model as tiny_model
 from prefdata import logprob
 from prefdata.stages import STAGES
 
-from .machinery import CANARIES, Place, chain, good_row, require_error
+from .cases import Fault, require_error, without
+from .place import CANARIES, Place, chain, good_row
 
 # ---- log-probs ----
 
@@ -200,12 +201,17 @@ def test_the_good_run_holds_no_secret(good: Place) -> None:
     require_no_secret(good.folder)
 
 
-FAILING: dict[str, tuple[str, Callable[[Place, str], object]]] = {
-    "a bad row": ("sources", lambda p, n: p.rows[3].pop("prompt")),
-    "a data set that cannot be": ("sources", lambda p, n: [p.source.pop("path"), p.source.update(dataset="not/a/name", revision="0" * 40)]),
+def no_dataset(place: Place, name: str) -> None:
+    del place.source["path"]
+    place.source.update(dataset="not/a/name", revision="0" * 40)
+
+
+FAILING: dict[str, tuple[str, Fault]] = {
+    "a bad row": ("sources", without("prompt")),
+    "a data set that cannot be": ("sources", no_dataset),
     "a damaged table": ("split", lambda p, n: p.paths("prompts", "sources")[0].write_bytes(b"x")),
     "a wrong key": ("sources", lambda p, n: p.recipe.update(nose={})),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", FAILING)

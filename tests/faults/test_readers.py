@@ -19,7 +19,8 @@ from prefdata import readers
 from prefdata.errors import PrefdataError
 from prefdata.settings import SourceSettings
 
-from .machinery import HINT, Place, defect, good_row, require_error
+from .cases import HINT, require_error
+from .place import Place, good_row
 
 fuzzed = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 few = settings(fuzzed, max_examples=20)
@@ -159,12 +160,6 @@ COLUMNS = {
 }
 
 
-def as_columns(columns: dict[str, pa.Array]) -> list[Any]:
-    """Their names; what Python cannot hold is a strict expected failure."""
-    escapes = defect("readers._parquet lets the OverflowError of to_pylist escape")
-    return [pytest.param(k, marks=[escapes] if k in NOT_READ else []) for k in columns]
-
-
 def with_column(place: Place, **columns: pa.Array) -> Path:
     """Two good rows as Parquet, with other columns."""
     table = pa.Table.from_pylist([good_row("a"), good_row("b")])
@@ -176,7 +171,7 @@ def with_column(place: Place, **columns: pa.Array) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", as_columns(COLUMNS))
+@pytest.mark.parametrize("kind", COLUMNS)
 def test_a_parquet_source_with_a_column_of_another_type(place: Place, kind: str) -> None:
     """As a column that nobody needs and as one that the shape reads."""
     read(with_column(place, extra=COLUMNS[kind]))
@@ -190,7 +185,6 @@ def test_columns_that_nobody_needs_are_left_aside_whatever_their_types(place: Pl
     assert finish(place) == 0
 
 
-@defect("the last of two columns of one name wins silently")
 def test_a_parquet_source_with_a_column_name_twice(place: Place) -> None:
     table = pa.Table.from_pylist([good_row("a")])
     pq.write_table(table.append_column("prompt", pa.array(["other"])), place.folder / "x.parquet")

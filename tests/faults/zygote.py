@@ -116,7 +116,7 @@ def work(task: Task) -> None:
 
 
 def kill_before(call: str, nth: int) -> None:
-    """SIGKILL ourselves before the nth call of os.<call>, or before the nth commit of a sqlite store."""
+    """SIGKILL ourselves before the nth call of os.<call>, exchange of folders or commit of a sqlite store."""
     count = 0
 
     def counted() -> None:
@@ -136,13 +136,15 @@ def kill_before(call: str, nth: int) -> None:
         real_connect = sqlite3.connect
         sqlite3.connect = lambda *a, **k: real_connect(*a, **{**k, "factory": Connection})  # type: ignore[assignment]
         return
-    real = getattr(os, call)
+    files = importlib.import_module("prefdata.files")
+    place: tuple[Any, str] = (files, "_exchange") if call == "exchange" else (os, call)
+    real = getattr(*place)
 
     def before(*arguments: Any, **keys: Any) -> Any:
         counted()
         return real(*arguments, **keys)
 
-    setattr(os, call, before)
+    setattr(*place, before)
 
 
 # ---- operations of prefdata.files over an older version; `version` says which text or rank is written ----

@@ -9,29 +9,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.real
-ROOT = Path(__file__).parents[
-    2(  # sources, duplicates, figures
-        "prefdata/rows.py", "1.0 + order.index(s)", "1.0 + len(order) - order.index(s)", "test_shapes.py"
-    ),
-    ("prefdata/rows.py", 'None if "dropped" in c else c["source_score"]', 'c["source_score"]', "test_shapes.py"),
-    ("prefdata/shapes/ultrafeedback.py", "average <= 4", "average <= 2", "test_shapes.py"),
-    ("prefdata/sources.py", "if one.prompt and one.prompt", "if False and one.prompt", "test_sources.py"),
-    ("prefdata/dedup.py", ">= threshold", "> 0", "test_dedup.py"),
-    ("prefdata/dedup.py", '"test": 0, "validation": 1}, default=2', '"test": 2, "validation": 1}, default=0', "test_dedup.py"),
-    ("prefdata/decontaminate.py", '("sft", "train")', '("train",)', "test_dedup.py"),
-    ("prefdata/decontaminate.py", "len(listed) >= settings.ngram", "len(listed) > settings.ngram", "test_dedup.py"),
-    ("prefdata/words.py", "len(listed) - n + 1", "len(listed) - n", "test_dedup.py"),
-    ("prefdata/sets.py", "return low | high", "return low & high", "test_quality.py"),
-    ("prefdata/quality.py", "(product < 0)", "(product <= 0)", "test_quality.py"),
-    (
-        "prefdata/figures.py",
-        '(pl.col("role") == "rejected") & (pl.col("origin") != "noise")',
-        'pl.col("role") == "rejected"',
-        "test_quality.py",
-    ),
-    ("prefdata/files.py", 'loaded.pop("seal") != _seal(loaded)', 'loaded.pop("seal") is None', "test_files.py"),
-    ("prefdata/score.py", 'fitting = [k for k in fitting if "lossy" not in values[k]]', "", "test_stages.py"),
-]
+ROOT = Path(__file__).parents[2]
 
 LOSSES, STEP, STAGES, SOURCES = "test_losses.py", "test_train.py", "test_stages.py", "test_sources.py"
 MUTANTS = [
@@ -82,18 +60,8 @@ MUTANTS = [
         "shared.mask.shape[1] + steps.expand(len(rows), -1)",
         "test_logprob.py",
     ),
-    (
-        "prefdata/logprob.py",
-        ("prefdata/logprob.py", "prompt_mask.bool()[:", "torch.ones_like(prompt_mask).bool()[:", "test_logprob.py"),
-        "torch.cat([torch.ones_like(prompt_mask), mask[:, :-1]], 1)",
-        "test_logprob.py",
-    ),
-    (
-        "prefdata/logprob.py",
-        ("prefdata/logprob.py", "wide[rows, ids[:, 0]] - wide", "wide[rows, ids[:, 0] * 0] - wide", "test_logprob.py"),
-        "first = shared.logits[rows].roll(1, 0).unsqueeze(1)",
-        "test_logprob.py",
-    ),
+    ("prefdata/logprob.py", "prompt_mask.bool()[:", "torch.ones_like(prompt_mask).bool()[:", "test_logprob.py"),
+    ("prefdata/logprob.py", "wide[rows, ids[:, 0]] - wide", "wide[rows, ids[:, 0] * 0] - wide", "test_logprob.py"),
     ("prefdata/logprob.py", "torch.tensor([len(p) - 1 for", "torch.tensor([len(p) for", "test_logprob.py"),
     ("prefdata/logprob.py", "window < longest", "window < longest - 1", "test_logprob.py"),
     # the step and the loop
@@ -136,6 +104,21 @@ MUTANTS = [
     # files
     ("prefdata/files.py", "page_checksum_verification=True", "page_checksum_verification=False", "test_files.py"),
     ("prefdata/publish.py", "head.files.get(name) != value", "True", "test_publish.py"),
+    # sources, duplicates, figures
+    ("prefdata/rows.py", "1.0 + order.index(s)", "1.0 + len(order) - order.index(s)", "test_shapes.py"),
+    ("prefdata/rows.py", 'None if "dropped" in c else c["source_score"]', 'c["source_score"]', "test_shapes.py"),
+    ("prefdata/shapes/ultrafeedback.py", "average <= 4", "average <= 2", "test_shapes.py"),
+    ("prefdata/sources.py", "if one.prompt and one.prompt", "if False and one.prompt", SOURCES),
+    ("prefdata/dedup.py", ">= threshold", "> 0", "test_dedup.py"),
+    ("prefdata/dedup.py", '"test": 0, "validation": 1}, default=2', '"test": 2, "validation": 1}, default=0', "test_dedup.py"),
+    ("prefdata/decontaminate.py", '("sft", "train")', '("train",)', "test_dedup.py"),
+    ("prefdata/decontaminate.py", "len(listed) >= settings.ngram", "len(listed) > settings.ngram", "test_dedup.py"),
+    ("prefdata/words.py", "len(listed) - n + 1", "len(listed) - n", "test_dedup.py"),
+    ("prefdata/sets.py", "return low | high", "return low & high", "test_quality.py"),
+    ("prefdata/quality.py", "(product < 0)", "(product <= 0)", "test_quality.py"),
+    ("prefdata/figures.py", ' & (pl.col("origin") != "noise")', "", "test_quality.py"),
+    ("prefdata/files.py", 'loaded.pop("seal") != _seal(loaded)', 'loaded.pop("seal") is None', "test_files.py"),
+    ("prefdata/score.py", ' if "lossy" not in values[k]]', "]", "test_engines.py"),
 ]
 
 
