@@ -305,7 +305,7 @@ def _reading(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise DataError("cannot read: permission denied", str(path), "fix the permissions") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError, ValueError, KeyError) as error:
-        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             reason = os.strerror(error.errno)
             raise DataError(f"cannot read: {reason}", str(path), "run the same command again when there are more") from error
         reason = str(error).splitlines()[0][:200]
