@@ -21,15 +21,16 @@ from typing import Any
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import datasets
+import polars as pl
 import yaml
 from figures import line
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from prefdata import prune, published, rank, recipe, sets
+from prefdata import prune, published, rank, recipe, sets, tables
 from prefdata.run import Frames, Job, Run
 from prefdata.stages import STAGES
-from prefdata.tokens import Encoder, load_encoder
+from prefdata.tokens import load_encoder
 
 SMALL, LARGE = 10_000, 100_000
 """Candidates."""
@@ -81,7 +82,9 @@ def rows(prompts: int) -> Iterator[Row]:
 def write_recipe(folder: Path, name: str, rows_file: Path) -> Path:
     """A recipe without references; decontaminated against a small file where the recipe knows how."""
     known = folder / "evaluation.jsonl"
-    known.write_text("".join(json.dumps({"prompt": f"evaluation question {n} " + "of no prompt " * 8}) + "\n" for n in range(100)))
+    known.write_text(
+        "".join(json.dumps({"prompt": f"evaluation question {n} " + "of no prompt " * 8}) + "\n" for n in range(100))
+    )
     settings = {
         "name": name,
         "num_shards": SHARDS,
@@ -148,7 +151,7 @@ def pairs(folder: Path) -> None:
     """Prune, rank, sets and one pair a prompt, from frames in memory, against datasets.map over the same rows."""
     run = Run(recipe.load(folder / "large.yaml"), folder / "results")
     jobs = {stage: Job(run, stage, unit) for stage, unit in (("prune", "all"), ("rank", "source"), ("sets", "preference"))}
-    parts = list(jobs["prune"].parts())
+    parts = list(jobs["prune"].parts(prompts=1000))  # the batch of datasets.map
     with (folder / "large.jsonl").open(encoding="utf-8") as file:
         data = datasets.Dataset.from_list([json.loads(text) for text in file])
     datasets.disable_caching()
@@ -158,7 +161,9 @@ def pairs(folder: Path) -> None:
         return [made_pairs(frames, jobs) for frames in parts]
 
     def peer() -> datasets.Dataset:
-        return data.map(mapped_pairs, batched=True, remove_columns=data.column_names, keep_in_memory=True, load_from_cache_file=False)
+        return data.map(
+            mapped_pairs, batched=True, remove_columns=data.column_names, keep_in_memory=True, load_from_cache_file=False
+        )
 
     mine = sorted(m[0]["content"] for frame in ours() for m in frame["chosen"].to_list())
     theirs = sorted(m[0]["content"] for m in peer()["chosen"])
@@ -174,8 +179,9 @@ def pairs(folder: Path) -> None:
 def made_pairs(frames: Frames, jobs: dict[str, Job]) -> Any:
     """What the stages prune, rank, sets and publish make of a part, without their files."""
     pruned = prune.prune(frames, jobs["prune"])["drops"]
-    frames = {**frames, "drops": frames["drops"].vstack(pruned)}
-    frames["ranks"] = rank.rank(frames, jobs["rank"])["ranks"]
+    drops = pl.concat([frames["drops"], tables.ordered(pruned, tables.TABLES["drops"])])
+    frames = {**frames, "drops": drops}
+    frames["ranks"] = tables.ordered(rank.rank(frames, jobs["rank"])["ranks"], tables.TABLES["ranks"])
     settings = jobs["sets"].settings
     return published.preference(sets.make(frames, jobs["sets"])["sets"], settings.sets.origins, settings.seed)
 
@@ -197,18 +203,19 @@ def tokenising(folder: Path) -> None:
     """One shard's prompts and answers through the Encoder, against its tokenizer's own encode_batch of the same strings."""
     run = Run(recipe.load(folder / "large.yaml"), folder / "results")
     frames = next(Job(run, "prune").parts([0], prompts=10**9))
-    prompts = frames["prompts"].select("messages", "tools", "template_kwargs").to_dicts()
+    prompts = list(frames["prompts"].select("messages", "tools", "template_kwargs").iter_rows())
     responses, finishes = frames["candidates"]["response"].to_list(), frames["candidates"]["finish"].to_list()
     encoder = load_encoder(str(byte_level(folder / "tokenizer", responses[:2000])))
     tokenizer = encoder.tokenizer
-    strings = [tokenizer.apply_chat_template(p["messages"], tokenize=False, add_generation_prompt=True) for p in prompts]
+    strings = [tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True) for m, _, _ in prompts]
     strings += responses
     backend = tokenizer.backend_tokenizer
 
     def ours() -> list[list[int]]:
-        return encode_prompts(encoder, prompts) + encoder.completions(responses, finishes)
+        return encoder.prompts(prompts) + encoder.completions(responses, finishes)
 
     def peer() -> list[Any]:
+        backend.encode_special_tokens = False  # the template's are control tokens; no answer here holds any
         return backend.encode_batch(strings, add_special_tokens=False)
 
     end = [[]] * len(prompts) + [[encoder.end_id]] * len(responses)
@@ -219,11 +226,6 @@ def tokenising(folder: Path) -> None:
     for name, taken in seconds.items():
         line(f"tokenise_mb_per_s_{name}", size / median(taken), f"MB/s, {THREADS} threads", "")
     line("tokenise_ratio", median(seconds["ours"]) / median(seconds["peer"]), "time over the bare tokenizer's", "<= 1.15")
-
-
-def encode_prompts(encoder: Encoder, prompts: Sequence[Row]) -> list[list[int]]:
-    """As the score stage does."""
-    return [encoder.prompt(p["messages"], p["tools"], p["template_kwargs"]) for p in prompts]
 
 
 def byte_level(folder: Path, texts: Sequence[str]) -> Path:

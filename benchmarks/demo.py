@@ -11,22 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from figures import line
+
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def line(name: str, value: float, unit: str, target: str) -> None:
-    """One figure; a target is ">= x", "<= x", "a..b" or "" (printed only)."""
-    print(json.dumps({"name": name, "value": round(value, 4), "unit": unit, "target": target, "holds": holds(value, target)}))
-
-
-def holds(value: float, target: str) -> bool | None:
-    if not target:
-        return None
-    if ".." in target:
-        low, _, high = target.partition("..")
-        return float(low) <= value <= float(high)
-    sign, _, bound = target.partition(" ")
-    return value >= float(bound) if sign == ">=" else value <= float(bound)
 
 
 def run(folder: str) -> float:

@@ -5,7 +5,7 @@ import json
 
 def line(name: str, value: float, unit: str, target: str) -> None:
     """One figure; a target is ">= x", "<= x", "a..b" or "" (printed only)."""
-    made = {"name": name, "value": round(value, 4), "unit": unit, "target": target, "holds": holds(value, target)}
+    made = {"name": name, "value": float(f"{value:.5g}"), "unit": unit, "target": target, "holds": holds(value, target)}
     print(json.dumps(made), flush=True)
 
 

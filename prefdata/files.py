@@ -335,8 +335,11 @@ def _unsealed(metadata: dict[bytes, bytes]) -> dict[str, Any]:
     return loaded
 
 
-def iter_table(path: Path, table: str, batch_rows: int = 8192) -> Iterator[pl.DataFrame]:
-    """Yield the rows of a table file in order, checked, in frames of at most `batch_rows`: bounded memory."""
+def iter_table(path: Path, table: str, batch_rows: int | None = None) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a table file in order, checked, in frames of at most `batch_rows`: bounded memory.
+
+    By default 128 rows of a table with one row a prompt (they are long), 1024 of the others.
+    """
     known = TABLES[table]
     with _reading(path):
         file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
@@ -344,7 +347,8 @@ def iter_table(path: Path, table: str, batch_rows: int = 8192) -> Iterator[pl.Da
         with _reading(path):
             _unsealed(file.metadata.metadata or {})
         require_decodable(file, path)
-        batches, decoded = file.iter_batches(batch_size=batch_rows), 0
+        rows = batch_rows or (128 if known.key == ("prompt_id",) else 1024)
+        batches, decoded = file.iter_batches(batch_size=rows), 0
         while True:
             with _reading(path):
                 batch = next(batches, None)

@@ -22,8 +22,8 @@ from prefdata.settings import Settings
 from prefdata.stages import STAGES, Stage
 from prefdata.tables import TABLES
 
-PART_PROMPTS = 1024
-"""Prompts that a data stage holds in memory at once."""
+PART_PROMPTS = 128
+"""Prompts that a data stage holds in memory at once: small enough that its peak is the same for any amount of rows."""
 
 Frames = dict[str, pl.DataFrame]
 
