@@ -11,8 +11,7 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
@@ -23,7 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 import datasets
 import polars as pl
 import yaml
-from figures import line
+from figures import ROUNDS, interleaved, line
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -36,7 +35,6 @@ SMALL, LARGE = 10_000, 100_000
 """Candidates."""
 SHARDS = 8
 ANSWERS = 6
-ROUNDS = 5
 THREADS = 2
 WITH_MODELS = {"toy", "generate", "judge", "score", "evaluate", "summary"}
 """Stages that start a model or read what one made; without references `noise` only writes its empty tables."""
@@ -132,19 +130,6 @@ def memory(folder: Path) -> None:
 
 
 # ---- time ----
-
-
-def interleaved(calls: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """Seconds of each call in ROUNDS rounds that take turns, after one that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(ROUNDS + 1):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            if round_:
-                seconds[name].append(time.perf_counter() - started)
-    print({name: f"{min(taken):.3f}..{max(taken):.3f} s" for name, taken in seconds.items()}, file=sys.stderr, flush=True)
-    return seconds
 
 
 def pairs(folder: Path) -> None:

@@ -1,6 +1,11 @@
-"""Figures of a benchmark: one JSON line each on stdout, with its target and whether it holds."""
+"""Figures of a benchmark: one JSON line each on stdout, with its target and whether it holds; and fair turns."""
 
 import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+ROUNDS = 5
 
 
 def line(name: str, value: float, unit: str, target: str) -> None:
@@ -17,3 +22,15 @@ def holds(value: float, target: str) -> bool | None:
         return float(low) <= value <= float(high)
     sign, _, bound = target.partition(" ")
     return value >= float(bound) if sign == ">=" else value <= float(bound)
+
+
+def interleaved(calls: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+    """Seconds of each call in ROUNDS rounds that take turns, after one that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(ROUNDS + 1):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if round_:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds

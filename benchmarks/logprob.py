@@ -12,14 +12,13 @@ python benchmarks/logprob.py >> benchmarks/results/logprob.jsonl && python bench
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from statistics import median
 from typing import Any
 
 import torch
-from figures import line
+from figures import ROUNDS, interleaved, line
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -35,7 +34,6 @@ PROMPTS = 24
 VOCABULARY = 4096
 BATCH_TOKENS = 2048
 THREADS = 2
-ROUNDS = 5
 Group = tuple[list[int], list[list[int]]]
 """Ids of a prompt and of its candidates."""
 
@@ -134,18 +132,6 @@ def sorted_batches(lengths: Sequence[int]) -> list[list[int]]:
         else:
             batches.append([k])
     return batches
-
-
-def interleaved(calls: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """Seconds of each call in ROUNDS rounds that take turns, after one that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(ROUNDS + 1):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            if round_:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
 
 
 def measure(folder: str, shape: tuple[int, int, int]) -> float:
