@@ -43,8 +43,14 @@ def gumbel(seed: int, purpose: str, id: str, visit: int = 0, index: Sequence[Key
 
 
 def gumbels(seed: int, purpose: str, ids: Iterable[str], visit: int = 0, index: Sequence[Key] = ()) -> npt.NDArray[np.float64]:
-    """`gumbel` for each id: shape [len(ids)], fp64."""
-    return np.array([gumbel(seed, purpose, i, visit, index) for i in ids], dtype=np.float64)
+    """`gumbel` for each id, the same numbers: shape [len(ids)], fp64. What the keys share is written once."""
+    around = json.dumps([seed, purpose, "", visit, *index], ensure_ascii=True, separators=(",", ":"))
+    split = len(json.dumps([seed, purpose], ensure_ascii=True, separators=(",", ":")))
+    head, tail = around[:split].encode("ascii"), around[split + 2 :].encode("ascii")
+    quoted, start = json.encoder.encode_basestring_ascii, hashlib.blake2b
+    digests = b"".join(start(head + quoted(i).encode("ascii") + tail, digest_size=8).digest() for i in ids)
+    uniforms = ((np.frombuffer(digests, ">u8") >> 12) + 0.5) / 2.0**52
+    return np.array([-math.log(-math.log(u)) for u in uniforms.tolist()], dtype=np.float64)
 
 
 def choose(
@@ -63,6 +69,8 @@ def choose(
     weights = np.zeros(len(ids)) if log_weights is None else np.asarray(log_weights, dtype=np.float64)
     if len(ids) == 0 or not np.isfinite(weights).any():
         raise ValueError("nothing to draw from: no candidate has a finite log-weight")
+    if len(ids) == 1:
+        return ids[0]
     scores = np.where(np.isnan(weights), -np.inf, weights) + gumbels(seed, purpose, ids, visit, index)
     best = scores.max()
     return min(i for i, score in zip(ids, scores, strict=True) if score == best)

@@ -3,7 +3,7 @@
 import polars as pl
 
 from prefdata import tables
-from prefdata.draws import gumbel
+from prefdata.draws import gumbels
 from prefdata.run import Frames, Job
 
 STAGE_VERSION = 1
@@ -34,9 +34,10 @@ def prune(frames: Frames, job: Job) -> Frames:
 
 def positions(candidates: pl.DataFrame, seed: int) -> pl.DataFrame:
     """`candidates` with `position` (1 best) in the source's order; equal ranks are ordered by a keyed draw."""
-    noise = [gumbel(seed, "prune", i) for i in candidates["candidate_id"]]
+    tied = candidates.filter(pl.len().over("prompt_id", "source_rank") > 1).select("prompt_id", "candidate_id")
+    noise = tied.with_columns(pl.Series("_tie", gumbels(seed, "prune", tied["candidate_id"]), dtype=pl.Float64))
     return (
-        candidates.with_columns(pl.Series("_tie", noise, dtype=pl.Float64))
+        candidates.join(noise, on=["prompt_id", "candidate_id"], how="left", maintain_order="left")
         .sort("prompt_id", "source_rank", "_tie")
         .with_columns(pl.int_range(1, pl.len() + 1).over("prompt_id").cast(pl.Int32).alias("position"))
         .drop("_tie")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from prefdata import files, tables
 from prefdata.errors import PrefdataError
 from prefdata.run import Frames, Job
-from prefdata.sets import fixed_pair
+from prefdata.sets import fixed_pairs
 
 
 def build(job: Job, folder: Path) -> dict[str, str]:
@@ -75,22 +75,16 @@ def configs(frames: Frames, job: Job) -> Iterator[tuple[str, str, pl.DataFrame]]
 
 def preference(rows: pl.DataFrame, origins: Sequence[str], seed: int) -> pl.DataFrame:
     """TRL's conversational shape: prompt, chosen, rejected as message lists, with the ids; plus the split."""
-    made = []
-    for row in rows.to_dicts():
-        pair = fixed_pair(row["candidates"], origins, seed)
-        if pair is not None:
-            chosen, rejected = (row["candidates"][i] for i in pair)
-            made.append(
-                {
-                    "split": row["split"],
-                    "prompt": row["prompt"],
-                    "chosen": [{"role": "assistant", "content": chosen["response"]}],
-                    "rejected": [{"role": "assistant", "content": rejected["response"]}],
-                    "prompt_id": row["prompt_id"],
-                    "chosen_id": chosen["candidate_id"],
-                    "rejected_id": rejected["candidate_id"],
-                }
-            )
-    texts = dict.fromkeys(("prompt_id", "chosen_id", "rejected_id"), pl.String)
-    messages = dict.fromkeys(("prompt", "chosen", "rejected"), tables.MESSAGES)
-    return pl.DataFrame(made, schema={"split": pl.String, **messages, **texts})
+    picked = rows.join(fixed_pairs(rows, origins, seed), on="prompt_id", maintain_order="left").with_columns(
+        pl.col("candidates").list.first().struct.field("response").alias("_chosen"),
+        pl.col("candidates").list.first().struct.field("candidate_id").alias("chosen_id"),
+    )
+    texts = ((pl.col("_chosen"), "chosen"), (pl.col("_rejected"), "rejected"))
+    return picked.select(
+        pl.col("split").cast(pl.String),
+        "prompt",
+        *[pl.concat_list(pl.struct(pl.lit("assistant").alias("role"), t.alias("content"))).alias(n) for t, n in texts],
+        "prompt_id",
+        "chosen_id",
+        "rejected_id",
+    )

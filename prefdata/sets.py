@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from prefdata import tables
-from prefdata.draws import choose
+from prefdata.draws import choose, gumbels
 from prefdata.errors import DataError
 from prefdata.figures import per_prompt
 from prefdata.rank import chosen
@@ -105,12 +105,18 @@ def merge(kept: pl.DataFrame) -> pl.DataFrame:
     """One row a (prompt, text after NFC): the chosen, else the best rank's smallest candidate_id, noise last."""
     best = (pl.col("candidate_id") != pl.col("chosen_id")).alias("_later")
     return (
-        kept.with_columns(best, pl.col("response").str.normalize("NFC").alias("_text"))
+        kept.with_columns(best, _nfc(kept["response"]).alias("_text"))
         .sort("prompt_id", "_later", "rank", "candidate_id", nulls_last=True, maintain_order=True)
         .with_columns(pl.len().over("prompt_id", "_text").cast(pl.Int32).alias("copies"))
         .unique(["prompt_id", "_text"], keep="first", maintain_order=True)
         .drop("_later", "_text")
     )
+
+
+def _nfc(texts: pl.Series) -> pl.Series:
+    """The texts after NFC; ASCII ones, which are so already, are not gone through."""
+    other = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
+    return texts.scatter(other, texts.gather(other).str.normalize("NFC")) if other.len() else texts
 
 
 def with_roles(merged: pl.DataFrame) -> pl.DataFrame:
@@ -185,3 +191,13 @@ def fixed_pair(candidates: Sequence[dict[str, Any]], origins: Sequence[str], see
     if not pool:
         return None
     return 0, pool[choose(seed, "fixed", sorted(pool))]
+
+
+def fixed_pairs(rows: pl.DataFrame, origins: Sequence[str], seed: int) -> pl.DataFrame:
+    """`fixed_pair` of every prompt of a set at once: prompt_id, rejected_id and its text; no row where the pool is empty."""
+    pool = rows.select("prompt_id", "candidates").explode("candidates").unnest("candidates")
+    pool = pool.filter((pl.col("role") == "rejected") & pl.col("origin").is_in(origins))
+    noise = pl.Series("_noise", gumbels(seed, "fixed", pool["candidate_id"]), dtype=pl.Float64)
+    best = pool.with_columns(noise).filter(pl.col("_noise") == pl.col("_noise").max().over("prompt_id"))
+    first = best.sort("prompt_id", "candidate_id").unique("prompt_id", keep="first")
+    return first.select("prompt_id", pl.col("candidate_id").alias("rejected_id"), pl.col("response").alias("_rejected"))

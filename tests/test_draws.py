@@ -56,3 +56,11 @@ def test_choice_of_nothing_is_an_error() -> None:
 
 def test_minus_infinity_is_never_chosen() -> None:
     assert {draws.choose(0, "p", ["a", "b"], [-math.inf, -1e300], v) for v in range(50)} == {"b"}
+
+
+@given(
+    st.lists(st.text(max_size=20), max_size=5), st.integers(-5, 5), st.integers(0, 3), st.lists(st.integers(0, 9), max_size=2)
+)
+def test_many_gumbels_are_the_same_numbers_as_one_by_one(ids: list[str], seed: int, visit: int, index: list[int]) -> None:
+    one_by_one = [draws.gumbel(seed, 'a "purpose"', i, visit, index) for i in ids]
+    assert draws.gumbels(seed, 'a "purpose"', ids, visit, index).tolist() == one_by_one

@@ -11,7 +11,8 @@ import yaml
 from conftest import nectar, run_stages
 from hub.standin import Fault, Hub, Server
 
-from prefdata import card, publish
+from prefdata import card, publish, sets, tables
+from prefdata.draws import hex_id
 from prefdata.errors import PublishError
 from prefdata.quality import Quality
 from prefdata.run import Job, Run
@@ -368,3 +369,25 @@ def test_a_half_made_folder_is_never_taken_for_what_it_was(
     (built / "data" / "sets" / "a.parquet").write_bytes(old)
     publish.publish(target, built, HASHES, "", {}, 1)
     assert (tmp_path / "target" / "data" / "sets" / "a.parquet").read_bytes() == old
+
+
+@pytest.mark.parametrize("origins", [["source"], ["source", "generated"], ["noise"], ["generated"]])
+def test_pairs_of_a_frame_are_those_of_its_rows(origins: list[str]) -> None:
+    """What is published at once is what training draws prompt by prompt."""
+    kinds = [("chosen", "source"), ("other", "source"), ("rejected", "source"), ("rejected", "noise"), ("rejected", "source")]
+    rows = []
+    for p in range(20):
+        candidates = [
+            {"candidate_id": hex_id(p, i), "role": role, "response": f"t{i}", "rank": 1, "origin": origin, "producer": "m"}
+            | {"finish": "stop", "copies": 1, "logps": []}
+            for i, (role, origin) in enumerate(kinds[: 2 + p % 4])
+        ]
+        prompt = [{"role": "user", "content": "x"}]
+        rows.append({"prompt_id": hex_id("p", p), "split": "train", "prompt": prompt, "candidates": candidates})
+    frame = tables.frame("sets", rows)
+    made = dict(sets.fixed_pairs(frame, origins, 3).select("prompt_id", "rejected_id").iter_rows())
+    expected = {}
+    for row in frame.to_dicts():
+        if pair := sets.fixed_pair(row["candidates"], origins, 3):
+            expected[row["prompt_id"]] = row["candidates"][pair[1]]["candidate_id"]
+    assert made == expected
