@@ -1,0 +1,53 @@
+"""What would stop a run later and can be known before is said at once, one line each, and nothing is made."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from conftest import nectar
+
+from prefdata import workflow
+
+
+def test_everything_that_is_missing_is_said_together(make_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+    monkeypatch.setattr(workflow, "has_token", lambda: False)
+    run = make_run(
+        sources={"sources": [{"name": "a", "path": "/nowhere/a.jsonl"}, {"name": "b", "path": "/nowhere/*.parquet"}]},
+        score={"references": [{"name": "p", "model": "/nowhere/model"}]},
+        publish={"repo_id": "me/mine"},
+    )
+    said = workflow.preflight(run)
+    assert [line.split("; ")[0] for line in said] == [
+        "/nowhere/a.jsonl: no such file",
+        "/nowhere/*.parquet: no file matches",
+        "/nowhere/model: no such model folder",
+        "me/mine: no token to publish with",
+    ]
+    assert all("; " in line for line in said)
+    with pytest.raises(SystemExit, match="error: /nowhere/a.jsonl"):
+        workflow.begin(run)
+    assert not run.root.exists()
+
+
+def test_a_sound_recipe_passes_and_the_worlds_own_source_is_made_later(make_run, write_rows) -> None:
+    path = write_rows([nectar()])
+    assert workflow.preflight(make_run(sources={"sources": [{"name": "s", "path": path}]})) == []
+    toy = make_run(toy={}, sources={"sources": [{"name": "toy", "path": "toy:"}]})
+    assert workflow.preflight(toy) == []
+
+
+def test_the_errors_of_failed_jobs_are_the_last_lines(
+    make_run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(sources={"sources": [{"name": "s", "path": "x"}]})
+    logs = run.root / "logs"
+    logs.mkdir(parents=True)
+    (logs / "old.log").write_text("error: of another run\n")
+    os.utime(logs / "old.log", (1, 1))
+    monkeypatch.setattr(workflow, "_started", [time.time() - 5])
+    (logs / "sources.log").write_text("reading\nerror: f:1:x: bad; mend it\n")
+    workflow.failed(run)
+    assert capsys.readouterr().err == "error: f:1:x: bad; mend it\n"
+    assert Path(logs / "old.log").exists()
