@@ -19,6 +19,7 @@ from prefdata.settings import Settings
 
 STAGE_VERSION = 2
 BEGIN, END = "<!-- prefdata:begin -->", "<!-- prefdata:end -->"
+PRODUCER_COLUMNS = ("producer", "made", "in the set", "chosen")
 QUANTILES = ("p5", "p50", "p95")
 CONFIGS = ("preference", "sets", "candidates")
 Facts = dict[str, Any]
@@ -47,7 +48,7 @@ def render(settings: Settings, facts: Facts, quality: Facts) -> str:
         "sources_table": _rows([(s["source"], s["license"], s["prompts"]) for s in facts["sources"]]),
         "drops_table": _rows(drops),
         "ranks_table": _rows([(what, n) for what, n in quality["source_ranks"].items()], 2),
-        "producers_table": _rows([tuple(p.values()) for p in quality["producers"]], 4),
+        "producers_table": _rows([tuple(p[c] for c in PRODUCER_COLUMNS) for p in quality["producers"]], 4),
         "agreement_table": _rows([(a["one"], a["other"], _share(a["agree"]), a["pairs"]) for a in quality["agreement"]], 4),
         "figures_table": _rows([(f["what"], *(_number(f.get(k)) for k in QUANTILES)) for f in quality["figures"]], 4),
         "look_table": _rows(list(quality["degenerate"].items()), 2),

@@ -14,6 +14,7 @@ from hub.standin import Fault, Hub, Server
 from prefdata import card, publish, sets, tables
 from prefdata.draws import hex_id
 from prefdata.errors import PublishError
+from prefdata.escape import markdown
 from prefdata.quality import Quality
 from prefdata.run import Job, Run
 from prefdata.settings import CardSettings
@@ -123,7 +124,11 @@ def test_values_are_escaped_and_the_header_parses_back(make_run) -> None:
         "sources": [{"source": hostile, "license": "| x", "prompts": 1}],
         "stages": [],
     }
-    text = card.render(settings, facts, {**Quality([], "source").facts(), "producers": [{"producer": hostile, "made": 1}]})
+    text = card.render(
+        settings,
+        facts,
+        {**Quality([], "source").facts(), "producers": [{"chosen": 1, "in the set": 2, "made": 3, "producer": hostile}]},
+    )
     header = yaml.safe_load(re.match(r"---\n(.*?)---\n", text, re.S)[1])
     assert (header["license"], header["tags"]) == ("cc-by-4.0", ["preference", "dpo", "a: b", "- c"])
     body = text[text.index("# ") :]
@@ -131,6 +136,7 @@ def test_values_are_escaped_and_the_header_parses_back(make_run) -> None:
     assert "\u202e" not in text
     assert "\\{version\\}" in body, "a value is never read as a template"
     assert body.count("\n---\n") == 0
+    assert f"| {markdown(hostile)} | 3 | 2 | 1 |" in body
     assert all(
         line.replace("\\|", "").count("|") == 4 for line in body.splitlines() if line.startswith("| ") and "licence" in line
     )
