@@ -58,10 +58,11 @@ def begin(run: Run) -> None:
 
 def preflight(run: Run) -> list[str]:
     """What would stop the run later and can be known now: files, model folders, a token. One line each."""
-    problems = []
+    problems, toy = [], source_path(run.root)
     for source in run.settings.sources.sources:
         try:
-            missing = [p for p in readers.files_of(source, source_path(run.root)) if not p.exists()]
+            given = [p for p in readers.files_of(source, toy) if p != toy]
+            missing = [p for p in given if not p.exists()]
             problems += [f"{p}: no such file; correct sources.sources ({source.name}).path" for p in missing]
         except PrefdataError as error:
             problems.append(str(error))
@@ -74,7 +75,7 @@ def preflight(run: Run) -> list[str]:
                 problems.append(str(error))
     if run.settings.publish.repo_id is not None and not has_token():
         problems.append(f"{run.settings.publish.repo_id}: no token to publish with; set HF_TOKEN, or leave publish.repo_id out")
-    return [p for p in problems if str(source_path(run.root)) not in p]
+    return problems
 
 
 def has_token() -> bool:
