@@ -1,8 +1,8 @@
 """THE log-prob forward: shared-prefix and differentiable; scoring calls it without grad, training with.
 
-A prompt runs once with its K/V cache; its candidates run against that cache, positions restarting at the prompt's
-length. The last prompt token predicts the first token of every candidate. Shapes: B prompts, P prompt tokens
-(left-padded), N candidates, C completion tokens (right-padded), V vocabulary.
+Prompts run once, packed in one row without padding, and leave their keys and values; their completions run packed against
+those (attention.py), positions restarting at the prompt's length. The last prompt token predicts the first token of every
+completion. Shapes: B prompts, N completions, C tokens in the longest completion, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,23 +14,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prefdata.attention import KeysValues, Packed, Prefixes, packing, run
+from prefdata.errors import EngineError
+
 Ids = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Prompts after their forward: per layer keys and values [B, heads, P, d], mask [B, P], lengths [B], the final
-    logits [B, V] that predict each candidate's first token."""
+    """Prompts after their forward: keys and values by layer, tokens of each prompt, and the final logits [B, V] that
+    predict each completion's first token."""
 
-    layers: tuple[tuple[Tensor, Tensor], ...]
-    mask: Tensor
-    lengths: Tensor
+    layers: dict[int, KeysValues]
+    lengths: Sequence[int]
     logits: Tensor
 
     def detached(self) -> "Prefix":
         """The same prefix without graph, for forwards whose gradient is not wanted."""
-        layers = tuple((k.detach(), v.detach()) for k, v in self.layers)
-        return Prefix(layers, self.mask, self.lengths, self.logits.detach())
+        layers = {i: (k.detach(), v.detach()) for i, (k, v) in self.layers.items()}
+        return Prefix(layers, self.lengths, self.logits.detach())
 
 
 def shares_prefix(model: Any, longest: int) -> bool:
@@ -40,9 +42,11 @@ def shares_prefix(model: Any, longest: int) -> bool:
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     if any(k not in ("full_attention", "sliding_attention") for k in kinds):
         return False
+    if not getattr(model, "_supports_attention_backend", True) or getattr(model, "_is_stateful", False):
+        return False
     window = getattr(config, "sliding_window", None)
     sliding = "sliding_attention" in kinds or getattr(config, "layer_types", None) is None
-    return not (sliding and window is not None and window < longest) and not getattr(model, "_is_stateful", False)
+    return not (sliding and window is not None and window < longest)
 
 
 def pad(rows: Ids, side: str, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -61,40 +65,31 @@ def prefix(model: Any, prompts: Ids) -> Prefix:
     """Run the prompts once. Every prompt holds at least one token."""
     if any(len(p) == 0 for p in prompts):
         raise ValueError("an empty prompt predicts nothing: give the tokenizer a bos token or the prompt a text")
-    ids, mask = pad(prompts, "left", model.device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    out = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=_new_cache(),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    if out.past_key_values is None:
-        raise RuntimeError("the model returned no K/V cache (gradient checkpointing of the library drops it)")
-    layers = tuple((layer.keys, layer.values) for layer in out.past_key_values.layers)
-    return Prefix(layers, mask, mask.sum(1), out.logits[:, -1])
-
-
-def _new_cache() -> Any:
-    """A cache of full layers only (sliding ones would cut the prefix; `shares_prefix` has excluded short windows)."""
-    from transformers import DynamicCache
-
-    return DynamicCache()
+    if model.training and getattr(model, "is_gradient_checkpointing", False):
+        # recomputed layers would leave other keys and values than those the completions saw
+        raise RuntimeError("the model's own gradient checkpointing loses the prompts' gradient: disable it")
+    lengths = [len(p) for p in prompts]
+    with packing(model) as own:
+        packed = Packed(lengths, own, model.device)
+        last = torch.tensor(lengths, device=model.device).cumsum(0) - 1
+        with _head_at(model, torch.zeros_like(last), last):
+            logits = run(model, prompts, [0] * len(prompts), packed).logits[0]
+    return Prefix(packed.layers, lengths, logits)
 
 
 def candidate_logps(model: Any, shared: Prefix, owner: Sequence[int], completions: Ids) -> Tensor:
     """Log-probs of completions against their prompts' prefix: fp64 sums over the scored ids, [N].
 
-    `owner[n]` is the prompt (0..B-1) of completion n. An empty completion has log-prob 0. log-softmax in fp32 (fp64
-    where the model is fp64), sums in fp64.
+    `owner[n]` is the prompt (0..B-1) of completion n, in ascending order. An empty completion has log-prob 0. log-softmax
+    in fp32 (fp64 where the model is fp64), sums in fp64.
     """
     return token_logps(model, shared, owner, completions).double().sum(1)
 
 
 def token_logps(model: Any, shared: Prefix, owner: Sequence[int], completions: Ids) -> Tensor:
     """As `candidate_logps`, per token: [N, C], 0 at padding."""
+    if list(owner) != sorted(owner):
+        raise ValueError("owners in ascending order: a prompt's completions lie together")
     ids, mask = pad(completions, "right", model.device)
     if ids.shape[1] == 0:
         return torch.zeros(len(completions), 0, device=model.device)
@@ -104,7 +99,7 @@ def token_logps(model: Any, shared: Prefix, owner: Sequence[int], completions: I
     later = first.new_zeros(ids.shape[0], ids.shape[1] - 1)
     row, place = _places([len(c) - 1 for c in completions], model.device)
     if len(row):
-        values = _log_softmax_at(_suffix_logits(model, shared, rows, ids, mask, row, place), ids[row, place + 1])
+        values = _log_softmax_at(_suffix_logits(model, shared, owner, completions), ids[row, place + 1])
         later = later.index_put((row, place), values)
     return torch.cat([first.unsqueeze(1), later], 1)
 
@@ -135,64 +130,14 @@ def _head_at(model: Any, row: Tensor, place: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def expand(shared: Prefix, rows: Tensor) -> tuple[Any, Tensor]:
-    """A cache and mask with one row of the prefix for each entry of `rows` [N], gradients flowing to the prefix."""
-    cache = _new_cache()
-    for index, (keys, values) in enumerate(shared.layers):
-        cache.update(keys.index_select(0, rows), values.index_select(0, rows), index)
-    return cache, shared.mask[rows]
-
-
-def _joined(old: Tensor, rows: Tensor, new: Tensor) -> Tensor:
-    """The rows of `old` [B, heads, P, d], each followed by its `new` [N, heads, C, d]; without graph, in one copy."""
-    if torch.is_grad_enabled():
-        return torch.cat([old.index_select(0, rows), new], 2)
-    made = new.new_empty(new.shape[0], new.shape[1], old.shape[2] + new.shape[2], new.shape[3])
-    torch.index_select(old, 0, rows, out=made[:, :, : old.shape[2]])
-    made[:, :, old.shape[2] :] = new
-    return made
-
-
-def _seen(prompt_mask: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """What each completion token sees, additive: its prompt and the completion up to itself, [N, 1, width, P + width].
-
-    Made once instead of once a layer. Padding on the right needs no mask: nothing real comes after it.
-    """
-    before = prompt_mask.bool()[:, None, None, :].expand(-1, 1, width, -1)
-    own = torch.ones(width, width, dtype=torch.bool, device=prompt_mask.device).tril().expand(len(prompt_mask), 1, -1, -1)
-    hidden = ~torch.cat([before, own], 3)
-    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)
-
-
-def _borrowed(shared: Prefix, rows: Tensor) -> Any:
-    """A cache for one forward: each layer joins the prefix to its new keys and values when it comes to it, and keeps
-    nothing, where `expand` holds every layer's copy at once."""
-    from transformers import Cache
-    from transformers.cache_utils import DynamicLayer
-
-    class Borrowed(DynamicLayer):  # type: ignore[misc]
-        def __init__(self, keys: Tensor, values: Tensor) -> None:
-            super().__init__()
-            self.keys, self.values, self.is_initialized = keys, values, True
-
-        def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-            k, v = (_joined(old, rows, new) for old, new in ((self.keys, keys), (self.values, values)))
-            return k, v
-
-    return Cache(layers=[Borrowed(keys, values) for keys, values in shared.layers])
-
-
-def _suffix_logits(model: Any, shared: Prefix, rows: Tensor, ids: Tensor, mask: Tensor, row: Tensor, place: Tensor) -> Tensor:
-    """Logits after the completion tokens at (row, place): [K, V]."""
-    steps = torch.arange(ids.shape[1] - 1, device=ids.device)
-    with _head_at(model, row, place):
-        out = model(
-            input_ids=ids[:, :-1],
-            attention_mask=_seen(shared.mask[rows], ids.shape[1] - 1, shared.logits.dtype),
-            position_ids=shared.lengths[rows].unsqueeze(1) + steps,
-            past_key_values=_borrowed(shared, rows),
-            use_cache=True,
-        )
+def _suffix_logits(model: Any, shared: Prefix, owner: Sequence[int], completions: Ids) -> Tensor:
+    """Logits after each token of each completion but its last: [K, V], in the completions' order."""
+    longer = [(b, c[:-1]) for b, c in zip(owner, completions, strict=True) if len(c) > 1]
+    owners, rows = [b for b, _ in longer], [c for _, c in longer]
+    with packing(model) as own:
+        prefixes = Prefixes(shared.layers, shared.lengths)
+        packed = Packed([len(c) for c in rows], own, model.device, owners, prefixes)
+        out = run(model, rows, [shared.lengths[b] for b in owners], packed)
     return torch.as_tensor(out.logits)[0]
 
 
@@ -239,23 +184,60 @@ def batches(lengths: Sequence[int], most: int | None) -> list[list[int]]:
     return made
 
 
+def runs(lengths: Sequence[int], most: int | None) -> list[list[int]]:
+    """Indices of rows in their order, cut so that a run holds at most `most` tokens or one row (None: one run)."""
+    made: list[list[int]] = []
+    room = 0
+    for k, length in enumerate(lengths):
+        if made and (most is None or length <= room):
+            made[-1].append(k)
+        else:
+            made.append([k])
+            room = most or 0
+        room -= length
+    return made
+
+
 def grouped_logps(model: Any, prompts: Ids, completions: Sequence[Ids], batch_tokens: int | None = None) -> list[Tensor]:
     """Log-probs of each prompt's completions: one fp64 tensor a prompt. Shares the prefix where the model can.
 
-    The prompts run together; their completions run by length, at most `batch_tokens` tokens (the prompts' share and
-    padding included) at once, whichever prompt they belong to: hardly any padding.
+    The prompts run together; then their completions, as many at once as hold `batch_tokens` tokens with their prompts.
     """
     owner = [b for b, group in enumerate(completions) for _ in group]
     flat = [c for group in completions for c in group]
     lengths = [len(prompts[b]) + len(c) for b, c in zip(owner, flat, strict=True)]
     sums = torch.zeros(len(flat), dtype=torch.float64, device=model.device)
-    if shares_prefix(model, max(lengths, default=0)):
-        shared, width = prefix(model, prompts), max(len(p) for p in prompts)
-        for some in batches([width + len(c) for c in flat], batch_tokens):
-            made = candidate_logps(model, shared, [owner[k] for k in some], [flat[k] for k in some])
-            sums = sums.index_put((torch.tensor(some, device=sums.device),), made)
-    else:
-        for some in batches(lengths, batch_tokens):
-            made = row_logps(model, [prompts[owner[k]] for k in some], [flat[k] for k in some])
-            sums = sums.index_put((torch.tensor(some, device=sums.device),), made)
+    shares = shares_prefix(model, max(lengths, default=0))
+    shared = prefix(model, prompts) if shares else None
+    for some in runs(lengths, batch_tokens) if shares else batches(lengths, batch_tokens):
+        owners, rows = [owner[k] for k in some], [flat[k] for k in some]
+        made = candidate_logps(model, shared, owners, rows) if shared else row_logps(model, [prompts[b] for b in owners], rows)
+        sums = sums.index_put((torch.tensor(some, device=sums.device),), made)
     return list(torch.split(sums, [len(group) for group in completions]))
+
+
+@torch.no_grad()
+def require_equal_rows(model: Any, prompts: Ids, completions: Sequence[Ids]) -> None:
+    """Compare the shared-prefix log-probs of a few completions with plain rows, token by token.
+
+    Raises EngineError where one differs by more than 1e-4 nats: this model's code then does something that packed rows do
+    not carry, and nothing it gives can be trusted. In bf16 and fp16 the mean difference may be 0.1: a logit of 16 to 32
+    is a multiple of 1/8 in bf16, so that a single token may well differ by that. Models that share no prefix have nothing
+    to compare.
+    """
+    owner = [b for b, group in enumerate(completions) for _ in group]
+    flat = [c for group in completions for c in group]
+    if not shares_prefix(model, max((len(prompts[b]) + len(c) for b, c in zip(owner, flat, strict=True)), default=0)):
+        return
+    ours = token_logps(model, prefix(model, prompts), owner, flat)
+    rows = row_token_logps(model, [prompts[b] for b in owner], flat)
+    if not rows.numel():
+        return
+    apart = (ours - rows).abs()
+    exact = model.dtype in (torch.float32, torch.float64)
+    gap, limit = (float(apart.max()), 1e-4) if exact else (float(apart.sum() / sum(map(len, flat))), 0.1)
+    if not gap <= limit:
+        raise EngineError(
+            f"shared-prefix log-probs differ from plain rows by {gap:.2e} nats on a token (limit {limit})",
+            "start-up check",
+        )

@@ -78,9 +78,16 @@ def load_model(path: str, revision: str | None = None, dtype: str = "float32") -
     import torch
     from transformers import AutoModelForCausalLM
 
+    capped = getattr(load_config(path, revision).get_text_config(), "attn_logit_softcapping", None)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+            path,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            # fused attention drops Gemma 2's soft cap without a word; transformers' own eager one applies it
+            attn_implementation="eager" if capped else None,
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"no model ({str(error).splitlines()[0]})", path, "correct the model's path or id") from error

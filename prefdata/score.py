@@ -23,7 +23,7 @@ from prefdata.run import Frames, Job
 from prefdata.settings import ReferenceSettings
 from prefdata.tokens import Encoder, load_encoder
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Scorer:
 
     def __init__(self, path: str, settings: ReferenceSettings, dtype: str, batch_tokens: int) -> None:
         self.path, self.settings, self.dtype, self.batch_tokens = path, settings, dtype, batch_tokens
+        self.checked = False
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -94,10 +95,14 @@ class Scorer:
     def _sums(self, prompts: list[list[int]], groups: list[list[int]], ids: list[list[int]]) -> list[list[float]]:
         import torch
 
-        from prefdata.logprob import grouped_logps
+        from prefdata.logprob import grouped_logps, require_equal_rows
 
+        completions = [[ids[k] for k in g] for g in groups]
+        if not self.checked:
+            require_equal_rows(self.model, prompts[:2], [c[:2] for c in completions[:2]])
+            self.checked = True
         with torch.no_grad():
-            sums = grouped_logps(self.model, prompts, [[ids[k] for k in g] for g in groups], self.batch_tokens)
+            sums = grouped_logps(self.model, prompts, completions, self.batch_tokens)
         return [s.tolist() for s in sums]
 
 

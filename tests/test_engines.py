@@ -9,9 +9,12 @@ import torch
 from conftest import nectar
 from models import config, model
 
+from prefdata import logprob
 from prefdata.engines import Request
 from prefdata.engines.transformers import TransformersEngine
+from prefdata.errors import EngineError
 from prefdata.logprob import row_logps
+from prefdata.models import load_model
 from prefdata.score import Item, Scorer
 from prefdata.settings import ReferenceSettings
 from prefdata.tokens import load_encoder
@@ -114,6 +117,23 @@ def test_scoring_drops_what_is_too_long_and_sums_its_own_tokens(folder: Path) ->
             assert value["num_tokens"] == len(ids)
             assert value["logp"] == pytest.approx(float(row_logps(scorer.model, [start], [ids]).detach()), abs=1e-4)
     assert sum("too_long" in v for v in values) == 4
+
+
+def test_scoring_stops_where_the_shared_prefix_is_not_the_models_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = logprob.Prefixes
+    monkeypatch.setattr(logprob, "Prefixes", lambda layers, n: whole({i: (0 * k, v) for i, (k, v) in layers.items()}, n))
+    prompt = {"prompt_id": "p", "messages": [{"role": "user", "content": "Sba"}], "tools": None, "template_kwargs": None}
+    scorer = Scorer(str(folder), ReferenceSettings(name="r", model="m"), "float32", 64)
+    with pytest.raises(EngineError, match="differ from plain rows"):
+        scorer.values([Item(prompt, {"candidate_id": "c", "response": "abcab", "finish": "stop"})])
+
+
+def test_a_soft_cap_is_computed_where_the_models_config_has_one(tmp_path: Path) -> None:
+    """transformers' fused attention drops it without a word."""
+    model("gemma2", torch.float32, attn_logit_softcapping=0.05).save_pretrained(tmp_path / "capped")
+    model("gemma2", torch.float32, attn_logit_softcapping=None).save_pretrained(tmp_path / "plain")
+    assert load_model(str(tmp_path / "capped")).config._attn_implementation == "eager"
+    assert load_model(str(tmp_path / "plain")).config._attn_implementation == "sdpa"
 
 
 def test_an_answer_that_the_tokenizer_cannot_give_back_is_not_scored(tmp_path: Path) -> None:

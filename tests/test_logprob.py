@@ -110,4 +110,4 @@ def test_detached_prefix_gives_no_gradient_to_the_prompt() -> None:
     lm = model()
     shared = logprob.prefix(lm, PROMPTS).detached()
     assert not shared.logits.requires_grad
-    assert not any(k.requires_grad or v.requires_grad for k, v in shared.layers)
+    assert not any(k.requires_grad or v.requires_grad for k, v in shared.layers.values())

@@ -203,24 +203,11 @@ def resume_slice(settings: RunSettings) -> dict[str, Any]:
 
 
 def check(model: Any, data: list[Example], micro_tokens: int) -> None:
-    """Compare one small batch's log-probs per token with plain rows; a mismatch stops the run (1e-4 in fp32)."""
+    """Compare one small batch's log-probs with plain rows; a mismatch stops the run."""
     batch = next(micro_batches(data[:4], micro_tokens))
-    longest = max(len(e.prompt) + max(map(len, e.completions)) for e in batch)
-    if not logprob.shares_prefix(model, longest):
+    if not logprob.shares_prefix(model, max(len(e.prompt) + max(map(len, e.completions)) for e in batch)):
         print("train: this model's attention cannot share a prefix; plain rows are used", file=sys.stderr)
-        return
-    owner = [b for b, e in enumerate(batch) for _ in e.completions]
-    rows = [c for e in batch for c in e.completions]
-    with torch.no_grad():
-        shared = logprob.token_logps(model, logprob.prefix(model, [e.prompt for e in batch]), owner, rows)
-        plain = logprob.row_token_logps(model, [batch[b].prompt for b in owner], rows)
-    worst = float((shared - plain).abs().max())
-    limit = 5e-2 if next(model.parameters()).dtype == torch.bfloat16 else 1e-4
-    if not worst <= limit:
-        raise EngineError(
-            f"shared-prefix log-probs differ from plain rows by {worst:.2e} on a token (limit {limit})",
-            "start-up check",
-        )
+    logprob.require_equal_rows(model, [e.prompt for e in batch], [e.completions for e in batch])
 
 
 def save(run: Run, name: str, model: Any, encoder: Encoder, rows: list[dict[str, Any]], facts: dict[str, Any]) -> Path:

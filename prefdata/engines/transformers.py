@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from prefdata import logprob
 from prefdata.draws import uniform
@@ -48,12 +49,11 @@ class TransformersEngine:
         unique = {tuple(p): None for p in prompts}
         place = {p: i for i, p in enumerate(unique)}
         rows = torch.tensor([place[tuple(p)] for p in prompts], device=self.model.device)
-        shared = logprob.prefix(self.model, list(unique))
-        cache, mask = logprob.expand(shared, rows)
+        cache, mask, logits = self._started(list(unique), rows)
+        lengths = mask.sum(1)
         limits = [min(r.max_tokens, self.context - len(p)) for r, p in zip(requests, prompts, strict=True)]
         written: list[list[int]] = [[] for _ in requests]
         finish: list[str | None] = [None] * len(requests)
-        logits = shared.logits[rows]
         for position in range(max(limits)):
             tokens = self._draw(logits, requests, position, finish)
             for i, token in enumerate(tokens):
@@ -65,10 +65,25 @@ class TransformersEngine:
                 break
             mask = torch.cat([mask, mask.new_ones(len(requests), 1)], 1)
             step = torch.tensor(tokens, device=mask.device).unsqueeze(1)
-            places = (shared.lengths[rows] + position).unsqueeze(1)
+            places = (lengths + position).unsqueeze(1)
             out = self.model(input_ids=step, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True)
             logits = out.logits[:, -1]
         return [self._completion(w, str(f)) for w, f in zip(written, finish, strict=True)]
+
+    def _started(self, prompts: list[tuple[int, ...]], rows: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """Each prompt run once: cache, mask [rows, P] and last logits [rows, V], one row for each entry of `rows`."""
+        ids, mask = logprob.pad(prompts, "left", self.model.device)
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            past_key_values=DynamicCache(),  # full layers only: a sliding one would cut long prompts
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = out.past_key_values
+        cache.batch_select_indices(rows)
+        return cache, mask[rows], out.logits[rows, -1]
 
     def _completion(self, ids: list[int], finish: str) -> Completion:
         text = self.encoder.decode(ids[:-1] if finish == "stop" else ids)

@@ -1,0 +1,240 @@
+"""Attention of packed rows: many token sequences in one row without padding, each seeing itself and its own prefix.
+
+The model runs over one row [1, T] that holds every sequence (a "segment") behind the other; everything but attention works
+on single tokens and needs to know nothing. Attention comes here: a segment sees itself causally, and a completion's segment
+also sees its prompt, whose keys and values an earlier packed row left. They are read in place, whatever the number of
+completions. Two exact ways, one chosen by what the model and the device can do:
+
+- `_Split`: attention within the segment and attention to the prefix, each by a fused kernel, joined by their log-sum-exp.
+  With the joined output and log-sum-exp, the kernels' own backward is exact for either part (as in Ring Attention, Liu et
+  al. 2023, arXiv 2310.01889). Plain scaled dot products on a CPU.
+- `_joined`: segments padded, prefixes repeated, and the model's own attention under a mask. Anything else.
+
+Shapes: T tokens in the row, N segments, C tokens in the longest, P in the longest prefix, h heads, d head width.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate, groupby
+from operator import itemgetter
+from sys import modules
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "prefdata_packed"
+KeysValues = tuple[Tensor, Tensor]
+"""A layer's keys and values after position embedding: [1, h, tokens, d] each."""
+EXTRAS = ("softcap", "s_aux", "position_bias", "head_mask")
+"""What attention functions of transformers take beyond scaled dot products; the kernels of `_Split` know none of them."""
+_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """Keys and values of packed prompts by layer, and how many tokens each prompt has."""
+
+    layers: dict[int, KeysValues]
+    lengths: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One packed row: tokens of each segment, and which of `prefixes` each one sees (in ascending order).
+
+    `layers` collects the row's own keys and values as the model comes by. `own` names the model's own attention.
+    """
+
+    lengths: Sequence[int]
+    own: str
+    device: torch.device
+    owners: Sequence[int] = ()
+    prefixes: Prefixes | None = None
+    layers: dict[int, KeysValues] = field(default_factory=dict)
+
+    @cached_property
+    def spans(self) -> list[slice]:
+        """Where each segment lies."""
+        return _spans(self.lengths)
+
+    @cached_property
+    def families(self) -> list[tuple[slice, list[slice], slice]]:
+        """By prompt: where its segments lie together, where each lies, and where the prompt lies in `prefixes`."""
+        assert self.prefixes is not None
+        places = _spans(self.prefixes.lengths)
+        made = []
+        for owner, several in groupby(zip(self.owners, self.spans, strict=True), key=itemgetter(0)):
+            spans = [span for _, span in several]
+            made.append((slice(spans[0].start, spans[-1].stop), spans, places[owner]))
+        return made
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Where in the row each segment's tokens lie: [N, C]; at padding some token's."""
+        return _index(self.spans, self.device)
+
+    @cached_property
+    def before(self) -> Tensor:
+        """Where in the packed prompts each segment's prefix lies: [N, P]; at padding some token's."""
+        assert self.prefixes is not None
+        places = _spans(self.prefixes.lengths)
+        return _index([places[o] for o in self.owners], self.device)
+
+    @cached_property
+    def real(self) -> tuple[Tensor, Tensor]:
+        """Segment and column of the row's tokens in [N, C]: [T] each."""
+        lengths = torch.tensor(self.lengths, device=self.device)
+        columns = torch.arange(self.places.shape[1], device=self.device)
+        found = (columns < lengths[:, None]).nonzero(as_tuple=True)
+        return found[0], found[1]
+
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """What each token sees, additive: its prefix, and its segment up to itself: [N, 1, C, P + C]."""
+        width = self.places.shape[1]
+        seen = torch.ones(width, width, dtype=torch.bool, device=self.device).tril().expand(len(self.lengths), 1, -1, -1)
+        if self.prefixes is not None:
+            lengths = torch.tensor([self.prefixes.lengths[o] for o in self.owners], device=self.device)
+            known = torch.arange(self.before.shape[1], device=self.device) < lengths[:, None]
+            seen = torch.cat([known[:, None, None, :].expand(-1, 1, width, -1), seen], 3)
+        return torch.zeros(seen.shape, dtype=dtype, device=self.device).masked_fill_(~seen, torch.finfo(dtype).min)
+
+
+def _spans(lengths: Sequence[int]) -> list[slice]:
+    return [slice(stop - length, stop) for length, stop in zip(lengths, accumulate(lengths), strict=True)]
+
+
+def _index(spans: Sequence[slice], device: torch.device) -> Tensor:
+    """Places of each span's tokens, the last one's again where it is shorter: [spans, longest]."""
+    longest = max(s.stop - s.start for s in spans)
+    starts, stops = (torch.tensor(v, device=device) for v in zip(*[(s.start, s.stop) for s in spans], strict=True))
+    return torch.minimum(starts[:, None] + torch.arange(longest, device=device), stops[:, None] - 1)
+
+
+@contextmanager
+def packing(model: Any) -> Iterator[str]:
+    """Within: the model's attention is this module's, for calls that pass `packed`; gives the name of its own."""
+    config = model.config.get_text_config()
+    own = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield own
+    finally:
+        config._attn_implementation = own
+
+
+def run(model: Any, rows: Sequence[Sequence[int]], starts: Sequence[int], packed: Packed) -> Any:
+    """The model's output over the packed rows; row n's positions begin at starts[n]."""
+    device = packed.device
+    ids = torch.tensor([i for row in rows for i in row], device=device)
+    positions = torch.cat([torch.arange(s, s + len(row), device=device) for s, row in zip(starts, rows, strict=True)])
+    return model(
+        input_ids=ids.unsqueeze(0),
+        position_ids=positions.unsqueeze(0),
+        # four dimensions: transformers makes no mask of its own; of no width: whoever used it would fail, not err
+        attention_mask=torch.empty(1, 1, 1, 0, device=device),
+        use_cache=False,
+        packed=packed,
+    )
+
+
+def attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, packed: Packed, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention of a packed row, as transformers calls it: query [1, h, T, d] -> [1, T, h, d]."""
+    packed.layers[module.layer_idx] = (key, value)
+    prefix = packed.prefixes.layers[module.layer_idx] if packed.prefixes is not None else None
+    way = split if _plain(query, value, packed.own, options) else _joined
+    return way(module, query, key, value, prefix, packed, **options), None
+
+
+def _plain(query: Tensor, value: Tensor, own: str, options: dict[str, Any]) -> bool:
+    """Whether this is nothing but scaled dot products of a kind that the fused kernels for CPUs compute."""
+    extras = any(options.get(name) is not None for name in EXTRAS) or options.get("dropout")
+    return own == "sdpa" and query.device.type == "cpu" and query.shape[-1] == value.shape[-1] and not extras
+
+
+def split(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, prefix: KeysValues | None, packed: Packed, **options: Any
+) -> Tensor:
+    """Within the segments and to the prefixes apart, joined by log-sum-exp."""
+    scale = options.get("scaling")
+    if prefix is None:
+        parts = [
+            F.scaled_dot_product_attention(
+                query[:, :, s], key[:, :, s], value[:, :, s], is_causal=True, scale=scale, enable_gqa=True
+            )
+            for s in packed.spans
+        ]
+        return torch.cat(parts, 2).transpose(1, 2)
+    made: Tensor = _Split.apply(query, key, value, *prefix, packed, scale)  # type: ignore[no-untyped-call]
+    return made.transpose(1, 2)
+
+
+class _Split(torch.autograd.Function):
+    """Each segment's attention to itself and to its prefix."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, packed: Packed, scale: float | None
+    ) -> Tensor:
+        out = query.new_empty(query.transpose(1, 2).shape).transpose(1, 2)
+        sums = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
+        for family, segments, place in packed.families:
+            for s in segments:
+                out[:, :, s], sums[:, :, s] = _fused(query[:, :, s], key[:, :, s], value[:, :, s], 0.0, True, scale=scale)
+            there, their = _fused(query[:, :, family], keys[:, :, place], values[:, :, place], 0.0, False, scale=scale)
+            here, mine = out[:, :, family], sums[:, :, family]
+            # softmax over both parts is the mean of either's, weighed by its share exp(lse) of the whole sum
+            here.lerp_(there, torch.sigmoid(their - mine).to(out.dtype).unsqueeze(-1))
+            torch.logaddexp(mine, their, out=mine)
+        ctx.save_for_backward(query, key, value, keys, values, out, sums)
+        ctx.packed, ctx.scale = packed, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, keys, values, out, sums = ctx.saved_tensors
+        grad = grads[0]
+        made = [torch.zeros_like(x) for x in (query, key, value, keys, values)]
+
+        def add(mine: slice, theirs: slice, keys: Tensor, values: Tensor, to: Sequence[Tensor], causal: bool) -> None:
+            parts = [x[:, :, mine] for x in (grad, query)] + [keys[:, :, theirs], values[:, :, theirs]]
+            # given the whole's output and sum: this part's share of the whole's gradient
+            found = _fused_backward(*parts, out[:, :, mine], sums[:, :, mine], 0.0, causal, scale=ctx.scale)
+            for whole, place, some in zip(to, (mine, theirs, theirs), found, strict=True):
+                whole[:, :, place] += some
+
+        for family, segments, place in ctx.packed.families:
+            for s in segments:
+                add(s, s, key, value, made[:3], True)
+            add(family, place, keys, values, (made[0], *made[3:]), False)
+        return (*made, None, None)
+
+
+def _joined(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, prefix: KeysValues | None, packed: Packed, **options: Any
+) -> Tensor:
+    """Padded segments behind their repeated prefixes under a mask, by the model's own attention."""
+    q, k, v = (x[0][:, packed.places].transpose(0, 1) for x in (query, key, value))
+    if prefix is not None:
+        old = [x[0][:, packed.before].transpose(0, 1) for x in prefix]
+        k, v = torch.cat([old[0], k], 2), torch.cat([old[1], v], 2)
+    out, _ = _own(module, packed.own)(module, q, k, v, packed.mask(query.dtype), **options)
+    return out[packed.real].unsqueeze(0)
+
+
+def _own(module: Any, name: str) -> Callable[..., tuple[Tensor, Any]]:
+    """The attention function that the model would call: each file of transformers' models has its own eager one."""
+    if name == "eager":
+        return modules[type(module).__module__].eager_attention_forward  # type: ignore[no-any-return]
+    return ALL_ATTENTION_FUNCTIONS[name]  # type: ignore[no-any-return]
+
+
+AttentionInterface.register(NAME, attend)
