@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-ROUNDS = 5
+ROUNDS = 11
 
 
 def line(name: str, value: float, unit: str, target: str) -> None:

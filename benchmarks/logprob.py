@@ -30,7 +30,7 @@ from prefdata.settings import ReferenceSettings
 
 SHAPES = {(8, 192, 96): 2.0, (4, 192, 96): 1.7, (8, 64, 192): 1.15}
 """(candidates a prompt, prompt tokens, completion tokens): the speed-up to reach."""
-PROMPTS = 24
+PROMPTS = 12
 VOCABULARY = 4096
 BATCH_TOKENS = 2048
 THREADS = 2

@@ -147,8 +147,14 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 def _log_softmax_at(logits: Tensor, ids: Tensor) -> Tensor:
-    """log softmax(logits [K, V])[ids [K]]: [K]; one fused pass over the logits."""
-    return -F.cross_entropy(_wide(logits), ids, reduction="none")
+    """log softmax(logits [K, V])[ids [K]]: [K]. Without graph the logits are used up in place: a second [K, V] costs more
+    than its arithmetic."""
+    wide = _wide(logits)
+    if torch.is_grad_enabled():
+        return -F.cross_entropy(wide, ids, reduction="none")
+    top = wide.amax(1, keepdim=True)
+    chosen = wide.gather(1, ids.unsqueeze(1)) - top
+    return (chosen - wide.sub_(top).exp_().sum(1, keepdim=True).log_()).squeeze(1)
 
 
 def row_logps(model: Any, prompts: Ids, completions: Ids) -> Tensor:
