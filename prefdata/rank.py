@@ -60,5 +60,6 @@ def by_verdicts(candidates: pl.DataFrame, verdicts: pl.DataFrame, seed: int) -> 
 def chosen(ranks: pl.DataFrame, seed: int) -> pl.DataFrame:
     """y_0 of every ranked prompt, whatever is dropped later: prompt_id, candidate_id."""
     best = ranks.filter(pl.col("rank") == 1).group_by("prompt_id", maintain_order=True).agg("candidate_id")
-    drawn = [choose(seed, "chosen", ids) for ids in best["candidate_id"].to_list()]
+    # most prompts have one best answer: only ties need a draw
+    drawn = [ids[0] if len(ids) == 1 else choose(seed, "chosen", ids) for ids in best["candidate_id"].to_list()]
     return best.select("prompt_id", pl.Series("candidate_id", drawn, dtype=pl.String))
