@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from contextlib import ExitStack
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,6 +113,10 @@ def clean(path: SettingsFile = Path("config/demo.yaml")) -> None:
     run = Run(recipe.load(path))
     shutil.rmtree(run.root / "chunks", ignore_errors=True)
     print(f"removed {run.root / 'chunks'}")
+
+
+for _point in entry_points(group="prefdata.commands"):  # of packages that build on this one, as train does
+    app.command(_point.name)(_point.load())
 
 
 @app.callback(invoke_without_command=True)

@@ -9,13 +9,14 @@ from typing import Any
 import polars as pl
 
 from prefdata.draws import hash64
-from prefdata.errors import DataError
+from prefdata.errors import ConfigError, DataError
 from prefdata.tokens import Encoder
 
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt in ids. Place 0 is the chosen; the others are the pool of rejected ones. logps[k][n]: reference k."""
+    """One prompt in ids. Place 0 is the chosen; the others are the pool of rejected ones. logps[k][n]: reference k; labels[n]:
+    score or win probability, for losses that need one."""
 
     prompt_id: str
     prompt: list[int]
@@ -23,6 +24,7 @@ class Example:
     candidate_ids: list[str]
     origins: list[str]
     logps: list[list[float]]
+    labels: list[float]
 
     @property
     def tokens(self) -> int:
@@ -30,24 +32,32 @@ class Example:
         return len(self.prompt) + sum(map(len, self.completions))
 
 
-def examples(frame: pl.DataFrame, encoder: Encoder, origins: Sequence[str], references: Sequence[str]) -> list[Example]:
+def examples(
+    frame: pl.DataFrame, encoder: Encoder, origins: Sequence[str], references: Sequence[str], need: str | None = None
+) -> list[Example]:
     """The rows of a set: ties with the chosen are left out, the pool is limited to `origins`.
 
-    Rows whose pool is empty are kept (plain SFT needs none). Raises DataError where log-probs of a reference lack.
+    Rows whose pool is empty are kept (plain SFT needs none). Raises DataError where log-probs of a reference lack, and
+    ConfigError where the set lacks what the loss needs (train.losses.Loss.needs).
     """
     made = []
     rows = frame.to_dicts()
     prompts = encoder.prompts([(r["prompt"], r["tools"], r["template_kwargs"]) for r in rows])
     for row, prompt in zip(rows, prompts, strict=True):
         kept = [c for c in row["candidates"] if c["role"] == "chosen" or (c["role"] == "rejected" and c["origin"] in origins)]
+        completions = encoder.completions([c["response"] for c in kept], [c["finish"] for c in kept])
+        if need == "same_tokenizer" and references:
+            for candidate, ids in zip(kept, completions, strict=True):
+                _require_tokens(candidate, references[0], len(ids), row["prompt_id"])
         made.append(
             Example(
                 row["prompt_id"],
                 prompt,
-                encoder.completions([c["response"] for c in kept], [c["finish"] for c in kept]),
+                completions,
                 [c["candidate_id"] for c in kept],
                 [c["origin"] for c in kept],
                 [[_logp(c, name, row["prompt_id"]) for c in kept] for name in references],
+                [_label(c, need, row["prompt_id"]) for c in kept] if need in ("score", "win_prob") and len(kept) > 1 else [],
             )
         )
     return made
@@ -65,6 +75,27 @@ def _logp(candidate: dict[str, Any], name: str, prompt: str) -> float:
     if not value <= 1e-6:  # NaN too
         raise DataError(f"log-prob {value} under {name} is no log-prob", f"candidate {candidate['candidate_id']}")
     return value
+
+
+def _label(candidate: dict[str, Any], need: str, prompt: str) -> float:
+    value = candidate[need]
+    if value is None or value != value:
+        raise ConfigError(
+            f"this objective needs the {need} of every candidate, this set has none",
+            f"candidate {candidate['candidate_id']} of prompt {prompt}",
+            "rank by a method that gives one (the source's scores, a pointwise judge), or train another objective",
+        )
+    return float(value)
+
+
+def _require_tokens(candidate: dict[str, Any], name: str, own: int, prompt: str) -> None:
+    found = next((x["num_tokens"] for x in candidate["logps"] if x["reference"] == name), own)
+    if found != own:
+        raise ConfigError(
+            f"this objective averages log-ratios over tokens, but {name} counts {found} tokens and the policy {own}",
+            f"candidate {candidate['candidate_id']} of prompt {prompt}",
+            "make a model with the policy's tokenizer the first of score.references, or train another objective",
+        )
 
 
 @dataclass(frozen=True)

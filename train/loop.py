@@ -21,9 +21,11 @@ from prefdata.settings import Settings
 from prefdata.tokens import Encoder, End, Template, load_encoder
 from train import bpe, checkpoint, curves
 from train.batches import Example, Order, examples, micro_batches
+from train.batchwise import RunningMean
+from train.losses import LOSSES
 from train.metrics import Metrics
 from train.negatives import NEGATIVES
-from train.objectives import OBJECTIVES
+from train.objectives import OBJECTIVES, Objective
 from train.settings import InitSettings, RunSettings, resolve
 from train.step import Step
 from train.version import VERSION
@@ -36,7 +38,8 @@ def train(recipe: Settings, name: str) -> Path:
     torch.set_num_threads(recipe.threads)
     frame, data_hash = read_set(run, settings)
     model, encoder, start = policy(run, settings, recipe.seed, frame)
-    data = _examples(frame, encoder, recipe, settings, objective.negatives, context(model.config))
+    limit = context(model.config)
+    data = _examples(frame, encoder, recipe, settings, objective, limit)
     order = Order(tuple(e.prompt_id for e in data), settings.batch_prompts, recipe.seed)
     steps = settings.steps or (settings.epochs or 1) * order.steps_per_epoch
     optimizer = _optimizer(model, settings)
@@ -44,16 +47,18 @@ def train(recipe: Settings, name: str) -> Path:
     scratch = run.root / "chunks" / "train" / name
     state = checkpoint.resume(scratch, identity, model, optimizer) or {"step": 0, "rows": []}
     check(model, data, settings.micro_tokens)
-    step_of = Step(objective, settings, recipe.seed)
+    step_of = Step(objective, settings, recipe.seed, _reference(run, settings, objective, order), limit)
+    running = RunningMean(*state.get("running", ()))
     saved = time.monotonic()
     with Progress(f"train {name}", steps) as progress:
         progress.advance(state["step"])
         for step in range(state["step"], steps):
-            row = one_step(model, optimizer, step_of, data, order, step, steps)
+            row = one_step(model, optimizer, step_of, data, order, step, steps, running)
             state["rows"].append(row)
             progress.advance(1, _note(row))
             if time.monotonic() - saved >= settings.checkpoint_s and step + 1 < steps:
-                checkpoint.save(scratch, step + 1, model, optimizer, {"identity": identity, "rows": state["rows"]})
+                kept = {"identity": identity, "rows": state["rows"], "running": [running.total, running.count]}
+                checkpoint.save(scratch, step + 1, model, optimizer, kept)
                 saved = time.monotonic()
     return save(run, name, model, encoder, state["rows"], {"settings": settings.model_dump(mode="json"), "start": start})
 
@@ -66,6 +71,7 @@ def one_step(
     order: Order,
     step: int,
     steps: int,
+    running: RunningMean,
 ) -> dict[str, Any]:
     """One optimizer step over as many micro-batches as the batch needs; its row of metrics."""
     batch, metrics = [data[i] for i in order.members(step)], Metrics()
@@ -74,8 +80,9 @@ def one_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, steps, step_of.settings)
     optimizer.zero_grad(set_to_none=True)
+    shift = step_of.shift(model, batch, order.epoch(step), running)
     for micro in micro_batches(batch, step_of.settings.micro_tokens):
-        terms = step_of.values(model, micro, order.epoch(step), metrics)
+        terms = step_of.values(model, micro, order.epoch(step), metrics, shift or 0.0)
         loss = torch.stack([values.sum() / counts[per] for per, values in terms.items()]).sum()
         if not math.isfinite(float(loss.detach())):
             raise EngineError(f"the loss is {float(loss.detach())}", f"step {step}", f"rows {[e.prompt_id for e in micro]}")
@@ -95,6 +102,7 @@ def one_step(
         "lr": optimizer.param_groups[0]["lr"],
         "grad_norm": norm,
         "tokens": tokens,
+        **({} if shift is None else {"shift": shift}),
     } | metrics.means()
 
 
@@ -166,12 +174,27 @@ def fresh(settings: RunSettings, encoder: Encoder, seed: int) -> Any:
     return LlamaForCausalLM(config).to(device()).eval()
 
 
+def _reference(run: Run, settings: RunSettings, objective: Objective, order: Order) -> Any:
+    """The primary reference as a model, a second copy of the start, for losses that score what no table holds; else None."""
+    if LOSSES[objective.loss].needs != "mismatched":
+        return None
+    if len(order.ids) % order.batch == 1:
+        raise ConfigError(
+            f"the last batch of an epoch has one prompt ({len(order.ids)} in batches of {order.batch})",
+            "batch_prompts",
+            "this objective compares with other prompts of the batch: choose another number",
+        )
+    assert settings.model is not None
+    return load_model(run.model_path(settings.model), settings.revision)
+
+
 def _examples(
-    frame: pl.DataFrame, encoder: Encoder, recipe: Settings, settings: RunSettings, negatives: str, limit: int
+    frame: pl.DataFrame, encoder: Encoder, recipe: Settings, settings: RunSettings, objective: Objective, limit: int
 ) -> list[Example]:
+    negatives = objective.negatives
     references = [r.name for r in recipe.score.references] if settings.set == "preference" else []
     origins = NEGATIVES[negatives].origins or tuple(settings.negatives.origins)
-    data = examples(frame, encoder, origins if negatives != "none" else (), references)
+    data = examples(frame, encoder, origins if negatives != "none" else (), references, LOSSES[objective.loss].needs)
     usable = data if negatives == "none" else [e for e in data if len(e.completions) > 1]
     if not usable:
         raise DataError(f"no row has a rejected candidate of origin {list(origins)}", f"sets/{settings.set}")

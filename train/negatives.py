@@ -124,7 +124,16 @@ def policy_only(policy: Vector, reference: Vector, tokens: Vector, beta: float) 
     return beta * policy
 
 
-WEIGHTS: dict[str, Callable[[Vector, Vector, Vector, float], Vector]] = {"ratio": ratio, "policy": policy_only}
+def policy_per_token(policy: Vector, reference: Vector, tokens: Vector, beta: float) -> Vector:
+    """beta log pi_theta / |y|: the prose's weight without its preference for short completions; SimPO's own reward."""
+    return np.asarray(beta * policy / np.maximum(tokens, 1.0), dtype=np.float64)
+
+
+WEIGHTS: dict[str, Callable[[Vector, Vector, Vector, float], Vector]] = {
+    "ratio": ratio,
+    "policy": policy_only,
+    "policy_per_token": policy_per_token,
+}
 
 
 def effective_size(scores: Vector) -> float:

@@ -1,15 +1,18 @@
 """The settings of one training run, train.runs.<objective>/<variant> of a recipe."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from prefdata.errors import ConfigError, did_you_mean
 from prefdata.recipe import explain
 from prefdata.settings import Commit, Settings, SplitName
+from train.losses import LOSSES
 from train.negatives import NEGATIVES, WEIGHTS
-from train.objectives import OBJECTIVES
+from train.objectives import OBJECTIVES, Objective
 
+Section = TypeVar("Section", bound=BaseModel)
 Origin = Literal["source", "generated", "noise"]
 
 
@@ -54,10 +57,16 @@ class OptimizerSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class LossSettings(BaseModel, frozen=True, extra="forbid"):
-    """Of the objective's loss; METHODS names the formulas."""
+    """Of the objective's loss (formulas: prefdata objectives); each loss reads what it names. Some objectives bring their own
+    defaults, which `prefdata objectives` lists."""
 
-    beta: float = Field(0.1, gt=0, description="scale of the log-ratios")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="of the logistic loss: chance that the pair is swapped")
+    beta: float = Field(0.1, gt=0, description="scale of the log-ratios; simpo's own default is 2")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="e: chance that the pair is swapped; exo's own is 0.001")
+    margin: float = Field(0.0, ge=0, description="simpo's gamma, 1 by its default (gamma / beta = 0.5)")
+    nll_weight: float = Field(1.0, ge=0, description="lambda of rpo and cpo")
+    temperature: float = Field(1.0, gt=0, description="of the softmax over scores (infonca, nca_kway)")
+    desirable_weight: float = Field(1.0, ge=0, description="kto's lam_D, of the chosen")
+    undesirable_weight: float = Field(1.0, ge=0, description="kto's lam_U, of the rejected")
 
 
 class NegativesSettings(BaseModel, frozen=True, extra="forbid"):
@@ -66,7 +75,8 @@ class NegativesSettings(BaseModel, frozen=True, extra="forbid"):
     origins: list[Origin] = Field(default=["source", "generated"], description="the pool; noise joins only by name")
     count: int = Field(1, ge=1, description="M, negatives drawn per prompt")
     weight: str = Field(
-        "ratio", description="kernel weight: ratio = softmax(r), policy = softmax(beta log pi) (the paper says both)"
+        "ratio",
+        description="kernel weight: ratio = softmax(r), policy = softmax(beta log pi) (the paper says both), policy_per_token",
     )
     beta: float | None = Field(None, gt=0, description="the kernel's own beta; default: the loss's")
     replacement: bool = Field(False, description="draw with replacement; repeats become counts")
@@ -149,7 +159,6 @@ def _fill(settings: Settings, run: RunSettings, objective: str, key: str) -> Run
     update: dict[str, Any] = {
         "template": run.template or (own.template if own else "chat"),
         "end": run.end or (own.end if own else "eos"),
-        "negatives": run.negatives.model_copy(update={"redraw": run.negatives.redraw or NEGATIVES[row.negatives].redraw}),
     }
     if run.model is None and run.init is None and primary is not None:
         update |= {"model": primary.model, "revision": primary.revision}
@@ -157,7 +166,19 @@ def _fill(settings: Settings, run: RunSettings, objective: str, key: str) -> Run
         update["epochs"] = 1
     if run.split is None and run.set == "preference":
         update["split"] = "train"
-    return run.model_copy(update=update)
+    return with_defaults(run.model_copy(update=update), row)
+
+
+def with_defaults(run: RunSettings, row: Objective) -> RunSettings:
+    """The run with the objective's own defaults for keys of loss and negatives that the recipe does not give."""
+    loss = _with(run.loss, row.defaults.get("loss", {}))
+    negatives = _with(run.negatives, row.defaults.get("negatives", {}))
+    redraw = negatives.redraw or NEGATIVES[row.negatives].redraw
+    return run.model_copy(update={"loss": loss, "negatives": negatives.model_copy(update={"redraw": redraw})})
+
+
+def _with(section: Section, own: Mapping[str, float | str]) -> Section:
+    return section.model_copy(update={k: v for k, v in own.items() if k not in section.model_fields_set})
 
 
 def _check(settings: Settings, run: RunSettings, objective: str, key: str) -> None:
@@ -169,6 +190,16 @@ def _check(settings: Settings, run: RunSettings, objective: str, key: str) -> No
         problems.append(f"{key}: model {run.model} is no run{did_you_mean(run.model[4:], settings.train.runs)}")
     if row.references != "none" and not references:
         problems.append(f"{key}: {objective} needs the log-probs of references: give score.references")
+    need = LOSSES[row.loss].needs
+    if need == "smoothing" and not run.loss.label_smoothing:
+        problems.append(f"{key}: {objective} is infinite at loss.label_smoothing 0: give a small one, 0.001 by default")
+    if need == "mismatched" and run.batch_prompts < 2:
+        problems.append(f"{key}: {objective} compares with answers of other prompts of the batch: batch_prompts of 2 at least")
+    if need == "mismatched" and references and (run.model, run.revision) != (references[0].model, references[0].revision):
+        problems.append(
+            f"{key}: {objective} scores other prompts' answers as it goes, by a copy of its start: "
+            f"start from the primary reference {references[0].model}"
+        )
     if row.negatives != "none" and run.set == "sft":
         problems.append(f"{key}: {objective} needs rejected candidates, sets/sft has none: set: preference")
     if row.references != "none" and references and (run.template, run.end) != (references[0].template, references[0].end):

@@ -5,7 +5,7 @@ detached prefix; select; the chosen and the distinct negatives with grad on the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from prefdata import logprob
 from prefdata.errors import EngineError
-from train.batches import Example
-from train.losses import LOSSES, Compared, Terms
+from train.batches import Example, micro_batches
+from train.batchwise import RunningMean, mean_log_ratio, mean_rewards, mismatched
+from train.compared import Compared
+from train.losses import LOSSES, Terms
 from train.metrics import Metrics
 from train.negatives import NEGATIVES, WEIGHTS, Draw, Picked, Vector, effective_size
 from train.objectives import Objective
@@ -25,21 +27,56 @@ from train.settings import RunSettings
 
 @dataclass(frozen=True)
 class Step:
-    """What stays the same over a run."""
+    """What stays the same over a run. `reference`: the primary one as a model, for losses that score what no table holds;
+    `limit`: how many tokens a row may have."""
 
     objective: Objective
     settings: RunSettings
     seed: int
+    reference: Any = None
+    limit: int = 2**20
 
-    def values(self, model: Any, batch: Sequence[Example], epoch: int, metrics: Metrics) -> Terms:
-        """The loss's terms [B], fp64 with graph, by what the loop divides their sum by."""
+    def values(self, model: Any, batch: Sequence[Example], epoch: int, metrics: Metrics, shift: float = 0.0) -> Terms:
+        """The loss's terms [B], fp64 with graph, by what the loop divides their sum by. `shift`: the optimizer batch's."""
+        compared, picked = self._compared(model, batch, epoch, metrics)
+        self._observe(batch, picked, compared.chosen_B, compared.rejected_BM, metrics)
+        return LOSSES[self.objective.loss].function(replace(compared, shift=shift), self.settings.loss)
+
+    def shift(self, model: Any, batch: Sequence[Example], epoch: int, running: RunningMean) -> float | None:
+        """The number of the whole optimizer batch that the loss needs (bco's delta, kto's z), without gradient; else None."""
+        need = LOSSES[self.objective.loss].needs
+        if need not in ("mean_reward", "mismatched"):
+            return None
+        with torch.no_grad():
+            if need == "mean_reward":
+                return running.add(self._rewards(model, batch, epoch))
+            # places alone: the samplers of such objectives need no policy
+            places = [p for p, _ in self._select(Rows(model, batch), batch, epoch, Metrics())]
+            others = mismatched(batch, places, self.limit)
+            return mean_log_ratio(self._sums(model, others), self._sums(self.reference, others))
+
+    def _rewards(self, model: Any, batch: Sequence[Example], epoch: int) -> list[float]:
+        """Of each prompt, in the batch's order, however it is cut."""
+        found: dict[str, float] = {}
+        for micro in micro_batches(batch, self.settings.micro_tokens):
+            compared, _ = self._compared(model, micro, epoch, Metrics())
+            rewards = mean_rewards(compared, self.settings.loss.beta).tolist()
+            found |= zip((e.prompt_id for e in micro), rewards, strict=True)
+        return [found[e.prompt_id] for e in batch]
+
+    def _sums(self, model: Any, batch: Sequence[Example]) -> list[float]:
+        """Log-probs of every completion, in the batch's order, however it is cut."""
+        found: dict[str, list[float]] = {}
+        for micro in micro_batches(batch, self.settings.micro_tokens):
+            sums = logprob.grouped_logps(model, [e.prompt for e in micro], [e.completions for e in micro])
+            found |= {e.prompt_id: s.tolist() for e, s in zip(micro, sums, strict=True)}
+        return [s for e in batch for s in found[e.prompt_id]]
+
+    def _compared(self, model: Any, batch: Sequence[Example], epoch: int, metrics: Metrics) -> tuple[Compared, list[Picked]]:
         forward = self._forward(model, batch)
         picked = self._select(forward, batch, epoch, metrics)
         chosen_B, rejected_BM = forward.trained([places for places, _ in picked])
-        compared = self._compare(batch, picked, chosen_B, rejected_BM)
-        values = LOSSES[self.objective.loss].function(compared, self.settings.loss)
-        self._observe(batch, picked, chosen_B, rejected_BM, metrics)
-        return values
+        return self._compare(batch, picked, chosen_B, rejected_BM), picked
 
     @staticmethod
     def _forward(model: Any, batch: Sequence[Example]) -> "Forward":
@@ -97,7 +134,7 @@ class Step:
                 first_KBM[k, b, : len(places)] = logps[0]
         views = REFERENCES[self.objective.references](first_KBM, reference_KBM, self.settings.references)
         tokens = torch.tensor([len(e.completions[0]) for e in batch], dtype=torch.float64, device=device)
-        return Compared(chosen_B, rejected_BM, *views, counts_BM, tokens, lengths_BM)
+        return Compared(chosen_B, rejected_BM, *views, counts_BM, tokens, lengths_BM, *_labels(batch, picked, counts_BM))
 
     def _observe_draw(
         self, example: Example, places: list[int], counts: list[int], scores: Vector | None, metrics: Metrics
@@ -172,6 +209,16 @@ class Rows(Shared):
 
 
 Forward = Shared
+
+
+def _labels(batch: Sequence[Example], picked: Sequence[Picked], like_BM: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Scores or win probabilities of the chosen [B] and of the picked [B, M], where the examples carry them."""
+    if not batch[0].labels:
+        return None, None
+    rejected_BM = torch.zeros_like(like_BM)
+    for b, (example, (places, _)) in enumerate(zip(batch, picked, strict=True)):
+        rejected_BM[b, : len(places)] = torch.tensor([example.labels[p] for p in places], dtype=torch.float64)
+    return rejected_BM.new_tensor([e.labels[0] for e in batch]), rejected_BM
 
 
 def _arrange(sums: Tensor, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
