@@ -21,6 +21,7 @@ from train import batches
 from train.batchwise import RunningMean, mean_log_ratio, mismatched
 from train.losses import LOSSES
 from train.metrics import Metrics
+from train.negatives import NEGATIVES, Draw
 from train.objectives import OBJECTIVES
 from train.settings import resolve, with_defaults
 from train.step import Step
@@ -97,6 +98,24 @@ def test_simpo_averages_over_each_answers_own_tokens() -> None:
     lengths = [len(c) for c in e.completions]
     assert lengths[0] != lengths[1]
     assert float(ours.detach()) == pytest.approx(oracle.simpo(w, lo, *lengths, 0.5, 0.0), abs=1e-9)
+
+
+def test_each_candidate_keeps_its_own_label_through_the_step() -> None:
+    """Prompts with pools of unequal size, labels that all differ: infonca over everything, sppo_soft over the fixed pair."""
+    lm, batch = model(), [example(i, n) for i, n in enumerate((3, 1, 2))]
+    infonca, soft = (_values(name, lm, batch) for name in ("infonca", "sppo_soft"))
+    for e, listwise, pairwise in zip(batch, infonca, soft, strict=True):
+        logps = [float(row_logp(lm, e.prompt, c).detach()) for c in e.completions]
+        ratios = [p - r for p, r in zip(logps, e.logps[0], strict=True)]
+        assert listwise == pytest.approx(oracle.infonca(ratios, e.labels, 0.5, 1.0), abs=1e-9)
+        drawn = NEGATIVES["fixed"].select(None, e.candidate_ids[1:], Draw(3, 0))[0][0] + 1
+        exact = oracle.sppo_soft(ratios[0], ratios[drawn], e.labels[0], e.labels[drawn], 0.5)
+        assert pairwise == pytest.approx(exact, abs=1e-9)
+
+
+def _values(name: str, lm, batch) -> list[float]:
+    (values,) = Step(OBJECTIVES[name], run_settings(), 3).values(lm, batch, 0, Metrics()).values()
+    return values.detach().tolist()
 
 
 # ---- numbers of a whole batch ----

@@ -23,8 +23,8 @@ def text(name: str) -> str:
     row = OBJECTIVES[name]
     parts = [
         ("loss", LOSSES[row.loss].formula),
-        ("negatives", f"{row.negatives}: {_first(NEGATIVES[row.negatives].select)}"),
-        ("references", f"{row.references}: {_first(REFERENCES[row.references])}"),
+        ("negatives", "" if row.negatives == "none" else f"{row.negatives}: {_first(NEGATIVES[row.negatives].select)}"),
+        ("references", "" if row.references == "none" else f"{row.references}: {_first(REFERENCES[row.references])}"),
         ("needs", "; ".join(_needs(row)) or "prompts and chosen answers"),
         ("defaults", ", ".join(f"{s}.{k} {v}" for s, keys in row.defaults.items() for k, v in keys.items())),
         ("paper", row.paper),

@@ -68,7 +68,7 @@ def logistic(compared: Compared, knobs: Knobs) -> Terms:
 
 def logistic_nll(compared: Compared, knobs: Knobs) -> Terms:
     """RPO (arXiv 2404.19733) with a reference, CPO (arXiv 2401.08417) without: the logistic loss and lambda times the
-    negative log-likelihood of the chosen, per token of the batch."""
+    negative log-likelihood of the chosen, per token of the batch (the papers: per token of each answer, and per answer)."""
     return logistic(compared, knobs) | {"token": -knobs.nll_weight * compared.chosen_B}
 
 
@@ -113,7 +113,8 @@ def _per_token(sums: Tensor, tokens: Tensor) -> Tensor:
 
 
 def squared(compared: Compared, knobs: Knobs) -> Terms:
-    """IPO (arXiv 2310.12036, eq. 17, over length-averaged log-ratios as TRL does): (u/|w| - v/|l| - 1/(2 beta))^2: [B]."""
+    """IPO (arXiv 2310.12036, eq. 17, but over log-ratios averaged over tokens, as TRL computes it; the paper has sums):
+    (u/|w| - v/|l| - 1/(2 beta))^2: [B]."""
     u = _per_token(compared.u_KBM, compared.chosen_tokens_B[None, :, None])
     v = _per_token(compared.v_KBM, compared.rejected_tokens_BM[None])
     return {"prompt": compared.over_pairs((u - v - 1 / (2 * knobs.beta)) ** 2)}

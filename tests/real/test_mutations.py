@@ -12,17 +12,32 @@ pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
 
 LOSSES, STEP, STAGES, SOURCES = "test_losses.py", "test_train.py", "test_stages.py", "test_sources.py"
+OBJECTIVES = "test_objectives.py"
 MUTANTS = [
     # losses
     ("train/losses.py", "-(1 - smooth) * F.logsigmoid(margin)", "(1 - smooth) * F.logsigmoid(margin)", LOSSES),
     ("train/losses.py", "- smooth * F.logsigmoid(-margin)", "- smooth * F.logsigmoid(margin)", LOSSES),
     ("train/losses.py", "compared.v_KBM - compared.u_KBM", "compared.u_KBM - compared.v_KBM", LOSSES),
     ("train/losses.py", "+ compared.counts_BM.log()", "", LOSSES),
-    ("train/losses.py", "(compared.counts_BM * per_pair).sum(1)", "per_pair.sum(1)", LOSSES),
-    ("train/losses.py", "/ compared.counts_BM.sum(1)", "/ compared.counts_BM.shape[1]", LOSSES),
-    ("train/losses.py", "(compared.view_weights_KBM * values).sum(0)", "values.mean(0)", LOSSES),
+    ("train/compared.py", "(self.counts_BM * per_pair).sum(1)", "per_pair.sum(1)", LOSSES),
+    ("train/compared.py", "/ self.counts_BM.sum(1)", "/ self.counts_BM.shape[1]", LOSSES),
+    ("train/compared.py", "(self.view_weights_KBM * values_KBM).sum(0)", "values_KBM.mean(0)", LOSSES),
     ("train/losses.py", '"token": -compared.chosen_B', '"token": compared.chosen_B', LOSSES),
-    ("train/losses.py", "self.rejected_BM[None] - self.reference_rejected_KBM", "self.rejected_BM[None]", LOSSES),
+    ("train/losses.py", "torch.log1p(-e)", "torch.log1p(e)", OBJECTIVES),
+    ("train/losses.py", "- knobs.margin)", "+ knobs.margin)", OBJECTIVES),
+    ("train/losses.py", "(-u).sigmoid() + v.sigmoid()", "(-u).sigmoid() + (-v).sigmoid()", OBJECTIVES),
+    ("train/losses.py", "(compared.v_KBM + half) ** 2", "(compared.v_KBM - half) ** 2", OBJECTIVES),
+    ("train/losses.py", "- 0.5 * F.logsigmoid(-v)", "- 0.5 * F.logsigmoid(v)", OBJECTIVES),
+    ("train/losses.py", "/ real.sum(1, keepdim=True)", "/ real.shape[1] ** 2", OBJECTIVES),
+    ("train/losses.py", "rejected / knobs.temperature", "rejected", OBJECTIVES),
+    ("train/losses.py", "F.logsigmoid(compared.shift - v)", "F.logsigmoid(v - compared.shift)", OBJECTIVES),
+    ("train/losses.py", "knobs.undesirable_weight * (-v)", "knobs.desirable_weight * (-v)", OBJECTIVES),
+    ("train/losses.py", "compared.chosen_tokens_B[None, :, None]", "compared.chosen_tokens_B[None, :, None] ** 0", OBJECTIVES),
+    ("train/batchwise.py", "j = (i + 1) % len(batch)", "j = i", OBJECTIVES),
+    ("train/batchwise.py", "return max(0.0, sum", "return max(-9.0, sum", OBJECTIVES),
+    ("train/batchwise.py", "(compared.u_KBM + compared.v_KBM) / 2", "compared.u_KBM", OBJECTIVES),
+    ("train/step.py", "[example.labels[p] for p in places]", "[example.labels[p - 1] for p in places]", OBJECTIVES),
+    ("train/compared.py", "self.rejected_BM[None] - self.reference_rejected_KBM", "self.rejected_BM[None]", LOSSES),
     # references
     (
         "train/references.py",
