@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import oracle
@@ -43,6 +44,54 @@ def test_kernel_with_replacement_follows_the_multinomial(m: int) -> None:
     assert chi2(seen, oracle.multinomial_mean([0.1, 0.2, 0.3, 0.4], m)) / m < 16.27
 
 
+def chain(weights: list[float], steps: int, proposals: int) -> list[float]:
+    """Exact probabilities of the kernel's T-th draw, by going through every subset of proposals."""
+    pool = range(len(weights))
+
+    def drawn(among: tuple[int, ...]) -> dict[int, float]:
+        return {i: weights[i] / sum(weights[j] for j in among) for i in among}
+
+    def mixed(subsets: list[tuple[int, ...]]) -> list[float]:
+        return [sum(drawn(s).get(i, 0.0) for s in subsets) / len(subsets) for i in pool]
+
+    now = mixed(list(combinations(pool, proposals)))
+    for _ in range(steps - 1):
+        moves = [mixed([(x, *s) for s in combinations([i for i in pool if i != x], proposals)]) for x in pool]
+        now = [sum(now[x] * moves[x][i] for x in pool) for i in pool]
+    return now
+
+
+@pytest.mark.parametrize(("steps", "proposals"), [(1, 2), (2, 1), (2, 2), (4, 2)])
+def test_the_kernels_steps_follow_their_exact_distribution(steps: int, proposals: int) -> None:
+    exact = chain([0.1, 0.2, 0.3, 0.4], steps, proposals)
+    seen: Counter[int] = Counter()
+    for visit in range(N):
+        (place,), _ = NEGATIVES["kernel"].select(SCORES, IDS, Draw(5, visit, 1, False, steps, proposals))
+        seen[place] += 1
+    assert chi2(seen, exact) < 16.27
+
+
+def test_steps_approach_the_weights_and_leave_them_invariant() -> None:
+    """From one proposal of two candidates the first draw is far from the weights, later ones are not."""
+    weights = [0.1, 0.2, 0.3, 0.4]
+    apart = [max(abs(a - b) for a, b in zip(chain(weights, t, 2), weights, strict=True)) for t in (1, 2, 4, 8)]
+    assert apart == sorted(apart, reverse=True)
+    assert apart[0] > 0.05
+    assert apart[-1] < 1e-3
+    assert chain(weights, 2, 3) == pytest.approx(weights)  # three proposals and the last draw are the whole pool
+
+
+def test_chains_are_counted_and_never_draw_what_has_no_weight() -> None:
+    places, repeats = NEGATIVES["kernel"].select(SCORES, IDS, Draw(5, 0, 50, True, 3, 2))
+    assert sum(repeats) == 50
+    assert places == sorted(set(places))
+    one = np.array([-np.inf, 0.0, -np.inf, -1000.0])
+    for visit in range(30):
+        assert NEGATIVES["kernel"].select(one, IDS, Draw(5, visit, 1, False, 3, 1))[0] in ([1], [3])
+    with pytest.raises(ValueError, match="finite"):
+        NEGATIVES["kernel"].select(np.full(4, -np.inf), IDS, Draw(5, 0, 1, False, 2, 2))
+
+
 def test_random_is_uniform_and_equals_the_kernel_of_equal_weights() -> None:
     assert chi2(counts("random", 1), [0.25] * 4) < 16.27
     for visit in range(50):
@@ -59,9 +108,16 @@ def test_max_and_min_take_the_extremes_and_break_ties_by_a_draw() -> None:
     assert abs(tied[1] - N / 2) < 4 * math.sqrt(N / 4)
 
 
-@given(st.permutations(range(4)), st.integers(0, 20), st.sampled_from(["random", "kernel", "max", "min", "fixed"]))
-def test_draws_do_not_depend_on_the_order_of_the_pool(order: list[int], visit: int, sampler: str) -> None:
-    draw = Draw(3, visit, 2)
+@given(
+    st.permutations(range(4)),
+    st.integers(0, 20),
+    st.sampled_from(["random", "kernel", "max", "min", "fixed"]),
+    st.sampled_from([(1, None), (3, 2)]),
+)
+def test_draws_do_not_depend_on_the_order_of_the_pool(
+    order: list[int], visit: int, sampler: str, chain: tuple[int, int | None]
+) -> None:
+    draw = Draw(3, visit, 2, True, *chain)
     plain = {IDS[p] for p in NEGATIVES[sampler].select(SCORES, IDS, draw)[0]}
     shuffled = [IDS[i] for i in order]
     assert {shuffled[p] for p in NEGATIVES[sampler].select(SCORES[order], shuffled, draw)[0]} == plain

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from prefdata import recipe
 from prefdata.cli import app
-from prefdata.errors import ConfigError
+from prefdata.errors import ConfigError, DataError
 from train import batches
 from train.batchwise import RunningMean, mean_log_ratio, mismatched
 from train.losses import LOSSES
@@ -25,6 +25,7 @@ from train.negatives import NEGATIVES, Draw
 from train.objectives import OBJECTIVES
 from train.settings import resolve, with_defaults
 from train.step import Step
+from train.validation import VALIDATION_WEIGHTS, alpha
 
 NATS = st.floats(-1000, -0.5)
 BETA = st.floats(0.01, 10)
@@ -167,6 +168,39 @@ def test_the_batchs_number_is_in_the_metrics_and_in_the_loss(name: str) -> None:
     assert value(name, rows_of) != value(name, replace(rows_of, shift=0.7))
 
 
+# ---- weights of references from held-out pairs ----
+
+
+def held_out(*pairs: tuple[tuple[float, float], tuple[float, float]], split: str = "validation") -> pl.DataFrame:
+    """Rows of one pair each: (chosen's, rejected's) log-probs, each under the references a and b."""
+
+    def candidate(role: str, logps: tuple[float, float], number: int) -> dict[str, object]:
+        both = [{"reference": n, "logp": x} for n, x in zip("ab", logps, strict=True)]
+        return {"candidate_id": f"{role}{number}", "role": role, "origin": "source", "logps": both}
+
+    rows = [[candidate("chosen", w, i), candidate("rejected", lo, i)] for i, (w, lo) in enumerate(pairs)]
+    return pl.DataFrame({"split": [split] * len(rows), "candidates": rows})
+
+
+def test_held_out_pairs_weigh_the_references_by_hand() -> None:
+    """a is right 3 times of 4 with mean gap 2.5, b is right once with mean gap 7.5."""
+    frame = held_out(((-1, -9), (-2, -5)), ((-3, -9), (-5, -1)), ((-1, -5), (-4, -1)), ((-9, -1), (-6, -9)))
+    found = {name: alpha(frame, ["a", "b"], ["source"], 0, name) for name in VALIDATION_WEIGHTS}
+    gaps = [(1 + 2 + 3 + 3) / 4, (4 + 8 + 4 + 8) / 4]
+    assert found["validation_discrimination"] == pytest.approx([g / sum(gaps) for g in gaps])
+    right = [3 / 4, 1 / 4]
+    assert found["validation_accuracy"] == pytest.approx([r / sum(right) for r in right])
+    assert alpha(frame, ["b", "a"], ["source"], 0, "validation_accuracy") == pytest.approx([0.25, 0.75])
+
+
+def test_references_that_are_never_right_weigh_the_same_and_no_pair_is_an_error() -> None:
+    wrong = held_out(((-5, -5), (-1, -1)))
+    assert alpha(wrong, ["a", "b"], ["source"], 0, "validation_accuracy") == [0.5, 0.5]
+    assert alpha(held_out(((-1, -1), (-1, -1))), ["a", "b"], ["source"], 0, "validation_discrimination") == [0.5, 0.5]
+    with pytest.raises(DataError, match="no pair of split validation"):
+        alpha(held_out(((-1, -9), (-2, -5)), split="train"), ["a", "b"], ["source"], 0, "validation_accuracy")
+
+
 # ---- what a set and a recipe must carry ----
 
 
@@ -229,10 +263,23 @@ def test_what_an_objective_cannot_do_is_said_before_the_run() -> None:
     for objective, run, message in (
         ("exo", {"loss": {"label_smoothing": 0}}, "infinite at loss.label_smoothing 0"),
         ("kto", {"batch_prompts": 1}, "batch_prompts of 2 at least"),
+        ("dpo", {"negatives": {"steps": 2}}, "are the kernel's, dpo has none"),
+        ("mcpo", {"negatives": {"steps": 2, "count": 2}}, "2 chains of the kernel may meet"),
+        ("dpo", {"references": {"weights": "validation_accuracy"}}, "weighs several references, dpo compares with primary"),
+        ("mrpo", {"references": {"weights": "validation_accuracy", "alpha": [1]}}, "either alpha or weights"),
         ("kto", {"model": "run:sft/other"}, "start from the primary reference run:sft/policy"),
     ):
         with pytest.raises(ConfigError, match=message):
             resolve(recipe_of(objective, **run), f"{objective}/default")
+
+
+def test_held_out_weights_need_the_split_in_the_set() -> None:
+    asked = {"references": {"weights": "validation_accuracy"}}
+    assert resolve(recipe_of("mrpo", **asked), "mrpo/default").references.weights == "validation_accuracy"
+    settings = recipe_of("mrpo", **asked)
+    without = settings.model_copy(update={"sets": settings.sets.model_copy(update={"splits": ["train"]})})
+    with pytest.raises(ConfigError, match="needs split validation in sets.splits"):
+        resolve(without, "mrpo/default")
 
 
 def test_objectives_bring_their_own_defaults_which_a_recipe_overrides() -> None:

@@ -65,7 +65,7 @@ def test_values_and_gradients_equal_plain_rows_and_the_oracle(name: str, family:
     values = values_of(name, lm, batch)
     step = Step(OBJECTIVES[name], run_settings(), 3)
     logps = [[row_logp(lm, e.prompt, c) for c in e.completions] for e in batch]
-    forward = SimpleNamespace(weighed=lambda: [np.array([float(x.detach()) for x in row[1:]]) for row in logps])
+    forward = SimpleNamespace(weighed=lambda first: [np.array([float(x.detach()) for x in row[1:]]) for row in logps])
     picked = step._select(forward, batch, 0, Metrics())
     rows = []
     for e, lp, (places, counts) in zip(batch, logps, picked, strict=True):
@@ -120,11 +120,37 @@ def test_the_kernel_weighs_with_the_policy_and_its_reference() -> None:
     lm, e = model(), example(1, 3)
     step, seen, n = Step(OBJECTIVES["mcpo"], run_settings(), 3), np.zeros(3), 1500
     policy = [float(row_logp(lm, e.prompt, c).detach()) for c in e.completions[1:]]
-    forward = SimpleNamespace(weighed=lambda: [np.array(policy)])
+    forward = SimpleNamespace(weighed=lambda first: [np.array(policy)])
     for epoch in range(n):
         seen[step._select(forward, [e], epoch, Metrics())[0][0][0] - 1] += 1
     exact = np.array(oracle.kernel_weights(policy, e.logps[0][1:], 0.5, "ratio"))
     assert ((seen - n * exact) ** 2 / (n * exact)).sum() < 13.82  # 0.999 quantile, 2 degrees of freedom
+
+
+def test_the_chosen_is_drawn_by_its_weight_where_it_is_included_and_then_gives_no_gradient() -> None:
+    lm, e, n = model(), example(1, 2), 1500
+    step = Step(OBJECTIVES["mcpo"], run_settings(negatives={"redraw": "epoch", "include_chosen": True}), 3)
+    policy = [float(row_logp(lm, e.prompt, c).detach()) for c in e.completions]
+    forward, seen, metrics = SimpleNamespace(weighed=lambda first: [np.array(policy[first:])]), np.zeros(3), Metrics()
+    for epoch in range(n):
+        seen[step._select(forward, [e], epoch, metrics)[0][0][0]] += 1
+    exact = np.array(oracle.kernel_weights(policy, e.logps[0], 0.5, "ratio"))
+    assert ((seen - n * exact) ** 2 / (n * exact)).sum() < 13.82  # 0.999 quantile, 2 degrees of freedom
+    assert metrics.means()["draw_chosen"] == seen[0] / n
+    epoch = next(i for i in range(n) if step._select(forward, [e], i, Metrics())[0][0] == [0])
+    (values,) = step.values(lm, [e], epoch, Metrics()).values()
+    assert float(values.detach()) == pytest.approx(math.log(2))
+    gradients = torch.autograd.grad(values.sum(), list(lm.parameters()))
+    assert max(float(g.abs().max()) for g in gradients) < 1e-12
+
+
+def test_the_kernel_in_steps_does_not_depend_on_how_a_batch_is_cut() -> None:
+    lm, batch = model(), [example(i, 4) for i in range(4)]
+    settings = run_settings(negatives={"redraw": "epoch", "steps": 3, "proposals": 2, "count": 2, "replacement": True})
+    whole = values_of("mcpo", lm, batch, settings).detach()
+    pieces = torch.cat([values_of("mcpo", lm, [e], settings).detach() for e in batch])
+    assert whole.tolist() == pytest.approx(pieces.tolist(), abs=1e-12)
+    assert whole.tolist() != pytest.approx(values_of("mcpo", lm, batch).detach().tolist(), abs=1e-6)
 
 
 def test_a_batch_cut_in_pieces_gives_the_same_values_and_draws() -> None:
@@ -144,7 +170,7 @@ def test_draws_change_with_the_epoch_where_they_are_redrawn_and_never_for_dpo() 
 
 def test_when_all_are_drawn_no_weighing_pass_is_made() -> None:
     batch = [example(0, 2)]
-    forward = SimpleNamespace(weighed=lambda: pytest.fail("a no-grad pass was made"))
+    forward = SimpleNamespace(weighed=lambda first: pytest.fail("a no-grad pass was made"))
     step = Step(OBJECTIVES["mcpo"], run_settings(negatives={"count": 2, "redraw": "epoch"}), 3)
     assert step._select(forward, batch, 0, Metrics()) == [([1, 2], [1, 1])]
 
@@ -343,7 +369,7 @@ def test_a_checkpoint_of_another_run_never_outlives_ours(tmp_path: Path) -> None
 
 def test_weights_that_are_no_numbers_name_the_prompt() -> None:
     e = example(0, 3)
-    forward = SimpleNamespace(weighed=lambda: [np.full(3, np.nan)])
+    forward = SimpleNamespace(weighed=lambda first: [np.full(3, np.nan)])
     with pytest.raises(EngineError, match=f"prompt {e.prompt_id}"):
         Step(OBJECTIVES["mcpo"], run_settings(), 3)._select(forward, [e], 0, Metrics())
 
@@ -351,12 +377,12 @@ def test_weights_that_are_no_numbers_name_the_prompt() -> None:
 def test_a_kernel_without_any_reference_has_weights_too() -> None:
     e = example(0, 3, references=0)
     step = Step(OBJECTIVES["mcpo"], run_settings(negatives={"weight": "policy"}), 3)
-    assert step._scores(e, np.array([-1.0, -2.0, -3.0])).tolist() == [-0.5, -1.0, -1.5]
+    assert step._scores(e, np.array([-1.0, -2.0, -3.0]), 1).tolist() == [-0.5, -1.0, -1.5]
 
 
 def test_repeated_draws_count_as_often_as_they_were_drawn() -> None:
     metrics, e = Metrics(), example(0, 2)
-    Step(OBJECTIVES["mcpo"], run_settings(), 3)._observe_draw(e, [0, 1], [3, 1], None, metrics)
+    Step(OBJECTIVES["mcpo"], run_settings(), 3)._observe_draw(e, [1, 2], [3, 1], None, metrics)
     lengths = [len(c) for c in e.completions[1:]]
     shortest = sum(n for n, length in zip((3, 1), lengths, strict=True) if length == min(lengths))
     assert metrics.sums["draw_shortest"] == (shortest, 4)

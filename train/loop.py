@@ -28,6 +28,7 @@ from train.negatives import NEGATIVES
 from train.objectives import OBJECTIVES, Objective
 from train.settings import InitSettings, RunSettings, resolve
 from train.step import Step
+from train.validation import alpha
 from train.version import VERSION
 
 
@@ -37,6 +38,7 @@ def train(recipe: Settings, name: str) -> Path:
     objective = OBJECTIVES[name.partition("/")[0]]
     torch.set_num_threads(recipe.threads)
     frame, data_hash = read_set(run, settings)
+    settings = _with_alpha(run, settings, recipe)
     model, encoder, start = policy(run, settings, recipe.seed, frame)
     limit = context(model.config)
     data = _examples(frame, encoder, recipe, settings, objective, limit)
@@ -118,13 +120,28 @@ def learning_rate(step: int, steps: int, settings: RunSettings) -> float:
 
 def read_set(run: Run, settings: RunSettings) -> tuple[pl.DataFrame, str]:
     """The rows of the run's set and split, and the hash of their content."""
-    paths = [run.table(Part("sets", "sets", settings.set), s) for s in run.shards]
-    frame = pl.concat([files.read_table(p, "sets") for p in paths])
+    frame = _whole_set(run, settings)
     if settings.split is not None:
         frame = frame.filter(pl.col("split") == settings.split)
     if frame.is_empty():
         raise DataError(f"no rows of split {settings.split}", f"sets/{settings.set}", "look at the report's drops")
     return frame, files.content_hash(frame)
+
+
+def _whole_set(run: Run, settings: RunSettings) -> pl.DataFrame:
+    paths = [run.table(Part("sets", "sets", settings.set), s) for s in run.shards]
+    return pl.concat([files.read_table(p, "sets") for p in paths])
+
+
+def _with_alpha(run: Run, settings: RunSettings, recipe: Settings) -> RunSettings:
+    """The settings with the references' weights filled in where held-out pairs decide them."""
+    asked = settings.references
+    if asked.weights == "per_example":
+        return settings
+    names = [r.name for r in recipe.score.references]
+    found = alpha(_whole_set(run, settings), names, settings.negatives.origins, recipe.seed, asked.weights)
+    print(f"train: {asked.weights}: {', '.join(f'{n} {a:.3f}' for n, a in zip(names, found, strict=True))}", file=sys.stderr)
+    return settings.model_copy(update={"references": asked.model_copy(update={"alpha": found})})
 
 
 def policy(run: Run, settings: RunSettings, seed: int, frame: pl.DataFrame) -> tuple[Any, Encoder, str]:

@@ -1,9 +1,10 @@
 """NEGATIVES: how the rejected candidates of a prompt are drawn. Pure functions, without gradient.
 
 select(scores, ids, draw) -> (places in the pool, counts). `scores` [L] fp64 are the kernel's log-weights (None where
-the sampler needs none), `ids` the candidate_ids of the pool; the chosen one is never in the pool.
+the sampler needs none), `ids` the candidate_ids of the pool; the chosen one is in it by `include_chosen` only.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,12 +18,15 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Draw:
-    """What keys a draw: the run's seed, the visit (epoch; 0 where negatives are never redrawn), M, replacement."""
+    """What keys a draw: the run's seed, the visit (epoch; 0 where negatives are never redrawn); M, replacement; the kernel's
+    steps T and its proposals a step (None: the whole pool)."""
 
     seed: int
     visit: int
     count: int = 1
     replacement: bool = False
+    steps: int = 1
+    proposals: int | None = None
 
 
 Picked = tuple[list[int], list[int]]
@@ -61,10 +65,32 @@ def random(scores: Vector | None, ids: Sequence[str], draw: Draw) -> Picked:
 
 
 def kernel(scores: Vector | None, ids: Sequence[str], draw: Draw) -> Picked:
-    """The Monte Carlo kernel (arXiv 2502.04567, Algorithm 1, T = 1): y' from Categorical(softmax(scores))."""
+    """The Monte Carlo kernel (arXiv 2502.04567, Algorithm 1): y' from Categorical(softmax(scores)), T times.
+
+    Each step proposes a keyed random subset of the pool, and from the second one on the draw of the step before, which
+    leaves softmax(scores) over the pool invariant (iterated sampling importance resampling). With the whole pool as the
+    proposals one step is exact and more change nothing but the draw. Several negatives are several chains.
+    """
     if scores is None:
         raise ValueError("the kernel needs scores")
-    return categorical(scores, ids, draw)
+    if draw.steps == 1 and draw.proposals is None:
+        return categorical(scores, ids, draw)
+    pool = [int(i) for i in np.flatnonzero(scores > -np.inf)]
+    if not np.isfinite(scores[pool]).any():
+        raise ValueError("no candidate of the pool has a finite weight")
+    return _counted([_chain(scores, ids, pool, draw, number) for number in range(draw.count)])
+
+
+def _chain(scores: Vector, ids: Sequence[str], pool: Sequence[int], draw: Draw, number: int) -> int:
+    """Where one chain is after its last step."""
+    current: list[int] = []
+    for step in range(draw.steps):
+        others = [i for i in pool if i not in current]
+        keys = gumbels(draw.seed, "proposal", [ids[i] for i in others], draw.visit, (step, number))
+        among = current + [others[i] for i in np.argsort(-keys, kind="stable")[: draw.proposals]]
+        noise = gumbels(draw.seed, "negative", [ids[i] for i in among], draw.visit, (step, number))
+        current = [among[int(np.argmax(scores[among] + noise))]]
+    return current[0]
 
 
 def largest(scores: Vector | None, ids: Sequence[str], draw: Draw) -> Picked:
@@ -90,11 +116,14 @@ def categorical(scores: Vector, ids: Sequence[str], draw: Draw) -> Picked:
     if not draw.replacement:
         order = np.argsort(-(scores + gumbels(draw.seed, "negative", ids, draw.visit, (0, 0))), kind="stable")
         return _top(np.array([i for i in order if scores[i] > -np.inf]), draw)
-    counts = np.zeros(len(ids), dtype=np.int64)
-    for number in range(draw.count):
-        counts[np.argmax(scores + gumbels(draw.seed, "negative", ids, draw.visit, (0, number)))] += 1
-    places = [int(i) for i in np.flatnonzero(counts)]
-    return places, [int(counts[i]) for i in places]
+    noises = (gumbels(draw.seed, "negative", ids, draw.visit, (0, number)) for number in range(draw.count))
+    return _counted([int(np.argmax(scores + noise)) for noise in noises])
+
+
+def _counted(drawn: Sequence[int]) -> Picked:
+    """The distinct places in ascending order, and how often each was drawn."""
+    counts = Counter(drawn)
+    return sorted(counts), [counts[place] for place in sorted(counts)]
 
 
 def _top(order: npt.NDArray[np.int64], draw: Draw) -> Picked:

@@ -80,6 +80,11 @@ class NegativesSettings(BaseModel, frozen=True, extra="forbid"):
     )
     beta: float | None = Field(None, gt=0, description="the kernel's own beta; default: the loss's")
     replacement: bool = Field(False, description="draw with replacement; repeats become counts")
+    steps: int = Field(1, ge=1, description="T, steps of the kernel; more than 1 is the paper's future work")
+    proposals: int | None = Field(None, ge=1, description="candidates that each step of the kernel proposes; default: all")
+    include_chosen: bool = Field(
+        False, description="the chosen answer may be drawn too (exact contrastive divergence; such a pair has no gradient)"
+    )
     redraw: Literal["never", "epoch"] | None = Field(None, description="default: never for dpo and mrpo, else epoch")
 
     @model_validator(mode="after")
@@ -95,12 +100,17 @@ class ReferencesSettings(BaseModel, frozen=True, extra="forbid"):
     eps_max: float = Field(0.1, ge=0, lt=1, description="CTRO's largest clip around the primary; 0.1 in the authors' code")
     adaptive_eps: bool = Field(True, description="share eps_max between chosen and rejected by their log-probs")
     alpha: list[Annotated[float, Field(ge=0)]] | None = Field(None, description="fixed weights; default ARWC's")
+    weights: Literal["per_example", "validation_discrimination", "validation_accuracy"] = Field(
+        "per_example", description="ARWC's, or fixed ones from the pairs of split validation (arXiv 2512.10040)"
+    )
     weight_order: Literal["paper", "repo"] = Field("paper", description="the authors' K=2 code swaps the weights")
 
     @model_validator(mode="after")
     def _some_weight(self) -> "ReferencesSettings":
         if self.alpha is not None and sum(self.alpha) <= 0:
             raise ValueError("alpha gives no reference any weight")
+        if self.alpha is not None and self.weights != "per_example":
+            raise ValueError("give either alpha or weights")
         return self
 
 
@@ -190,6 +200,15 @@ def _check(settings: Settings, run: RunSettings, objective: str, key: str) -> No
         problems.append(f"{key}: model {run.model} is no run{did_you_mean(run.model[4:], settings.train.runs)}")
     if row.references != "none" and not references:
         problems.append(f"{key}: {objective} needs the log-probs of references: give score.references")
+    if run.references.weights != "per_example" and row.references not in ("virtual", "each"):
+        problems.append(f"{key}: references.weights weighs several references, {objective} compares with {row.references}")
+    if run.references.weights != "per_example" and "validation" not in settings.sets.splits:
+        problems.append(f"{key}: references.weights {run.references.weights} needs split validation in sets.splits")
+    asked = run.negatives
+    if row.negatives != "kernel" and (asked.steps > 1 or asked.proposals is not None or asked.include_chosen):
+        problems.append(f"{key}: negatives.steps, proposals and include_chosen are the kernel's, {objective} has none")
+    if (asked.steps > 1 or asked.proposals is not None) and asked.count > 1 and not asked.replacement:
+        problems.append(f"{key}: {asked.count} chains of the kernel may meet: negatives.replacement: true counts repeats")
     need = LOSSES[row.loss].needs
     if need == "smoothing" and not run.loss.label_smoothing:
         problems.append(f"{key}: {objective} is infinite at loss.label_smoothing 0: give a small one, 0.001 by default")

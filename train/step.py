@@ -86,37 +86,37 @@ class Step:
         return Shared(model, batch) if pays and logprob.shares_prefix(model, longest) else Rows(model, batch)
 
     def _select(self, forward: "Forward", batch: Sequence[Example], epoch: int, metrics: Metrics) -> list[Picked]:
-        """Places (1..) of the drawn negatives in each example, and their counts."""
+        """Places (0 only by `include_chosen`) of the drawn negatives in each example, and their counts."""
         sampler, settings = NEGATIVES[self.objective.negatives], self.settings.negatives
-        draw = Draw(self.seed, epoch if settings.redraw == "epoch" else 0, settings.count, settings.replacement)
-        pools = [len(e.completions) - 1 for e in batch]
+        visit, first = epoch if settings.redraw == "epoch" else 0, 0 if settings.include_chosen else 1
+        draw = Draw(self.seed, visit, settings.count, settings.replacement, settings.steps, settings.proposals)
         # where all are drawn anyway no weight is needed: the no-grad pass is skipped
-        weighed = sampler.needs_policy and (settings.replacement or any(n > settings.count for n in pools))
-        policy = forward.weighed() if weighed else None
+        free = [settings.replacement or settings.proposals or len(e.completions) - first > settings.count for e in batch]
+        policy = forward.weighed(first) if sampler.needs_policy and any(free) else None
         picked = []
         for i, example in enumerate(batch):
-            ids = example.candidate_ids[1:]
-            scores = self._scores(example, policy[i]) if policy is not None else np.zeros(len(ids))
+            ids = example.candidate_ids[first:]
+            scores = self._scores(example, policy[i], first) if policy is not None else np.zeros(len(ids))
             try:
                 places, counts = sampler.select(scores, ids, draw)
             except ValueError as error:
                 raise EngineError(str(error), f"prompt {example.prompt_id}", "look at its stored log-probs") from error
-            picked.append(([p + 1 for p in places], counts))
-            # by the prompt alone, so that how a batch is cut changes no metric
-            drawn = sampler.needs_policy and (settings.replacement or len(ids) > settings.count)
+            places = [p + first for p in places]
+            picked.append((places, counts))
             if places:
-                self._observe_draw(example, places, counts, scores if drawn else None, metrics)
+                # by the prompt alone, so that how a batch is cut changes no metric
+                self._observe_draw(example, places, counts, scores if sampler.needs_policy and free[i] else None, metrics)
         return picked
 
-    def _scores(self, example: Example, policy: Vector) -> Vector:
-        """The kernel's log-weights of the pool: in differences to the chosen for a pairwise reference, which is the
-        same distribution (a constant per prompt drops out of the softmax)."""
+    def _scores(self, example: Example, policy: Vector, first: int) -> Vector:
+        """The kernel's log-weights of the pool, completions[first:]: in differences to the chosen for a pairwise reference,
+        which is the same distribution (a constant per prompt drops out of the softmax)."""
         settings = self.settings.negatives
         logps = torch.tensor(example.logps or [[0.0] * len(example.completions)], dtype=torch.float64).unsqueeze(1)
-        chosen = logps[:, :, :1].expand(-1, -1, logps.shape[2] - 1)
-        views = REFERENCES[self.objective.references](chosen, logps[:, :, 1:], self.settings.references)
+        pool = logps[:, :, first:]
+        views = REFERENCES[self.objective.references](logps[:, :, :1].expand_as(pool), pool, self.settings.references)
         reference = ((views[1] - views[0] + logps[:1, :, :1]) * views[2]).sum(0)[0].numpy()
-        tokens = np.array([len(c) for c in example.completions[1:]], dtype=np.float64)
+        tokens = np.array([len(c) for c in example.completions[first:]], dtype=np.float64)
         return WEIGHTS[settings.weight](policy, reference, tokens, settings.beta or self.settings.loss.beta)
 
     def _compare(self, batch: Sequence[Example], picked: list[Picked], chosen_B: Tensor, rejected_BM: Tensor) -> Compared:
@@ -139,10 +139,14 @@ class Step:
     def _observe_draw(
         self, example: Example, places: list[int], counts: list[int], scores: Vector | None, metrics: Metrics
     ) -> None:
-        lengths, drawn = [len(c) for c in example.completions[1:]], list(zip(places, counts, strict=True))
-        metrics.add("draw_shortest", sum(n for p, n in drawn if lengths[p] == min(lengths)), sum(counts))
+        drawn, total = list(zip(places, counts, strict=True)), sum(counts)
+        lengths = [len(c) for c in example.completions[1:]]
+        short = sum(n for p, n in drawn if p and lengths[p - 1] == min(lengths))
+        metrics.add("draw_shortest", short, total)
         for origin in ("source", "generated", "noise"):
-            metrics.add(f"draw_{origin}", sum(n for p, n in drawn if example.origins[p + 1] == origin), sum(counts))
+            metrics.add(f"draw_{origin}", sum(n for p, n in drawn if p and example.origins[p] == origin), total)
+        if self.settings.negatives.include_chosen:
+            metrics.add("draw_chosen", sum(n for p, n in drawn if not p), total)
         if scores is not None:
             metrics.add("ess", effective_size(scores), 1)
             metrics.add("ess_share", effective_size(scores) / len(scores), 1)
@@ -170,9 +174,9 @@ class Shared:
         self.model, self.batch = model, batch
         self.prefix = logprob.prefix(model, [e.prompt for e in batch])
 
-    def weighed(self) -> list[Vector]:
-        """Log-probs of every rejected candidate, without grad: one fp64 array [pool] a prompt."""
-        places = [list(range(1, len(e.completions))) for e in self.batch]
+    def weighed(self, first: int) -> list[Vector]:
+        """Log-probs of completions[first:], without grad: one fp64 array [pool] a prompt."""
+        places = [list(range(first, len(e.completions))) for e in self.batch]
         with torch.no_grad():
             sums = self._logps(self.prefix.detached(), places)
         return [s.cpu().numpy() for s in torch.split(sums, [len(p) for p in places])]
@@ -193,8 +197,8 @@ class Rows(Shared):
     def __init__(self, model: Any, batch: Sequence[Example]) -> None:
         self.model, self.batch = model, batch
 
-    def weighed(self) -> list[Vector]:
-        places = [list(range(1, len(e.completions))) for e in self.batch]
+    def weighed(self, first: int) -> list[Vector]:
+        places = [list(range(first, len(e.completions))) for e in self.batch]
         with torch.no_grad():
             sums = self._rows(places)
         return [s.cpu().numpy() for s in torch.split(sums, [len(p) for p in places])]

@@ -96,7 +96,16 @@ MUTANTS = [
     ("prefdata/logprob.py", "window < longest", "window < longest - 1", "test_logprob.py"),
     # the step and the loop
     ("train/step.py", "example.logps[0][0]\n", "example.logps[-1][0]\n", STEP),
-    ("train/step.py", "picked.append(([p + 1 for p in places], counts))", "picked.append((places, counts))", STEP),
+    ("train/step.py", "places = [p + first for p in places]", "places = [p + 1 - first for p in places]", STEP),
+    ("train/negatives.py", "among = current + [", "among = [", "test_negatives.py"),
+    ("train/negatives.py", "if i not in current]", "]", "test_negatives.py"),
+    (
+        "train/negatives.py",
+        "draw.visit, (step, number))\n            among",
+        "draw.visit, (0, number))\n            among",
+        "test_negatives.py",
+    ),
+    ("train/validation.py", "(chosen_KV > rejected_KV)", "(chosen_KV >= rejected_KV)", OBJECTIVES),
     ("train/step.py", 'epoch if settings.redraw == "epoch" else 0', "0", STEP),
     ("train/step.py", "first_KBM[k, b, : len(places)] = logps[0]", "first_KBM[k, b, : len(places)] = logps[-1]", STEP),
     ("train/loop.py", '"prompt": len(batch)', '"prompt": 4', STEP),
