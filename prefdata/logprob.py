@@ -209,16 +209,37 @@ def grouped_logps(model: Any, prompts: Ids, completions: Sequence[Ids], batch_to
 
     The prompts run together; then their completions, as many at once as hold `batch_tokens` tokens with their prompts.
     """
-    owner = [b for b, group in enumerate(completions) for _ in group]
-    flat = [c for group in completions for c in group]
+    longest = max((len(p) + len(c) for p, group in zip(prompts, completions, strict=True) for c in group), default=0)
+    if shares_prefix(model, longest):
+        return pool_logps(model, prefix(model, prompts), completions, batch_tokens)
+    owner, flat = _flat(completions)
     lengths = [len(prompts[b]) + len(c) for b, c in zip(owner, flat, strict=True)]
-    sums = torch.zeros(len(flat), dtype=torch.float64, device=model.device)
-    shares = shares_prefix(model, max(lengths, default=0))
-    shared = prefix(model, prompts) if shares else None
-    for some in runs(lengths, batch_tokens) if shares else batches(lengths, batch_tokens):
-        owners, rows = [owner[k] for k in some], [flat[k] for k in some]
-        made = candidate_logps(model, shared, owners, rows) if shared else row_logps(model, [prompts[b] for b in owners], rows)
-        sums = sums.index_put((torch.tensor(some, device=sums.device),), made)
+    cut = batches(lengths, batch_tokens)
+    made = [row_logps(model, [prompts[owner[k]] for k in some], [flat[k] for k in some]) for some in cut]
+    return _regrouped(made, cut, completions, model.device)
+
+
+def pool_logps(model: Any, shared: Prefix, completions: Sequence[Ids], batch_tokens: int | None = None) -> list[Tensor]:
+    """Log-probs of each prompt's completions against its prefix: one fp64 tensor a prompt, at most `batch_tokens` tokens at
+    once, the prompt counted for each of its completions."""
+    owner, flat = _flat(completions)
+    cut = runs([shared.lengths[b] + len(c) for b, c in zip(owner, flat, strict=True)], batch_tokens)
+    made = [candidate_logps(model, shared, [owner[k] for k in some], [flat[k] for k in some]) for some in cut]
+    return _regrouped(made, cut, completions, model.device)
+
+
+def _flat(completions: Sequence[Ids]) -> tuple[list[int], list[Sequence[int]]]:
+    """Each completion's prompt, and the completions."""
+    return [b for b, group in enumerate(completions) for _ in group], [c for group in completions for c in group]
+
+
+def _regrouped(
+    made: Sequence[Tensor], cut: Sequence[Sequence[int]], completions: Sequence[Ids], device: torch.device
+) -> list[Tensor]:
+    """Sums by batch, where batch `cut[i]` holds these completions, as one tensor a prompt."""
+    sums = torch.zeros(sum(map(len, completions)), dtype=torch.float64, device=device)
+    for some, values in zip(cut, made, strict=True):
+        sums = sums.index_put((torch.tensor(some, device=device),), values)
     return list(torch.split(sums, [len(group) for group in completions]))
 
 

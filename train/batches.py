@@ -129,19 +129,13 @@ def _shuffle(ids: tuple[str, ...], seed: int, epoch: int) -> list[int]:
 
 
 def micro_batches(batch: Sequence[Example], micro_tokens: int) -> Iterator[list[Example]]:
-    """Cut a batch into forwards of at most `micro_tokens` padded tokens (one example at least), long ones together."""
+    """Cut a batch into forwards of at most `micro_tokens` tokens, prompts counted once (one example at least); examples of
+    like length together, for models that need padded rows."""
     held: list[Example] = []
     for example in sorted(batch, key=lambda e: (len(e.prompt), max(map(len, e.completions)), e.prompt_id)):
-        if held and padded_tokens([*held, example]) > micro_tokens:
+        if held and sum(e.tokens for e in held) + example.tokens > micro_tokens:
             yield held
             held = []
         held.append(example)
     if held:
         yield held
-
-
-def padded_tokens(batch: Sequence[Example]) -> int:
-    """Tokens of a shared-prefix forward over all candidates, padding included."""
-    rows = sum(len(e.completions) for e in batch)
-    longest = max(len(c) for e in batch for c in e.completions)
-    return len(batch) * max(len(e.prompt) for e in batch) + rows * longest

@@ -167,6 +167,10 @@ class Step:
                 metrics.add("accuracy", float(margin > 0), float(margin != 0))
 
 
+WEIGHED_TOKENS = 4096
+"""Tokens of a forward without gradient, prompts counted for each completion: bounds its logits, whatever the pool."""
+
+
 class Shared:
     """The shared-prefix forwards of one micro-batch."""
 
@@ -176,10 +180,10 @@ class Shared:
 
     def weighed(self, first: int) -> list[Vector]:
         """Log-probs of completions[first:], without grad: one fp64 array [pool] a prompt."""
-        places = [list(range(first, len(e.completions))) for e in self.batch]
+        pools = [e.completions[first:] for e in self.batch]
         with torch.no_grad():
-            sums = self._logps(self.prefix.detached(), places)
-        return [s.cpu().numpy() for s in torch.split(sums, [len(p) for p in places])]
+            sums = logprob.pool_logps(self.model, self.prefix.detached(), pools, WEIGHED_TOKENS)
+        return [s.cpu().numpy() for s in sums]
 
     def trained(self, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Log-probs with grad of the chosen [B] and of the negatives [B, M] (0 at padding)."""

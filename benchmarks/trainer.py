@@ -1,0 +1,249 @@
+"""The trainer's speed: our steps against plain row-wise ones, side by side, optimizer step included.
+
+The peer is what a good engineer writes without a shared prefix: padded rows of prompt + completion, sorted by length, hidden
+states gathered at the completion tokens only, one head and one fused log-softmax over those; for MC-PO a pass without
+gradient over all rejected rows first. Same model, dtype, threads, data and optimizer; both cut their batch into
+micro-batches of MICRO_TOKENS, where the peer is fastest here.
+
+python benchmarks/trainer.py >> benchmarks/results/trainer.jsonl && python benchmarks/render.py
+"""
+
+import math
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from figures import ROUNDS, interleaved, line
+from torch import Tensor
+from torch.nn.functional import cross_entropy, logsigmoid
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from train import loop
+from train.batches import Example, Order
+from train.batchwise import RunningMean
+from train.objectives import OBJECTIVES
+from train.settings import RunSettings, with_defaults
+from train.step import Step
+
+PROMPT, COMPLETION = 192, 96
+PROMPTS = 8
+"""In a step."""
+MICRO_TOKENS = 4096
+VOCABULARY = 4096
+THREADS = 2
+BETA = 0.1
+MCPO = {4: (1.7, 0.90), 8: (1.9, 1.15)}
+"""Candidates: the speed-up over row-wise MC-PO, the time over row-wise DPO."""
+Row = tuple[list[int], list[int]]
+
+
+def model() -> Any:
+    """A random fp32 Llama of 9 million parameters."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=320,
+        intermediate_size=864,
+        num_hidden_layers=6,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        head_dim=64,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config)
+
+
+def examples(count: int) -> list[Example]:
+    """Random ids whose lengths vary by a quarter to either side."""
+    draw = random.Random(count)
+
+    def ids(about: int) -> list[int]:
+        return [draw.randrange(3, VOCABULARY) for _ in range(draw.randint(about * 3 // 4, about * 5 // 4))]
+
+    made = []
+    for number in range(PROMPTS):
+        prompt, completions = ids(PROMPT), [ids(COMPLETION) for _ in range(count)]
+        names, logps = [f"{number:08x}{k:08x}" for k in range(count)], [[-8.3 * len(c) for c in completions]]
+        made.append(Example(f"{number:016x}", prompt, completions, names, ["source"] * count, logps, []))
+    return made
+
+
+# ---- ours ----
+
+
+class Ours:
+    """The trainer's own step of an objective, over the same batch again and again."""
+
+    def __init__(self, objective: str, data: list[Example], micro_tokens: int = MICRO_TOKENS) -> None:
+        settings = RunSettings.model_validate(
+            {"batch_prompts": len(data), "micro_tokens": micro_tokens, "loss": {"beta": BETA}}
+        )
+        row = OBJECTIVES[objective]
+        self.model, self.data = model(), data
+        self.settings = with_defaults(settings, row)
+        self.optimizer = loop._optimizer(self.model, self.settings)
+        self.order = Order(tuple(e.prompt_id for e in data), len(data), 0)
+        self.step, self.running = Step(row, self.settings, 0), RunningMean()
+
+    def __call__(self) -> None:
+        loop.one_step(self.model, self.optimizer, self.step, self.data, self.order, 0, 1000, self.running)
+
+
+# ---- the peer ----
+
+
+class Rows:
+    """DPO or MC-PO over padded rows."""
+
+    def __init__(self, data: list[Example], kernel: bool) -> None:
+        self.model, self.data, self.kernel = model(), data, kernel
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
+        self.draw = np.random.default_rng(0)
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        drawn = self.drawn() if self.kernel else [1] * len(self.data)
+        order = sorted(range(len(self.data)), key=lambda i: len(self.data[i].prompt) + len(self.data[i].completions[0]))
+        rows = 2 * max(sum(map(len, self.row(i, 0))) for i in order)
+        width = max(1, MICRO_TOKENS // rows)
+        for start in range(0, len(order), width):
+            some = order[start : start + width]
+            logps = sums(self.model, [self.row(i, k) for i in some for k in (0, drawn[i])]).view(-1, 2)
+            reference = torch.tensor([[self.data[i].logps[0][k] for k in (0, drawn[i])] for i in some])
+            ratio = logps - reference
+            (-logsigmoid(BETA * (ratio[:, 0] - ratio[:, 1])).sum() / len(order)).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+
+    def row(self, number: int, place: int) -> Row:
+        return self.data[number].prompt, self.data[number].completions[place]
+
+    def drawn(self) -> list[int]:
+        """The kernel's draw for each prompt: every rejected row once, without gradient, like lengths together."""
+        places = [(i, k) for i, e in enumerate(self.data) for k in range(1, len(e.completions))]
+        places.sort(key=lambda p: sum(map(len, self.row(*p))))
+        scores: list[list[float]] = [[0.0] * (len(e.completions) - 1) for e in self.data]
+        width = max(1, MICRO_TOKENS // sum(map(len, self.row(*places[-1]))))
+        with torch.no_grad():
+            for start in range(0, len(places), width):
+                some = places[start : start + width]
+                for (i, k), value in zip(some, sums(self.model, [self.row(*p) for p in some]).tolist(), strict=True):
+                    scores[i][k - 1] = BETA * (value - self.data[i].logps[0][k])
+        return [1 + int(np.argmax(np.array(s) + self.draw.gumbel(size=len(s)))) for s in scores]
+
+
+def sums(policy: Any, rows: Sequence[Row]) -> Tensor:
+    """Log-probs of the completions by one padded forward: [rows]."""
+    longest = max(len(p) + len(c) for p, c in rows)
+    ids = torch.tensor([[*p, *c, *[0] * (longest - len(p) - len(c))] for p, c in rows])
+    starts, stops = (
+        torch.tensor(v).unsqueeze(1) for v in zip(*[(len(p) - 1, len(p) + len(c) - 1) for p, c in rows], strict=True)
+    )
+    places = torch.arange(longest - 1)
+    hidden = policy.model(input_ids=ids[:, :-1], attention_mask=(places < stops).long(), use_cache=False).last_hidden_state
+    scored = (places >= starts) & (places < stops)
+    logps = -cross_entropy(policy.lm_head(hidden[scored]), ids[:, 1:][scored], reduction="none")
+    return torch.stack([part.sum() for part in torch.split(logps, [len(c) for _, c in rows])])
+
+
+# ---- figures ----
+
+
+def speed() -> None:
+    for count, (faster, slower) in MCPO.items():
+        data = examples(count)
+        calls: dict[str, Callable[[], Any]] = {
+            "ours": Ours("mcpo", data),
+            "rows_mcpo": Rows(data, kernel=True),
+            "rows_dpo": Rows(data, kernel=False),
+        }
+        if count == 4:
+            calls["our_dpo"] = Ours("dpo", [_pair(e) for e in data])
+        seconds = interleaved(calls)
+        for name, taken in seconds.items():
+            line(f"step_s_n{count}_{name}", median(taken), "s", "")
+        line(f"mcpo_vs_rows_mcpo_n{count}", _ratio(seconds["rows_mcpo"], seconds["ours"]), "x speed", f">= {faster}")
+        line(f"mcpo_vs_rows_dpo_n{count}", _ratio(seconds["ours"], seconds["rows_dpo"]), "x time", f"<= {slower:.2f}")
+        if count == 4:
+            line("dpo_speedup_vs_rows", _ratio(seconds["rows_dpo"], seconds["our_dpo"]), "x speed", ">= 1.38")
+        matmul_share(count, data, median(seconds["ours"]))
+
+
+def _pair(example: Example) -> Example:
+    """The chosen and the first rejected candidate: the pair that the peer trains on."""
+    return Example(*(v[:2] if k in ("completions", "candidate_ids", "origins") else v for k, v in vars(example).items()))
+
+
+def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of the rounds' ratios."""
+    return median(a / b for a, b in zip(above, below, strict=True))
+
+
+def matmul_share(count: int, data: list[Example], seconds: float) -> None:
+    """Model FLOPs of our step (2 a weight and token forward, 4 backward; head at scored tokens) over the measured rate of the
+    model's own largest product."""
+    trunk, head = sum(p.numel() for n, p in model().named_parameters() if "layers" in n), VOCABULARY * 320
+    flops = 0
+    for e in data:
+        completions = [len(c) for c in e.completions]
+        trained = completions[0] + sum(completions[1:]) / (count - 1)
+        flops += trunk * (6 * len(e.prompt) + 2 * sum(completions[1:]) + 6 * trained)
+        flops += head * (2 * sum(completions[1:]) + 6 * trained)
+    a, b = torch.randn(MICRO_TOKENS // 2, 320), torch.randn(320, 864)
+    times = []
+    for _ in range(50):
+        started = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - started)
+    rate = 2 * math.prod(a.shape) * b.shape[1] / median(times)
+    line(f"matmul_share_n{count}", flops / seconds / rate, "of the measured matmul rate", ">= 0.6" if count == 4 else "")
+
+
+def activations() -> None:
+    """Peak memory of an MC-PO step over what the process held before it, by the number of candidates: each in a process, all
+    prompts of the step in one forward, so that more candidates do not mean fewer prompts at once."""
+    peaks = {n: float(subprocess.check_output([sys.executable, __file__, str(n)])) for n in (4, 16)}
+    for n, peak in peaks.items():
+        line(f"mcpo_activation_mib_n{n}", peak, "MiB", "")
+    line("mcpo_activation_ratio_n16_n4", peaks[16] / peaks[4], "peak over what was held before", "<= 1.2")
+
+
+def peak(count: int) -> None:
+    """Print the peak resident MiB of one step over what was held after a first one with a single short prompt."""
+    torch.set_num_threads(THREADS)
+    step = Ours("mcpo", examples(count), micro_tokens=10**9)
+    small = Ours("mcpo", [_pair(e) for e in step.data[:1]])
+    small()
+    small.model, small.optimizer = step.model, step.optimizer
+    small()
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts anew
+    before = _status("VmRSS")
+    step()
+    print(_status("VmHWM") - before)
+
+
+def _status(name: str) -> float:
+    with open("/proc/self/status") as file:
+        return next(int(text.split()[1]) / 1024 for text in file if text.startswith(name))
+
+
+def main() -> None:
+    if len(sys.argv) == 2:
+        peak(int(sys.argv[1]))
+        return
+    torch.set_num_threads(THREADS)
+    print(f"{THREADS} threads, {PROMPTS} prompts a step, {ROUNDS} rounds; TRL: not run", file=sys.stderr)
+    activations()
+    speed()
+
+
+if __name__ == "__main__":
+    main()
