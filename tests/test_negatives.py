@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefdata.sets import fixed_pair
+from train import negatives
 from train.negatives import NEGATIVES, WEIGHTS, Draw, effective_size
 
 IDS = [f"{i:016x}" for i in range(4)]
@@ -79,6 +80,21 @@ def test_steps_approach_the_weights_and_leave_them_invariant() -> None:
     assert apart[0] > 0.05
     assert apart[-1] < 1e-3
     assert chain(weights, 2, 3) == pytest.approx(weights)  # three proposals and the last draw are the whole pool
+
+
+def test_every_step_of_every_chain_has_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = []
+    whole = negatives.gumbels
+
+    def recorded(seed, purpose, ids, visit, index):
+        keys.append((purpose, visit, *index))
+        return whole(seed, purpose, ids, visit, index)
+
+    monkeypatch.setattr(negatives, "gumbels", recorded)
+    NEGATIVES["kernel"].select(SCORES, IDS, Draw(5, 7, 2, True, 3, 2))
+    expected = {(p, 7, step, number) for p in ("proposal", "negative") for step in range(3) for number in range(2)}
+    assert set(keys) == expected
+    assert len(keys) == len(expected)
 
 
 def test_chains_are_counted_and_never_draw_what_has_no_weight() -> None:

@@ -197,6 +197,8 @@ def test_references_that_are_never_right_weigh_the_same_and_no_pair_is_an_error(
     wrong = held_out(((-5, -5), (-1, -1)))
     assert alpha(wrong, ["a", "b"], ["source"], 0, "validation_accuracy") == [0.5, 0.5]
     assert alpha(held_out(((-1, -1), (-1, -1))), ["a", "b"], ["source"], 0, "validation_discrimination") == [0.5, 0.5]
+    tied = held_out(((-1, -1), (-1, -2)))  # a cannot tell them apart, which is not being right
+    assert alpha(tied, ["a", "b"], ["source"], 0, "validation_accuracy") == [0.0, 1.0]
     with pytest.raises(DataError, match="no pair of split validation"):
         alpha(held_out(((-1, -9), (-2, -5)), split="train"), ["a", "b"], ["source"], 0, "validation_accuracy")
 

@@ -99,12 +99,7 @@ MUTANTS = [
     ("train/step.py", "places = [p + first for p in places]", "places = [p + 1 - first for p in places]", STEP),
     ("train/negatives.py", "among = current + [", "among = [", "test_negatives.py"),
     ("train/negatives.py", "if i not in current]", "]", "test_negatives.py"),
-    (
-        "train/negatives.py",
-        "draw.visit, (step, number))\n            among",
-        "draw.visit, (0, number))\n            among",
-        "test_negatives.py",
-    ),
+    ("train/negatives.py", "others], draw.visit, (step, number)", "others], draw.visit, (0, number)", "test_negatives.py"),
     ("train/validation.py", "(chosen_KV > rejected_KV)", "(chosen_KV >= rejected_KV)", OBJECTIVES),
     ("train/step.py", 'epoch if settings.redraw == "epoch" else 0', "0", STEP),
     ("train/step.py", "first_KBM[k, b, : len(places)] = logps[0]", "first_KBM[k, b, : len(places)] = logps[-1]", STEP),
