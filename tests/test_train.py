@@ -193,12 +193,12 @@ def test_the_order_is_of_prompts_not_of_rows() -> None:
     assert [ids[i] for i in one.members(1)] == [list(reversed(ids))[i] for i in other.members(1)]
 
 
-@given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.integers(1, 200))
-def test_micro_batches_hold_everything_within_the_limit(numbers: list[int], limit: int) -> None:
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.integers(1, 200), st.sampled_from([None, 0, 1, 2]))
+def test_micro_batches_hold_everything_within_the_limit(numbers: list[int], limit: int, most: int | None) -> None:
     batch = [example(n) for n in numbers]
-    parts = list(micro_batches(batch, limit))
+    parts = list(micro_batches(batch, limit, most))
     assert sorted(e.prompt_id for p in parts for e in p) == sorted(e.prompt_id for e in batch)
-    assert all(len(p) == 1 or sum(e.tokens for e in p) <= limit for p in parts)
+    assert all(len(p) == 1 or sum(e.tokens(most) for e in p) <= limit for p in parts)
 
 
 # ---- the loop ----

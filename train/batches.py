@@ -26,10 +26,10 @@ class Example:
     logps: list[list[float]]
     labels: list[float]
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of all rows with the prompt shared."""
-        return len(self.prompt) + sum(map(len, self.completions))
+    def tokens(self, most: int | None = None) -> int:
+        """Tokens of the prompt, the chosen and the `most` longest others (None: all), the prompt shared."""
+        others = sorted(map(len, self.completions[1:]), reverse=True)
+        return len(self.prompt) + len(self.completions[0]) + sum(others[:most])
 
 
 def examples(
@@ -128,12 +128,12 @@ def _shuffle(ids: tuple[str, ...], seed: int, epoch: int) -> list[int]:
     return sorted(range(len(ids)), key=lambda i: (hash64(seed, "order", ids[i], epoch), ids[i]))
 
 
-def micro_batches(batch: Sequence[Example], micro_tokens: int) -> Iterator[list[Example]]:
-    """Cut a batch into forwards of at most `micro_tokens` tokens, prompts counted once (one example at least); examples of
-    like length together, for models that need padded rows."""
+def micro_batches(batch: Sequence[Example], micro_tokens: int, most: int | None = None) -> Iterator[list[Example]]:
+    """Cut a batch into forwards of at most `micro_tokens` tokens (one example at least), prompts counted once, and of the
+    rejected the `most` that a draw can train on; examples of like length together, for models that need padded rows."""
     held: list[Example] = []
     for example in sorted(batch, key=lambda e: (len(e.prompt), max(map(len, e.completions)), e.prompt_id)):
-        if held and sum(e.tokens for e in held) + example.tokens > micro_tokens:
+        if held and sum(e.tokens(most) for e in held) + example.tokens(most) > micro_tokens:
             yield held
             held = []
         held.append(example)

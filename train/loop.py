@@ -83,7 +83,7 @@ def one_step(
         group["lr"] = learning_rate(step, steps, step_of.settings)
     optimizer.zero_grad(set_to_none=True)
     shift = step_of.shift(model, batch, order.epoch(step), running)
-    for micro in micro_batches(batch, step_of.settings.micro_tokens):
+    for micro in step_of.micro_batches(batch):
         terms = step_of.values(model, micro, order.epoch(step), metrics, shift or 0.0)
         loss = torch.stack([values.sum() / counts[per] for per, values in terms.items()]).sum()
         if not math.isfinite(float(loss.detach())):
@@ -97,7 +97,7 @@ def one_step(
             f"the gradient's norm is {norm}", f"step {step}", "the last checkpoint is kept; lower the learning rate"
         )
     optimizer.step()
-    tokens = sum(e.tokens for e in batch)
+    tokens = sum(e.tokens() for e in batch)
     return {
         "step": step + 1,
         "epoch": order.epoch(step),

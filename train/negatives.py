@@ -35,12 +35,14 @@ Select = Callable[[Vector | None, Sequence[str], Draw], Picked]
 
 @dataclass(frozen=True)
 class Sampler:
-    """`needs_policy`: weights come from the policy's log-probs; `redraw`: when draws change unless settings say."""
+    """`needs_policy`: weights come from the policy's log-probs; `redraw`: when draws change unless settings say; `draws`: how
+    many of M distinct negatives it can give at most (None: the whole pool)."""
 
     select: Select
     needs_policy: bool
     redraw: str
     origins: tuple[str, ...] | None = None
+    draws: Callable[[int], int | None] = lambda count: count
 
 
 def none(scores: Vector | None, ids: Sequence[str], draw: Draw) -> Picked:
@@ -132,11 +134,11 @@ def _top(order: npt.NDArray[np.int64], draw: Draw) -> Picked:
 
 
 NEGATIVES: dict[str, Sampler] = {
-    "none": Sampler(none, needs_policy=False, redraw="never"),
-    "fixed": Sampler(fixed, needs_policy=False, redraw="never"),
+    "none": Sampler(none, needs_policy=False, redraw="never", draws=lambda count: 0),
+    "fixed": Sampler(fixed, needs_policy=False, redraw="never", draws=lambda count: 1),
     "random": Sampler(random, needs_policy=False, redraw="epoch"),
-    "all": Sampler(every, needs_policy=False, redraw="never"),
-    "noise": Sampler(fixed, needs_policy=False, redraw="never", origins=("noise",)),
+    "all": Sampler(every, needs_policy=False, redraw="never", draws=lambda count: None),
+    "noise": Sampler(fixed, needs_policy=False, redraw="never", origins=("noise",), draws=lambda count: 1),
     "kernel": Sampler(kernel, needs_policy=True, redraw="epoch"),
     "max": Sampler(largest, needs_policy=True, redraw="epoch"),
     "min": Sampler(smallest, needs_policy=True, redraw="epoch"),

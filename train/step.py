@@ -4,7 +4,7 @@ Prefix forward once with graph; where the sampler weighs candidates, the rejecte
 detached prefix; select; the chosen and the distinct negatives with grad on the same prefix; one backward outside.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,11 @@ class Step:
     reference: Any = None
     limit: int = 2**20
 
+    def micro_batches(self, batch: Sequence[Example]) -> Iterator[list[Example]]:
+        """The batch in forwards, by the tokens that are trained on."""
+        most = NEGATIVES[self.objective.negatives].draws(self.settings.negatives.count)
+        return micro_batches(batch, self.settings.micro_tokens, most)
+
     def values(self, model: Any, batch: Sequence[Example], epoch: int, metrics: Metrics, shift: float = 0.0) -> Terms:
         """The loss's terms [B], fp64 with graph, by what the loop divides their sum by. `shift`: the optimizer batch's."""
         compared, picked = self._compared(model, batch, epoch, metrics)
@@ -58,7 +63,7 @@ class Step:
     def _rewards(self, model: Any, batch: Sequence[Example], epoch: int) -> list[float]:
         """Of each prompt, in the batch's order, however it is cut."""
         found: dict[str, float] = {}
-        for micro in micro_batches(batch, self.settings.micro_tokens):
+        for micro in self.micro_batches(batch):
             compared, _ = self._compared(model, micro, epoch, Metrics())
             rewards = mean_rewards(compared, self.settings.loss.beta).tolist()
             found |= zip((e.prompt_id for e in micro), rewards, strict=True)
@@ -167,7 +172,7 @@ class Step:
                 metrics.add("accuracy", float(margin > 0), float(margin != 0))
 
 
-WEIGHED_TOKENS = 4096
+WEIGHED_TOKENS = 3072
 """Tokens of a forward without gradient, prompts counted for each completion: bounds its logits, whatever the pool."""
 
 
