@@ -83,17 +83,17 @@ class Ours:
 
     def __init__(self, objective: str, data: list[Example], micro_tokens: int = MICRO_TOKENS) -> None:
         settings = RunSettings.model_validate(
-            {"batch_prompts": len(data), "micro_tokens": micro_tokens, "loss": {"beta": BETA}}
+            {"batch_prompts": len(data), "micro_tokens": micro_tokens, "steps": 1000, "loss": {"beta": BETA}}
         )
         row = OBJECTIVES[objective]
         self.model, self.data = model(), data
         self.settings = with_defaults(settings, row)
-        self.optimizer = loop._optimizer(self.model, self.settings)
-        self.order = Order(tuple(e.prompt_id for e in data), len(data), 0)
+        self.optimizer = loop.make_optimizer(self.model, self.settings)
+        self.plan = loop.Plan(self.settings, Order(tuple(e.prompt_id for e in data), len(data), 0))
         self.step, self.running = Step(row, self.settings, 0), RunningMean()
 
     def __call__(self) -> None:
-        loop.one_step(self.model, self.optimizer, self.step, self.data, self.order, 0, 1000, self.running)
+        loop.one_step(self.model, self.optimizer, self.step, self.data, self.plan, 0, self.running)
 
 
 # ---- the peer ----

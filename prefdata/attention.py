@@ -148,7 +148,10 @@ def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, packed: Packed, **options: Any
 ) -> tuple[Tensor, None]:
     """Attention of a packed row, as transformers calls it: query [1, h, T, d] -> [1, T, h, d]."""
-    packed.layers[module.layer_idx] = (key, value)
+    if torch.is_autocast_enabled(query.device.type):  # positions are added in fp32, values never see them
+        query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
+    # a layer computed again (activation checkpointing) leaves what completions already read
+    packed.layers.setdefault(module.layer_idx, (key, value))
     prefix = packed.prefixes.layers[module.layer_idx] if packed.prefixes is not None else None
     way = split if _plain(query, value, packed.own, options) else _joined
     return way(module, query, key, value, prefix, packed, **options), None

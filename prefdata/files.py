@@ -80,7 +80,7 @@ def atomic_folder(folder: Path, write: Callable[[Path], None]) -> None:
         sweep(folder)
         temporary.mkdir()
         write(temporary)
-        for path in [*temporary.iterdir(), temporary]:
+        for path in [*temporary.rglob("*"), temporary]:
             fsync(path)
         if folder.exists():
             _exchange(temporary, folder)

@@ -1,4 +1,4 @@
-"""The quality report as one HTML file: tables and charts, nothing loaded from elsewhere, no script; all data escaped."""
+"""HTML files of tables and charts, nothing loaded from elsewhere, no script, all data escaped; the quality report is one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def render(title: str, facts: Facts, stages: Sequence[Facts], drawings: Mapping[
             "Agreement between rankings",
             "Of the pairs of answers of one prompt that neither ranking ties: the share that both order alike. "
             "0.5 is chance; agreement with length is length bias.",
-            _table(
+            table(
                 ("ranking", "and", "agree", "pairs", "tied"),
                 [(a["one"], a["other"], a["agree"], a["pairs"], a["tied"]) for a in facts["agreement"]],
             ),
@@ -36,23 +36,23 @@ def render(title: str, facts: Facts, stages: Sequence[Facts], drawings: Mapping[
         _section(
             "Models against models",
             "Adjusted win rate (wins + ties / 2) of the row's model by the source's ranks.",
-            _table(
+            table(
                 ("model", "against", "wins", "ties", "losses", "rate"),
                 [(w["model"], w["against"], w["wins"], w["ties"], w["losses"], w["rate"]) for w in facts["wins"]],
             ),
         ),
         _drawn(drawings, "wins", ""),
-        _section("Ranks of the source", "", _table(("what", "prompts"), list(facts["source_ranks"].items()))),
+        _section("Ranks of the source", "", table(("what", "prompts"), list(facts["source_ranks"].items()))),
         _section(
             "Whose answers",
             "What is dropped is not dropped evenly.",
-            _table(("producer", "made", "in the set", "chosen"), [tuple(p.values()) for p in facts["producers"]]),
+            table(("producer", "made", "in the set", "chosen"), [tuple(p.values()) for p in facts["producers"]]),
         ),
-        _section("Prompts to look at", "", _table(("what", "prompts"), list(facts["degenerate"].items()))),
+        _section("Prompts to look at", "", table(("what", "prompts"), list(facts["degenerate"].items()))),
         _section(
             "Swap noise",
             "How much less likely a reference finds the swapped answer than the chosen one.",
-            _table(
+            table(
                 ("reference", "answers", "mean nats", "noise at least as likely"),
                 [(n["reference"], n["n"], n["mean_nats"], n["noise_likelier"]) for n in facts["noise"]],
             ),
@@ -60,24 +60,34 @@ def render(title: str, facts: Facts, stages: Sequence[Facts], drawings: Mapping[
         _section(
             "What was dropped",
             "",
-            _table(("stage", "reason", "count"), [(s["stage"], r, n) for s in stages for r, n in s["drops"].items()]),
+            table(("stage", "reason", "count"), [(s["stage"], r, n) for s in stages for r, n in s["drops"].items()]),
         ),
         _drawn(drawings, "drops", ""),
     ]
+    return _html(title, body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """A page of its own: a heading, then the parts (HTML)."""
+    return _html(title, [f"<h1>{html_text(title)}</h1>", *body])
+
+
+def _html(title: str, body: Sequence[str]) -> str:
     head = f'<meta charset="utf-8"><title>{html_text(title)}</title><style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
 
 
-def _section(title: str, said: str, table: str) -> str:
-    return f"<h2>{html_text(title)}</h2>" + (f"<p>{html_text(said)}</p>" if said else "") + table
+def _section(title: str, said: str, shown: str) -> str:
+    return f"<h2>{html_text(title)}</h2>" + (f"<p>{html_text(said)}</p>" if said else "") + shown
 
 
 def _figures(rows: Iterable[Facts]) -> str:
     names = ("n", "mean", "p5", "p25", "p50", "p75", "p95")
-    return _table(("figure", *names, "what it is"), [(r["figure"], *[r.get(n) for n in names], r["what"]) for r in rows])
+    return table(("figure", *names, "what it is"), [(r["figure"], *[r.get(n) for n in names], r["what"]) for r in rows])
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as an HTML table."""
     listed = [f"<tr>{''.join(f'<td>{html_text(_shown(v))}</td>' for v in row)}</tr>" for row in rows]
     if not listed:
         return "<p>none</p>"

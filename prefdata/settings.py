@@ -267,7 +267,17 @@ class SetsSettings(BaseModel, frozen=True, extra="forbid"):
 class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     """The training runs, by <objective>/<variant>; `python -m train --keys` prints what each may hold."""
 
-    runs: dict[str, dict[str, Any]] = Field(default_factory=dict, description="objective/variant: its settings")
+    runs: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="objective/variant: its settings; a list as seed or optimizer.learning_rate makes a run of each",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or not isinstance(raw.get("runs"), dict):
+            return raw
+        return {**raw, "runs": {name: run for key, asked in raw["runs"].items() for name, run in expanded(key, asked)}}
 
     @model_validator(mode="after")
     def _keys(self) -> "TrainSettings":
@@ -275,6 +285,29 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
             if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}/[a-z0-9][a-z0-9_-]{0,63}", key, re.ASCII):
                 raise ValueError(f"{key!r} is not <objective>/<variant> in small letters, digits, - and _")
         return self
+
+
+def expanded(key: str, asked: Any) -> list[tuple[str, Any]]:
+    """A run for each of its learning rates and seeds, where they are lists: <key>-lr<rate>-s<seed>."""
+    if not isinstance(asked, dict):
+        return [(key, asked)]
+    made = [(key, asked)]
+    optimizer = asked.get("optimizer")
+    rates = optimizer.get("learning_rate") if isinstance(optimizer, dict) else None
+    if isinstance(rates, list):
+        made = [
+            (f"{name}-lr{_in_name(rate)}", {**run, "optimizer": {**run["optimizer"], "learning_rate": rate}})
+            for name, run in made
+            for rate in rates
+        ]
+    if isinstance(asked.get("seed"), list):
+        made = [(f"{name}-s{_in_name(seed)}", {**run, "seed": seed}) for name, run in made for seed in asked["seed"]]
+    return made
+
+
+def _in_name(value: Any) -> str:
+    """A number as a run's name may hold it: 1e-05, 0_001."""
+    return (f"{value:g}" if isinstance(value, int | float) else str(value)).replace(".", "_").replace("+", "")
 
 
 class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):

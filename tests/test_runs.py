@@ -1,6 +1,8 @@
 """Whole training runs from a prepared set on disk: every objective once, what its set lacks, exact resume of the rest."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,17 @@ from conftest import run_stages
 from models import config
 
 from prefdata import recipe
-from prefdata.errors import ConfigError
+from prefdata.errors import ConfigError, EngineError
+from prefdata.models import load_model
 from prefdata.run import Run
+from prefdata.settings import Settings, TrainSettings
 from prefdata.tokens import load_encoder
 from prefdata.toy import tokenizers
 from train import loop
 from train.objectives import OBJECTIVES
+from train.settings import resolve, validate
+from train.start import held_out, read_set
+from train.step import Step
 
 WORDS = ["a", "ba", "cab", "dabc", "abcda"]
 LACKING = {"sppo_soft": "win_prob"}
@@ -78,7 +85,7 @@ def test_every_objective_trains_or_says_what_the_set_lacks(prepared: Run, name: 
 
 
 def test_kto_names_a_last_batch_of_one(prepared: Run) -> None:
-    rows = len(loop.read_set(prepared, loop.resolve(prepared.settings, "kto/default"))[0])
+    rows = len(read_set(prepared, resolve(prepared.settings, "kto/default"))[0])
     runs = {"kto/default": {"batch_prompts": rows - 1, "epochs": 1}}
     train = prepared.settings.train.model_copy(update={"runs": runs})
     with pytest.raises(ConfigError, match="the last batch of an epoch has one prompt"):
@@ -96,17 +103,177 @@ def test_a_run_that_stops_goes_on_to_the_same_end(prepared: Run, monkeypatch: py
     run = {"steps": 5, "batch_prompts": 6, "micro_tokens": 40, "checkpoint_s": 1e-9}
     train = prepared.settings.train.model_copy(update={"runs": {f"{name}/whole": run, f"{name}/cut": run}})
     settings = prepared.settings.model_copy(update={"train": train})
-    whole, step, count = trained("whole"), loop.one_step, 0
+    whole = trained("whole")
+    dies_at(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        trained("cut")
+    monkeypatch.undo()
+    assert trained("cut") == whole
+
+
+# ---- evaluation, adapters, runs that go on from others ----
+
+
+def with_runs(prepared: Run, runs: dict[str, dict[str, object]]) -> Settings:
+    train = TrainSettings.model_validate({"runs": runs})
+    return prepared.settings.model_copy(update={"train": train})
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_is_evaluated_and_keeps_its_best_weights(prepared: Run) -> None:
+    """At a rate that ruins the model: the best evaluation is the first one, and best/ scores as it did."""
+    run = {
+        "steps": 5,
+        "batch_prompts": 8,
+        "optimizer": {"learning_rate": 0.3, "schedule": "constant"},
+        "evaluation": {"every": 2, "prompts": 3},
+    }
+    settings = with_runs(prepared, {"dpo/default": run})
+    folder = loop.train(settings, "dpo/default")
+    losses = {r["step"]: r["eval_loss"] for r in rows_of(folder) if "eval_loss" in r}
+    assert list(losses) == [2, 4, 5]
+    receipt = json.loads((folder / "train.json").read_text())
+    assert receipt["best"] == {"step": min(losses, key=losses.get), "eval_loss": min(losses.values())}
+    assert receipt["best"]["step"] < 5
+    settings_ = resolve(settings, "dpo/default")
+    encoder = load_encoder(str(folder / "best"))
+    held = held_out(prepared, encoder, settings, settings_, OBJECTIVES["dpo"], 64, settings.seed)
+    assert len(held) == 3
+    step = Step(OBJECTIVES["dpo"], settings_, settings.seed)
+    found = {name: loop.evaluate(load_model(str(folder / name)), step, held, 0.0)["eval_loss"] for name in ("", "best")}
+    assert found == {"": pytest.approx(losses[5]), "best": pytest.approx(min(losses.values()))}
+    assert "best evaluation" in (folder / "README.md").read_text()
+    assert "held out" in (folder / "metrics.html").read_text()
+
+
+def test_an_unknown_split_to_evaluate_on_is_named(prepared: Run) -> None:
+    settings = with_runs(prepared, {"dpo/default": {"steps": 2, "evaluation": {"every": 1, "split": "sft"}}})
+    with pytest.raises(ConfigError, match="no rows of split sft to evaluate on"):
+        loop.train(settings, "dpo/default")
+
+
+def test_adapters_are_trained_saved_and_resumed(prepared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import peft
+
+    run = {"steps": 4, "batch_prompts": 8, "lora": {"rank": 2}, "checkpoint_s": 1e-9, "optimizer": {"learning_rate": 1e-2}}
+    settings = with_runs(prepared, {"dpo/whole": run, "dpo/cut": run})
+    whole = loop.train(settings, "dpo/whole")
+    dies_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(settings, "dpo/cut")
+    monkeypatch.undo()
+    cut = loop.train(settings, "dpo/cut")
+    assert rows_of(whole) == rows_of(cut)
+    plain = load_model(str(whole))
+    start = load_model(prepared.model_path(settings.score.references[0].model))
+    adapted = peft.PeftModel.from_pretrained(start, str(whole / "adapter")).eval()
+    ids = torch.tensor([[1, 2, 3, 4]])
+    with torch.no_grad():
+        assert torch.allclose(plain(ids).logits, adapted(ids).logits, atol=1e-5)
+        with adapted.disable_adapter():
+            assert not torch.allclose(plain(ids).logits, adapted(ids).logits, atol=1e-3)
+
+
+def dies_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The n-th optimizer step from now is the end."""
+    step, count = loop.one_step, 0
 
     def dying(*args: object) -> dict[str, object]:
         nonlocal count
         count += 1
-        if count == 4:
+        if count == number:
             raise KeyboardInterrupt
         return step(*args)
 
     monkeypatch.setattr(loop, "one_step", dying)
-    with pytest.raises(KeyboardInterrupt):
-        trained("cut")
-    monkeypatch.setattr(loop, "one_step", step)
-    assert trained("cut") == whole
+
+
+def test_a_run_continues_anothers_optimizer_schedule_and_steps(prepared: Run) -> None:
+    """On the same data in one batch an epoch, two runs of three steps are one of six, at a constant rate."""
+    knobs = {"optimizer": {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 5}, "batch_prompts": 100}
+    runs = {
+        "dpo/whole": {"steps": 6, **knobs},
+        "dpo/first": {"steps": 3, "keep_optimizer": True, **knobs},
+        "dpo/second": {"steps": 3, "continue_from": "dpo/first", **knobs},
+    }
+    settings = with_runs(prepared, runs)
+    whole, first, second = (rows_of(loop.train(settings, name)) for name in runs)
+    kept = ("step", "lr", "loss", "grad_norm")
+    assert [{k: r[k] for k in kept} for r in first + second] == [{k: r[k] for k in kept} for r in whole]
+    assert [r["epoch"] for r in second] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({}, {"continue_from": "dpo/first"}, "dpo/first keeps no optimizer to go on with"),
+        ({"keep_optimizer": True}, {"continue_from": "dpo/frist"}, "run:dpo/frist is no run .did you mean 'dpo/first'"),
+        ({"keep_optimizer": True}, {"continue_from": "dpo/first", "model": "x"}, "give continue_from, or a model or init"),
+        ({"keep_optimizer": True, "lora": {}}, {"continue_from": "dpo/first", "lora": {}}, "cannot be continued"),
+    ],
+)
+def test_what_cannot_be_continued_is_said_before_the_run(prepared: Run, first: dict, second: dict, said: str) -> None:
+    settings = with_runs(prepared, {"dpo/first": {"steps": 1, **first}, "dpo/second": {"steps": 1, **second}})
+    with pytest.raises(ConfigError, match=said):
+        resolve(settings, "dpo/second")
+
+
+def test_lists_of_rates_and_seeds_are_runs_of_their_own(prepared: Run) -> None:
+    asked = {"steps": 1, "seed": [0, 7], "optimizer": {"learning_rate": [1e-5, 0.001]}}
+    settings = with_runs(prepared, {"dpo/sweep": asked, "rnce/one": {"steps": 1}})
+    names = [f"dpo/sweep-lr{rate}-s{seed}" for rate in ("1e-05", "0_001") for seed in (0, 7)]
+    assert list(settings.train.runs) == [*names, "rnce/one"]
+    assert [(r.seed, r.optimizer.learning_rate) for r in validate(settings).values()][:4] == [
+        (0, 1e-5),
+        (7, 1e-5),
+        (0, 1e-3),
+        (7, 1e-3),
+    ]
+    first, other = (json.loads((loop.train(settings, n) / "train.json").read_text()) for n in names[:2])
+    assert (first["seed"], other["seed"]) == (0, 7)
+
+
+def test_sigterm_lets_the_step_end_and_the_next_run_goes_on(prepared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = {"steps": 5, "batch_prompts": 6, "checkpoint_s": 1e9}
+    settings = with_runs(prepared, {"mcpo/whole": run, "mcpo/cut": run})
+    whole = rows_of(loop.train(settings, "mcpo/whole"))
+    step, count = loop.one_step, 0
+
+    def terminated(*args: object) -> dict[str, object]:
+        nonlocal count
+        count += 1
+        if count == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args)
+
+    monkeypatch.setattr(loop, "one_step", terminated)
+    with pytest.raises(SystemExit) as ended:
+        loop.train(settings, "mcpo/cut")
+    assert ended.value.code == 143
+    assert rows_of(loop.train(settings, "mcpo/cut")) == whole
+    assert count == 5  # nothing was done twice
+
+
+def test_running_out_of_memory_says_what_to_change(prepared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    settings = with_runs(prepared, {"dpo/full": {"steps": 1, "micro_tokens": 77}})
+    monkeypatch.setattr(Step, "values", full)
+    with pytest.raises(EngineError, match="out of memory with forwards of 77 tokens.*lower micro_tokens"):
+        loop.train(settings, "dpo/full")
+
+
+def test_the_card_names_start_data_and_settings_and_its_front_matter_loads(prepared: Run) -> None:
+    import yaml
+
+    settings = with_runs(prepared, {"mcpo/card": {"steps": 1, "negatives": {"count": 2}}})
+    text = (loop.train(settings, "mcpo/card") / "README.md").read_text()
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert front["tags"] == ["prefdata", "preference", "mcpo"]
+    assert front["library_name"] == "transformers"
+    assert '"count": 2' in text
+    assert "base_model" not in front  # a local folder is no model on the Hub

@@ -207,14 +207,17 @@ def test_micro_batches_hold_everything_within_the_limit(numbers: list[int], limi
 def optimize(name: str, micro_tokens: int, steps: int, lm=None, start: int = 0, optimizer=None, running=None):
     lm = lm or model()
     settings = run_settings(
-        micro_tokens=micro_tokens, batch_prompts=4, optimizer={"learning_rate": 1e-2, "clip_norm": 0.7, "warmup_steps": 2}
+        micro_tokens=micro_tokens,
+        batch_prompts=4,
+        steps=8,
+        optimizer={"learning_rate": 1e-2, "clip_norm": 0.7, "warmup_steps": 2},
     )
     settings = with_defaults(settings, OBJECTIVES[name])
     data = [example(i, 3) for i in range(10)]
-    order = Order(tuple(e.prompt_id for e in data), 4, 0)
-    optimizer = optimizer or loop._optimizer(lm, settings)
+    plan = loop.Plan(settings, Order(tuple(e.prompt_id for e in data), 4, 0))
+    optimizer = optimizer or loop.make_optimizer(lm, settings)
     step, running = Step(OBJECTIVES[name], settings, 0, model(), 1024), running or RunningMean()
-    return lm, optimizer, [loop.one_step(lm, optimizer, step, data, order, s, 8, running) for s in range(start, steps)]
+    return lm, optimizer, [loop.one_step(lm, optimizer, step, data, plan, s, running) for s in range(start, steps)]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -234,12 +237,24 @@ def test_training_lowers_the_loss(name: str) -> None:
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
-def test_schedule_and_clip() -> None:
-    settings = run_settings(optimizer={"learning_rate": 1.0, "warmup_steps": 2, "schedule": "linear"})
-    assert [loop.learning_rate(s, 6, settings) for s in range(6)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
-    cosine = run_settings(optimizer={"learning_rate": 1.0, "schedule": "cosine"})
-    assert loop.learning_rate(3, 6, cosine) == pytest.approx(0.5)
-    assert loop.learning_rate(5, 6, run_settings(optimizer={"learning_rate": 1.0, "schedule": "constant"})) == 1.0
+def rates(first: int = 0, **optimizer: object) -> list[float]:
+    plan = loop.Plan(run_settings(steps=6, optimizer={"learning_rate": 1.0, **optimizer}), Order(("a",), 1, 0), first)
+    return [plan.learning_rate(s) for s in range(first, plan.last)]
+
+
+def test_schedules() -> None:
+    assert rates(warmup_steps=2) == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    assert rates(warmup_share=0.3) == rates(warmup_steps=2)
+    assert rates(schedule="cosine")[3] == pytest.approx(0.5)
+    assert rates(schedule="constant") == [1.0] * 6
+
+
+def test_a_run_that_continues_goes_on_in_the_schedule() -> None:
+    """12 steps in all, of which the first 6 were another run's; its own data begins at epoch 0."""
+    assert rates(first=6) == pytest.approx([0.5, 5 / 12, 4 / 12, 3 / 12, 2 / 12, 1 / 12])
+    plan = loop.Plan(run_settings(steps=6), Order(("a", "b"), 1, 0), 6)
+    assert [plan.epoch(s) for s in range(6, 12)] == [0, 0, 1, 1, 2, 2]
+    assert sorted(i for s in (6, 7) for i in plan.members(s)) == [0, 1]
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
@@ -264,7 +279,7 @@ def test_resume_is_bit_equal(tmp_path: Path, name: str, killed_at: int) -> None:
     with torch.no_grad():
         for parameter in fresh.parameters():
             parameter.zero_()
-    again = loop._optimizer(fresh, run_settings())
+    again = loop.make_optimizer(fresh, run_settings())
     state = checkpoint.resume(tmp_path, "me", fresh, again)
     assert state is not None
     assert state["step"] == killed_at

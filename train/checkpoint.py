@@ -16,7 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prefdata.errors import DataError
-from prefdata.files import fsync
+from prefdata.files import atomic_write, fsync
+from prefdata.run import Run
+from train.settings import RunSettings
+
+BEST = "best.safetensors"
+OPTIMIZER = "optimizer"
+"""The folder beside a model that holds the optimizer a later run continues with."""
 
 
 def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int = 2) -> None:
@@ -62,17 +68,53 @@ def resume(folder: Path, identity: str, model: Any, optimizer: torch.optim.Optim
             saved = load_file(path / "optimizer.safetensors")
         except (SafetensorError, OSError):
             continue
-        with torch.no_grad():
-            for name, parameter in _unique(model):
-                parameter.copy_(tensors[name])
+        _fill(model, tensors)
         _load_optimizer(optimizer, saved)
         return state
     return None
 
 
+def save_best(folder: Path, model: Any) -> None:
+    """Keep the weights as the best ones so far."""
+    atomic_write(folder / BEST, lambda path: save_file(dict(_unique(model)), path))
+
+
+def load_best(folder: Path, model: Any) -> None:
+    """Put the best weights into the model."""
+    _fill(model, load_file(folder / BEST))
+
+
+def keep(folder: Path, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Write what a run that continues from this one starts with, beside the model."""
+    folder.mkdir()
+    save_file(_optimizer_tensors(optimizer), folder / "optimizer.safetensors")
+    (folder / "state.json").write_text(json.dumps(state, sort_keys=True), encoding="utf-8")
+
+
+def continued(run: Run, settings: RunSettings, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state that a run starts with: another run's, optimizer included, or that of step 0."""
+    if settings.continue_from is None:
+        return {"step": 0, "rows": []}
+    folder = Path(run.model_path(f"run:{settings.continue_from}")) / OPTIMIZER
+    try:
+        state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        _load_optimizer(optimizer, load_file(folder / "optimizer.safetensors"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(
+            f"no optimizer to continue with ({error})", str(folder), f"train {settings.continue_from} again"
+        ) from error
+    return {**state, "rows": []}
+
+
+def _fill(model: Any, tensors: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in _unique(model):
+            parameter.copy_(tensors[name])
+
+
 def _unique(model: Any) -> list[tuple[str, Tensor]]:
-    """Parameters by name, tied ones once."""
-    return [(n, p.detach()) for n, p in model.named_parameters()]
+    """Parameters that train, by name, tied ones once."""
+    return [(n, p.detach()) for n, p in model.named_parameters() if p.requires_grad]
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

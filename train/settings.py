@@ -50,6 +50,7 @@ class OptimizerSettings(BaseModel, frozen=True, extra="forbid"):
 
     learning_rate: float = Field(3e-4, gt=0, description="peak")
     warmup_steps: int = Field(0, ge=0, description="linear from 0 to the peak")
+    warmup_share: float = Field(0.0, ge=0, lt=1, description="or this share of all steps, where that is more")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="from the peak to 0 over the rest")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
     weight_decay: float = Field(0.0, ge=0, description="decoupled, on every parameter")
@@ -114,6 +115,22 @@ class ReferencesSettings(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
+class LoraSettings(BaseModel, frozen=True, extra="forbid"):
+    """Low-rank adapters instead of all weights (arXiv 2106.09685; needs prefdata[lora])."""
+
+    rank: int = Field(16, ge=1, description="of the two factors")
+    alpha: float = Field(32.0, gt=0, description="the product is scaled by alpha / rank")
+    modules: list[str] | None = Field(None, description="names of the layers; default: every linear layer but the head")
+
+
+class EvaluationSettings(BaseModel, frozen=True, extra="forbid"):
+    """Loss and accuracy on held-out pairs while training; the best weights are kept beside the last."""
+
+    every: int | None = Field(None, ge=1, description="steps between evaluations, one at the end too; none by default")
+    split: SplitName = Field("validation", description="of the run's set")
+    prompts: int = Field(256, ge=1, description="at most so many, the same ones every time")
+
+
 class RunSettings(BaseModel, frozen=True, extra="forbid"):
     """One training run."""
 
@@ -122,12 +139,23 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
     model: str | None = Field(None, description="where the policy starts; default: the primary reference")
     revision: Commit | None = Field(None, description="commit hash, for a Hub id")
     init: InitSettings | None = Field(None, description="a fresh model instead")
+    lora: LoraSettings | None = Field(None, description="train low-rank adapters only")
+    continue_from: str | None = Field(
+        None, description="<objective>/<variant> whose model, optimizer, schedule and step counter go on, on this run's data"
+    )
+    keep_optimizer: bool = Field(False, description="keep the optimizer beside the model, for a run that continues from it")
+    seed: int | None = Field(None, description="of the data order and the draws; default: the recipe's")
     template: Literal["chat", "plain"] | None = Field(None, description="default: the primary reference's, else chat")
     end: Literal["eos", "none"] | None = Field(None, description="default: the primary reference's, else eos")
     steps: int | None = Field(None, ge=1, description="optimizer steps; or epochs")
     epochs: int | None = Field(None, ge=1, description="passes over the data; default 1 where steps is not given")
     batch_prompts: int = Field(32, ge=1, description="prompts per optimizer step")
     micro_tokens: int = Field(16_384, ge=1, description="tokens per forward; a batch is cut into as many as needed")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the products; weights, log-softmax and the optimizer stay fp32, sums fp64"
+    )
+    checkpoint_activations: bool = Field(False, description="compute each layer again in backward: less memory, more time")
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     loss: LossSettings = Field(default_factory=LossSettings)
     negatives: NegativesSettings = Field(default_factory=NegativesSettings)
@@ -140,6 +168,10 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("give either model or init")
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give either steps or epochs")
+        if self.continue_from is not None and (self.model is not None or self.init is not None):
+            raise ValueError("give continue_from, or a model or init to start from")
+        if self.lora is not None and self.init is not None:
+            raise ValueError("give either lora or init: adapters need trained weights under them")
         return self
 
 
@@ -170,7 +202,9 @@ def _fill(settings: Settings, run: RunSettings, objective: str, key: str) -> Run
         "template": run.template or (own.template if own else "chat"),
         "end": run.end or (own.end if own else "eos"),
     }
-    if run.model is None and run.init is None and primary is not None:
+    if run.continue_from is not None:
+        update["model"] = f"run:{run.continue_from}"
+    elif run.model is None and run.init is None and primary is not None:
         update |= {"model": primary.model, "revision": primary.revision}
     if run.steps is None and run.epochs is None:
         update["epochs"] = 1
@@ -198,6 +232,7 @@ def _check(settings: Settings, run: RunSettings, objective: str, key: str) -> No
         problems.append(f"{key}: no model to start from: give model, init, or score.references")
     if run.model is not None and run.model.startswith("run:") and run.model[4:] not in settings.train.runs:
         problems.append(f"{key}: model {run.model} is no run{did_you_mean(run.model[4:], settings.train.runs)}")
+    problems += _continued(settings, run, key)
     if row.references != "none" and not references:
         problems.append(f"{key}: {objective} needs the log-probs of references: give score.references")
     if run.references.weights != "per_example" and row.references not in ("virtual", "each"):
@@ -229,6 +264,18 @@ def _check(settings: Settings, run: RunSettings, objective: str, key: str) -> No
         problems.append(f"{key}: references.weight_order: repo is defined for two references, not {len(references)}")
     if problems:
         raise ConfigError(problems)
+
+
+def _continued(settings: Settings, run: RunSettings, key: str) -> list[str]:
+    """What is wrong with the run that this one continues from."""
+    before = run.continue_from
+    if before is None or before not in settings.train.runs:  # an unknown name is told as an unknown model
+        return []
+    if not settings.train.runs[before].get("keep_optimizer"):
+        return [f"{key}: {before} keeps no optimizer to go on with: keep_optimizer: true there"]
+    if (settings.train.runs[before].get("lora") is None) != (run.lora is None):
+        return [f"{key}: {before} and this run must both train adapters or both all weights"]
+    return [f"{key}: adapters are merged when a run ends, and cannot be continued"] if run.lora else []
 
 
 def validate(settings: Settings, where: str = "settings") -> dict[str, RunSettings]:

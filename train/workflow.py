@@ -21,9 +21,12 @@ def inputs(run: Run, name: str) -> list[str]:
 
 
 def outputs(run: Run, name: str) -> list[str]:
-    """The model and its curves."""
+    """The model, its card and its curves."""
     folder = run.model_path(f"run:{name}")
-    return [*run.model_files(f"run:{name}"), f"{folder}/metrics.jsonl", f"{folder}/metrics.png"]
+    return [
+        *run.model_files(f"run:{name}"),
+        *(f"{folder}/{name}" for name in ("metrics.jsonl", "metrics.png", "metrics.html", "README.md")),
+    ]
 
 
 def trigger(run: Run, name: str) -> str:

@@ -1,0 +1,122 @@
+"""bf16 and activation checkpointing: the same step, computed otherwise."""
+
+import pytest
+import torch
+from test_train import example, model, run_settings
+
+from prefdata.errors import EngineError
+from train import loop
+from train.batches import Order
+from train.batchwise import RunningMean
+from train.forwards import checkpointed, forwards
+from train.metrics import Metrics
+from train.objectives import OBJECTIVES
+from train.policy import ADAPTER, adapted, merged
+from train.settings import LoraSettings, with_defaults
+from train.step import Step
+
+
+def gradients(lm, name: str, settings, visit: int = 0) -> tuple[float, list[torch.Tensor]]:
+    settings = with_defaults(settings, OBJECTIVES[name])
+    step = Step(OBJECTIVES[name], settings, 0)
+    lm.zero_grad(set_to_none=True)
+    with forwards(lm, settings):
+        loss = torch.stack(
+            [v.sum() for v in step.values(lm, [example(i, 4) for i in range(5)], visit, Metrics()).values()]
+        ).sum()
+    loss.backward()
+    return float(loss.detach()), [p.grad.clone() for p in lm.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo", "mcpo"])
+def test_checkpointing_changes_no_gradient(name: str) -> None:
+    """fp64, the prompt's gradient through its keys and values included."""
+    lm = model()
+    loss, plain = gradients(lm, name, run_settings())
+    again, found = gradients(lm, name, run_settings(checkpoint_activations=True))
+    assert again == loss
+    assert len(found) == len(plain) > 0
+    assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-15) for a, b in zip(found, plain, strict=True))
+
+
+def test_checkpointing_keeps_the_layers_inputs_only() -> None:
+    """Each layer runs twice for a step with gradient, once without; the layers are as they were afterwards."""
+    lm, runs = model(), 0
+
+    def count(*_: object) -> None:
+        nonlocal runs
+        runs += 1
+
+    layer = lm.model.layers[0]
+    layer.self_attn.register_forward_hook(count)
+    with checkpointed(lm), torch.no_grad():
+        lm(torch.tensor([[1, 2, 3]]))
+    assert runs == 1
+    runs = 0
+    gradients(lm, "dpo", run_settings(checkpoint_activations=True))
+    assert runs == 4  # prompts and completions, each again in backward
+    assert "forward" not in vars(layer)
+
+
+def test_the_librarys_own_checkpointing_stops_the_run() -> None:
+    lm = model(dtype=torch.float32)
+    lm.gradient_checkpointing_enable()
+    lm.train()
+    with pytest.raises((EngineError, RuntimeError), match="gradient checkpointing"):
+        loop.check(lm, [example(i, 3) for i in range(4)], 10_000)
+
+
+@pytest.mark.parametrize("name", ["dpo", "mcpo"])
+def test_bf16_is_near_and_keeps_every_gradient(name: str) -> None:
+    """Weights stay fp32. MC-PO's pass without gradient comes first: it must not cut the graph of the one that trains."""
+    lm = model(dtype=torch.float32)
+    # all candidates are drawn by either, so that rounding cannot draw another
+    settings = run_settings(negatives={"count": 2, "replacement": True})
+    loss, plain = gradients(lm, name, settings)
+    near, found = gradients(lm, name, settings.model_copy(update={"precision": "bfloat16"}))
+    assert near != loss
+    assert near == pytest.approx(loss, rel=0.02)
+    assert len(found) == len(plain) > 0
+    assert all(g.dtype == torch.float32 for g in found)
+    whole, other = (torch.cat([g.flatten() for g in some]) for some in (plain, found))
+    assert torch.cosine_similarity(whole, other, dim=0) > 0.99
+
+
+# ---- adapters ----
+
+
+def test_adapters_start_at_the_model_and_train_alone() -> None:
+    lm = model()
+    before, _ = gradients(lm, "dpo", run_settings())
+    frozen = {n: p.clone() for n, p in lm.named_parameters()}
+    lm = adapted(lm, LoraSettings(rank=2, alpha=4.0), 0)
+    loss, found = gradients(lm, "dpo", run_settings())
+    assert loss == before
+    trained = [n for n, p in lm.named_parameters() if p.requires_grad]
+    assert len(found) == len(trained) > 0
+    assert all("lora_" in n for n in trained)
+    settings = with_defaults(run_settings(steps=3, batch_prompts=4, optimizer={"learning_rate": 0.05}), OBJECTIVES["dpo"])
+    data = [example(i, 3) for i in range(4)]
+    optimizer = loop.make_optimizer(lm, settings)
+    plan = loop.Plan(settings, Order(tuple(e.prompt_id for e in data), 4, 0))
+    step = Step(OBJECTIVES["dpo"], settings, 0)
+    losses = [loop.one_step(lm, optimizer, step, data, plan, s, RunningMean())["loss"] for s in range(3)]
+    assert losses[-1] < losses[0]
+    for name, parameter in lm.named_parameters():
+        if ".base_layer" in name:
+            assert torch.equal(parameter, frozen[name.replace(".base_layer", "")])
+
+
+def test_merged_adapters_are_a_plain_model_with_the_same_logits() -> None:
+    lm = adapted(model(), LoraSettings(rank=2), 0)
+    with torch.no_grad():
+        for name, parameter in lm.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(1))
+    ids = torch.tensor([[1, 2, 3, 4]])
+    plain = merged(lm)
+    assert set(dict(plain.named_parameters())) == set(dict(model().named_parameters()))
+    with torch.no_grad():
+        assert torch.allclose(plain(ids).logits, lm(ids).logits, atol=1e-9)
+        assert not torch.allclose(plain(ids).logits, model()(ids).logits, atol=1e-3)
+    assert ADAPTER in next(iter(m for m in lm.modules() if hasattr(m, "lora_A"))).lora_A  # still adapted

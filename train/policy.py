@@ -1,0 +1,125 @@
+"""The model to train: loaded, made afresh, or with low-rank adapters; and the reference that some losses need as a model."""
+
+from typing import Any
+
+import polars as pl
+import torch
+
+from prefdata import files
+from prefdata.draws import hash64, hex_id
+from prefdata.errors import ConfigError
+from prefdata.models import device, load_model
+from prefdata.run import Run
+from prefdata.tokens import Encoder, End, Template, load_encoder
+from train import bpe
+from train.batches import Order
+from train.losses import LOSSES
+from train.objectives import Objective
+from train.settings import InitSettings, LoraSettings, RunSettings
+
+ADAPTER = "default"
+
+
+def policy(run: Run, settings: RunSettings, seed: int, frame: pl.DataFrame) -> tuple[Any, Encoder, str]:
+    """The model to train, its encoder and what it started from."""
+    template, end = settings.template or "chat", settings.end or "eos"
+    if settings.init is not None:
+        encoder, tokenizer = _fresh_encoder(run, settings.init, template, end, frame)
+        return fresh(settings.init, encoder, seed), encoder, hex_id("init", settings.init.model_dump_json(), tokenizer)
+    if settings.model is None:
+        raise ConfigError("no model to start from", "train.runs", "give model, init, or score.references")
+    path = run.model_path(settings.model)
+    encoder = load_encoder(path, settings.revision, template, end)
+    model, identity = load_model(path, settings.revision), run.revision(settings.model, settings.revision)
+    return (adapted(model, settings.lora, seed) if settings.lora else model), encoder, identity
+
+
+def _fresh_encoder(run: Run, init: InitSettings, template: Template, end: End, frame: pl.DataFrame) -> tuple[Encoder, str]:
+    """The tokenizer of a fresh model and what identifies it; one trained here is a function of the run's set."""
+    if init.tokenizer is None:
+        made = bpe.train(bpe.texts(frame), init.vocab_size or 0, init.context)
+        return Encoder(made, template, end, f"a BPE of {init.vocab_size}"), files.content_hash(frame)
+    path = run.model_path(init.tokenizer)
+    return load_encoder(path, init.revision, template, end), run.revision(init.tokenizer, init.revision)
+
+
+def fresh(init: InitSettings, encoder: Encoder, seed: int) -> Any:
+    """A Llama with random weights, a function of the seed."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = encoder.tokenizer
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=init.hidden_size,
+        num_hidden_layers=init.layers,
+        num_attention_heads=init.heads,
+        num_key_value_heads=init.heads,
+        intermediate_size=init.mlp,
+        max_position_embeddings=init.context,
+        rope_theta=init.rope_theta,
+        initializer_range=init.std,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(hash64(seed, "init") >> 1)
+    return LlamaForCausalLM(config).to(device()).eval()
+
+
+def adapted(model: Any, lora: LoraSettings, seed: int) -> Any:
+    """The model with low-rank adapters in its linear layers (LoRA, arXiv 2106.09685), the only weights that train.
+
+    The second factor starts at zero, so the start is the model itself: its log-probs are those of the adapter off.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError(
+            "lora needs peft, which is not installed", "train.runs: lora", 'pip install "prefdata[lora]"'
+        ) from error
+    torch.manual_seed(hash64(seed, "lora") >> 1)
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,  # both forwards of a step must see the same model
+        target_modules=lora.modules or "all-linear",
+    )
+    try:
+        wrapped = peft.get_peft_model(model, config)
+    except ValueError as error:
+        raise ConfigError(str(error).splitlines()[0], "train.runs: lora.modules", "name linear layers of the model") from error
+    return wrapped.get_base_model().eval()
+
+
+def merged(model: Any) -> Any:
+    """A copy of an adapted model with its adapters added into the weights: a plain model of transformers."""
+    import copy
+
+    from peft.tuners.lora import LoraLayer
+
+    plain = copy.deepcopy(model)
+    for name, layer in list(plain.named_modules()):
+        if isinstance(layer, LoraLayer):
+            layer.merge()
+            parent, _, own = name.rpartition(".")
+            setattr(plain.get_submodule(parent), own, layer.get_base_layer())
+    if hasattr(plain, "peft_config"):
+        del plain.peft_config
+    plain._hf_peft_config_loaded = False
+    return plain
+
+
+def reference(run: Run, settings: RunSettings, objective: Objective, order: Order) -> Any:
+    """The primary reference as a model, a second copy of the start, for losses that score what no table holds; else None."""
+    if LOSSES[objective.loss].needs != "mismatched":
+        return None
+    if len(order.ids) % order.batch == 1:
+        raise ConfigError(
+            f"the last batch of an epoch has one prompt ({len(order.ids)} in batches of {order.batch})",
+            "batch_prompts",
+            "this objective compares with other prompts of the batch: choose another number",
+        )
+    assert settings.model is not None
+    return load_model(run.model_path(settings.model), settings.revision)
