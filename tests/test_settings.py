@@ -100,5 +100,5 @@ def test_every_key_has_a_reason_and_no_section_is_too_large() -> None:
     sections = [v for v in vars(settings).values() if isinstance(v, type) and v.__name__.endswith("Settings")]
     sections += [v for v in vars(train_settings).values() if isinstance(v, type) and v.__name__.endswith("Settings")]
     for section in sections:
-        if section is not settings.Settings:
+        if section not in (settings.Settings, train_settings.RunSettings):  # the roots hold the sections
             assert len(section.model_fields) <= 16, section
