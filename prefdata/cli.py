@@ -5,11 +5,9 @@ of the input; a traceback only with --debug.
 """
 
 import ctypes
-import importlib
 import os
 import signal
 import sys
-from contextlib import ExitStack
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,9 +15,10 @@ from typing import Annotated, Any
 import typer
 
 from prefdata import __version__, recipe
+from prefdata.build import execute, locked
 from prefdata.errors import ConfigError, PrefdataError
 from prefdata.progress import RUN_PID, logged
-from prefdata.run import Frames, Job, Run, lock
+from prefdata.run import Job, Run
 from prefdata.settings import Settings
 from prefdata.stages import STAGES, Stage
 
@@ -46,9 +45,7 @@ def run_stage(name: str, path: Path, unit: str | None, shards: str | None) -> No
         print(f"{name}: nothing to do, the settings ask for none", file=sys.stderr)
     for each in units:
         job = Job(run, name, each, chosen)
-        with ExitStack() as held:
-            for shard in job.shards:  # always in order, so that two jobs never wait for each other
-                held.enter_context(lock(run.root / "locks" / name / each / str(shard)))
+        with locked(job):
             execute(job)
 
 
@@ -58,21 +55,6 @@ def shard_number(text: str) -> int:
     if not number.isdigit():
         raise ConfigError(f"{text!r} is no shard", "--shards", "give numbers such as 0,1,2")
     return int(number)
-
-
-def execute(job: Job) -> None:
-    """Call the stage's function: a pure one for each part of each shard, the others with the job itself."""
-    job.require_current()
-    module, _, function = job.stage.function.partition(":")
-    call: Any = getattr(importlib.import_module(module), function)
-    if job.stage.per != "shard":
-        call(job)
-        return
-    for shard in job.shards:
-        with job.writers(shard) as writers:
-            for frames in job.parts([shard]):
-                made: Frames = call(frames, job)
-                job.write(writers, made)
 
 
 def _add(stage: Stage) -> None:

@@ -30,13 +30,20 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 
 def load(path: Path) -> Settings:
     """Read and validate a recipe. Raises ConfigError with every mistake, one line each."""
+    return validate(read(path), str(path))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A YAML file as a mapping, strictly. Raises ConfigError."""
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise ConfigError("no such settings file", str(path)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"not YAML ({' '.join(str(error).split())})", str(path)) from error
-    return validate(raw, str(path))
+    if not isinstance(raw, dict):
+        raise ConfigError("settings must be a mapping of keys", str(path))
+    return raw
 
 
 def validate(raw: Any, where: str) -> Settings:

@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -29,10 +29,10 @@ Frames = dict[str, pl.DataFrame]
 
 
 class Run:
-    """The folder results/<name> of one recipe."""
+    """The folder results/<name> of one recipe. `models`: folders of training runs that shall lie elsewhere."""
 
-    def __init__(self, settings: Settings, results: Path = Path("results")) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, results: Path = Path("results"), models: Mapping[str, Path] | None = None) -> None:
+        self.settings, self.models = settings, dict(models or {})
         self.root = results / settings.name
 
     @property
@@ -84,7 +84,7 @@ class Run:
     def model_path(self, ref: str) -> str:
         """A reference to a model as transformers takes it: run:<objective>/<variant> and toy:<tokenizer> are ours."""
         if ref.startswith("run:"):
-            return str(self.root / "models" / ref[4:])
+            return str(self.models.get(ref[4:], self.root / "models" / ref[4:]))
         if ref.startswith("toy:"):
             return str(self.root / "toy" / "tokenizers" / ref[4:])
         return str(Path(ref).expanduser()) if ref.startswith("~") else ref

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 from prefdata import recipe
-from prefdata.cli import execute
+from prefdata.build import execute
 from prefdata.run import Job, Run
 from prefdata.toy import tokenizers
 

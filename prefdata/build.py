@@ -1,0 +1,63 @@
+"""Jobs in this process: one, or every stage that is not up to date. Snakemake does the same with processes and workers."""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefdata import files
+from prefdata.parts import Part
+from prefdata.run import Frames, Job, Run, lock
+
+
+def execute(job: Job) -> None:
+    """Call the stage's function: a pure one for each part of each shard, the others with the job itself."""
+    job.require_current()
+    module, _, function = job.stage.function.partition(":")
+    call: Any = getattr(importlib.import_module(module), function)
+    if job.stage.per != "shard":
+        call(job)
+        return
+    for shard in job.shards:
+        with job.writers(shard) as writers:
+            for frames in job.parts([shard]):
+                made: Frames = call(frames, job)
+                job.write(writers, made)
+
+
+@contextmanager
+def locked(job: Job) -> Iterator[None]:
+    """Hold the locks of the job's shards, always in order, so that two jobs never wait for each other."""
+    with ExitStack() as held:
+        for shard in job.shards:
+            held.enter_context(lock(job.run.root / "locks" / job.stage.name / job.unit / str(shard)))
+        yield
+
+
+def bring_up(run: Run, stages: Sequence[str], sources: Sequence[Path] = ()) -> None:
+    """Run every unit of these stages, in this order, whose files are not there or were made by other settings, from other
+    inputs or before a file in `sources` was last written."""
+    newest = max((p.stat().st_mtime_ns for p in sources if p.exists()), default=0)
+    for name in stages:
+        for unit in run.units(name):
+            job = Job(run, name, unit)
+            with locked(job):
+                if not fresh(job, newest):
+                    execute(job)
+
+
+def fresh(job: Job, newest: int = 0) -> bool:
+    """Whether every file of the job is there, as these settings make it from its inputs as they are, and from no older
+    time (ns) than `newest` where the job reads no table."""
+    since = 0 if job.reads else newest
+    for shard in job.shards:
+        wanted = job.manifest(shard)
+        for table in job.stage.writes:
+            path = job.run.table(Part(table, job.stage.name, job.unit), shard)
+            if not path.exists() or path.stat().st_mtime_ns < since:
+                return False
+            made = files.manifest(path)
+            if any(made[key] != wanted[key] for key in ("slice", "models", "inputs")):
+                return False
+    return True

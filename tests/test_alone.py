@@ -1,0 +1,224 @@
+"""One training run from a file of its own: foreign pairs, ranked rows, a set that was published; no recipe, no Snakemake."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+import yaml
+from conftest import nectar, run_stages
+from models import config
+
+from prefdata import tables
+from prefdata.build import fresh
+from prefdata.errors import ConfigError, DataError
+from prefdata.files import read_table
+from prefdata.run import Job, Run
+from prefdata.tokens import load_encoder
+from prefdata.toy import tokenizers
+from train import alone, loop
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with the toy tokenizer."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("lm")
+    tokenizers.write(folder / "t")
+    encoder = load_encoder(str(folder / "t" / "small"))
+    torch.manual_seed(0)
+    shape = config("llama", vocab_size=len(encoder.tokenizer), max_position_embeddings=64, initializer_range=0.1)
+    transformers.LlamaForCausalLM(shape).save_pretrained(folder / "m")
+    encoder.tokenizer.save_pretrained(folder / "m")
+    return folder / "m"
+
+
+def pairs(count: int = 12) -> list[dict[str, str]]:
+    return [{"prompt": "S" + "abcde"[i % 5] * (i // 5 + 1), "chosen": "ab" * (i % 3 + 1), "rejected": "c"} for i in range(count)]
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path, lm: Path) -> Callable[..., Path]:
+    """settings_file(objective=..., data=..., ...) -> a file that trains two steps."""
+
+    def write(**keys: object) -> Path:
+        keys = {"model": str(lm), "output": str(tmp_path / "out"), "steps": 2, "batch_prompts": 6, "threads": 1, **keys}
+        path = tmp_path / "settings.yaml"
+        path.write_text(yaml.safe_dump(keys))
+        return path
+
+    return write
+
+
+def train(path: Path) -> list[dict[str, float]]:
+    made = alone.load(path)
+    alone.prepare(made)
+    folder = loop.train(made.recipe, made.name, made.run)
+    assert folder == Path(made.asked.output)
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("objective", ["dpo", "mcpo", "sft", "simpo", "dpo_noise"])
+def test_text_pairs_are_read_scored_and_trained_on(
+    objective: str, settings_file: Callable[..., Path], write_rows: Callable[..., str], tmp_path: Path
+) -> None:
+    import transformers
+
+    rows = train(settings_file(objective=objective, data={"path": write_rows(pairs())}))
+    assert len(rows) == 2
+    assert all(r["grad_norm"] > 0 for r in rows)
+    if objective in ("dpo", "mcpo"):
+        assert rows[0]["loss"] == pytest.approx(0.693147, abs=1e-5)  # the start is the reference
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.config.vocab_size == len(transformers.AutoTokenizer.from_pretrained(tmp_path / "out"))
+    assert "| optimizer steps | 2 |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_ranked_rows_and_held_out_prompts(settings_file: Callable[..., Path], write_rows: Callable[..., str]) -> None:
+    rows = [nectar("S" + "abcde"[i % 5] * (i // 5 + 1), (("ab", 1), ("ba", 2), ("c", 3))) for i in range(20)]
+    data = {"path": write_rows(rows), "format": "nectar", "validation": 0.3}
+    shown = train(settings_file(objective="mcpo", data=data, evaluation={"every": 2}))
+    assert "eval_loss" in shown[-1]
+    assert shown[0]["ess"] == pytest.approx(2)  # both rejected answers are weighed: nothing was pruned
+
+
+def test_what_is_there_is_not_done_again_and_what_changed_is(
+    settings_file: Callable[..., Path], write_rows: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = settings_file(objective="dpo", data={"path": write_rows(pairs())})
+    train(path)
+    made = alone.load(path)
+    assert all(fresh(Job(made.run, s, u)) for s in alone.STAGES for u in made.run.units(s))
+    alone.prepare(made)
+    capsys.readouterr()
+    more = pairs(14)
+    write_rows(more)
+    alone.prepare(made)
+    assert "4 made" in capsys.readouterr().err  # the two new pairs
+    sets = read_table(made.run.table(alone.Part("sets", "sets", "preference"), 0), "sets")
+    assert sets.height == 14
+
+
+# ---- published sets ----
+
+
+@pytest.fixture
+def published(make_run: Callable[..., Run], write_rows: Callable[..., str], lm: Path) -> Path:
+    """A published folder whose reference is the tiny model."""
+    rows = [nectar("S" + "abcde"[i % 5] * (i // 5 + 1), (("ab", 1), ("ba", 2), ("c", 3))) for i in range(12)]
+    run = make_run(
+        sources={"sources": [{"name": "s", "path": write_rows(rows), "license": "mit"}]},
+        split={"train": 1, "validation": 0, "test": 0},
+        score={"references": [{"name": "primary", "model": str(lm)}]},
+        prune={"drop_ranks": []},
+    )
+    stages = ("sources", "split", "prune", "rank", "noise", "score", "sets", "report", "card", "publish")
+    run_stages(run, *stages)
+    return run.root / "publish" / "dataset"
+
+
+def test_a_published_set_is_trained_on_with_its_own_log_probs(
+    published: Path, settings_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = settings_file(objective="mcpo", data={"path": str(published), "format": "sets"})
+    monkeypatch.setattr(alone.score.Scorer, "values", lambda *_: pytest.fail("scored again"))
+    rows = train(path)
+    assert rows[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_only_references_that_a_published_set_lacks_are_scored(
+    published: Path, settings_file: Callable[..., Path], lm: Path
+) -> None:
+    references = [{"name": "primary", "model": str(lm)}, {"name": "other", "model": str(lm)}]
+    path = settings_file(objective="mrpo", data={"path": str(published), "format": "sets"}, reference_models=references)
+    train(path)
+    made = alone.load(path)
+    sets = read_table(made.run.table(alone.Part("sets", "sets", "preference"), 0), "sets")
+    for row in sets.to_dicts():
+        for candidate in row["candidates"]:
+            first, second = candidate["logps"]
+            assert (first["reference"], second["reference"]) == ("primary", "other")
+            assert second["logp"] == pytest.approx(first["logp"], abs=1e-5)  # the same model by another name
+
+
+def test_log_probs_made_otherwise_are_refused_by_field(published: Path, settings_file: Callable[..., Path], lm: Path) -> None:
+    references = [{"name": "primary", "model": str(lm), "template": "plain"}]
+    path = settings_file(objective="dpo", data={"path": str(published), "format": "sets"}, reference_models=references)
+    with pytest.raises(ConfigError, match="under primary were made with template 'chat', not 'plain'"):
+        alone.load(path)
+
+
+def test_candidates_a_new_reference_cannot_read_are_left_out(published: Path, lm: Path, settings_file: Callable[..., Path]) -> None:
+    references = [{"name": "short", "model": str(lm), "max_tokens": 6}]
+    path = settings_file(objective="dpo", data={"path": str(published), "format": "sets"}, reference_models=references)
+    made = alone.load(path)
+    rows = alone.with_logps(made.published, made.recipe.score.references[0], made.run)
+    assert 0 <= rows.height < made.published.height
+    kept = rows.to_dicts()
+    assert all(len(r["candidates"]) > 1 and r["candidates"][0]["role"] == "chosen" for r in kept)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda f: (f / "manifest.json").write_text("{}"), "not a manifest of ours"),
+        (lambda f: [p.unlink() for p in f.glob("data/sets/*")], "no published set"),
+        (lambda f: [p.write_bytes(p.read_bytes()[:-9]) for p in f.glob("data/sets/*")], "damaged Parquet"),
+        (lambda f: _without_chosen(f), "a row needs one chosen candidate, the first"),
+    ],
+)
+def test_a_published_folder_that_is_none_is_told(
+    published: Path, settings_file: Callable[..., Path], break_it: Callable[[Path], object], said: str
+) -> None:
+    break_it(published)
+    with pytest.raises((ConfigError, DataError), match=said):
+        alone.load(settings_file(objective="dpo", data={"path": str(published), "format": "sets"}))
+
+
+def _without_chosen(folder: Path) -> None:
+    for path in folder.glob("data/sets/*"):
+        frame = pl.read_parquet(path)
+        reverse = frame.with_columns(pl.col("candidates").list.reverse())
+        assert set(reverse.columns) == set(tables.TABLES["sets"].columns)
+        reverse.write_parquet(path)
+
+
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"objective": "dpoo"}, "unknown objective .did you mean 'dpo'"),
+        ({"data": {"path": "x.jsonl", "format": "trl_pair"}}, "format 'trl_pair' is unknown .did you mean 'trl_pairs'"),
+        ({"data": {"format": "sets"}}, "give either path .one folder. or dataset"),
+        ({"data": {"dataset": "a/b"}}, "needs its revision"),
+        ({"epoch": 1}, "unknown key .did you mean 'epochs'"),
+        ({"output": "/etc"}, "holds something else than a model made here"),
+        ({"model": "/nowhere/model"}, "no such model folder"),
+    ],
+)
+def test_mistakes_are_one_line(
+    keys: dict[str, object], said: str, settings_file: Callable[..., Path], write_rows: Callable[..., str]
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        made = alone.load(settings_file(**{"objective": "dpo", "data": {"path": write_rows(pairs())}, **keys}))
+        alone.prepare(made)
+
+
+def test_the_command_line(settings_file: Callable[..., Path], write_rows: Callable[..., str], tmp_path: Path) -> None:
+    """A process of its own: trains, says where; again: the same; a recipe is told apart."""
+    path = settings_file(objective="dpo", data={"path": write_rows(pairs(6))}, steps=1)
+    command = [sys.executable, "-m", "train", str(path)]
+    first = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.strip() == str(tmp_path / "out")
+    path.write_text("name: x\n")
+    other = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert other.returncode == 2
+    assert "no objective: this is no training run's file" in other.stderr

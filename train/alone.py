@@ -1,0 +1,281 @@
+"""`python -m train settings.yaml`: one training run on any set, without a recipe and without Snakemake.
+
+The set is read, ranked and scored by the same stages as in a recipe, in this process, into <output>.work; what is there
+already is not done again. A set that prefdata published is taken with its log-probs; only references it lacks are scored.
+"""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from prefdata import files, prepared, readers, recipe, score
+from prefdata.build import bring_up
+from prefdata.chunks import ChunkStore
+from prefdata.errors import ConfigError, did_you_mean
+from prefdata.models import RECEIPT, revision_of
+from prefdata.parts import Part, reference_unit
+from prefdata.progress import Progress
+from prefdata.run import Run
+from prefdata.settings import Commit, ReferenceSettings, Settings, Share, SourceSettings
+from prefdata.shapes import SHAPES
+from train.objectives import OBJECTIVES, Objective
+from train.settings import RunSettings, validate
+
+PUBLISHED = "sets"
+"""The format of a set that prefdata published."""
+STAGES = ("sources", "split", "prune", "rank", "noise", "score", "sets")
+CHUNK = 128
+
+
+class DataSettings(BaseModel, frozen=True, extra="forbid"):
+    """The set that is trained on."""
+
+    format: str = Field("trl_pairs", description=f"{PUBLISHED} = as prefdata publishes; or one of " + ", ".join(SHAPES))
+    path: str | list[str] | None = Field(
+        None, description="local .jsonl or .parquet files, patterns too; of a published set its folder"
+    )
+    dataset: str | None = Field(None, description="or a data set on the Hub, with its revision")
+    revision: Commit | None = Field(None, description="commit hash of the data set on the Hub: always pinned")
+    config: str | None = Field(None, description="configuration of the data set on the Hub")
+    hub_split: str = Field("train", description="which split of the Hub data set is read")
+    license: str = Field("unknown", description="for the model's card")
+    fields: dict[str, str] = Field(default_factory=dict, description="ours: theirs, where the names differ")
+    validation: Share = Field(0.0, description="share of prompts held out, where the rows do not say; for evaluation")
+
+    @model_validator(mode="after")
+    def _place(self) -> "DataSettings":
+        if self.format == PUBLISHED:
+            if isinstance(self.path, list) or (self.path is None) == (self.dataset is None):
+                raise ValueError("give either path (one folder) or dataset")
+            if self.dataset is not None and self.revision is None:
+                raise ValueError("a data set on the Hub needs its revision (a commit hash): data moves under a name")
+        elif self.format not in SHAPES:
+            raise ValueError(f"format {self.format!r} is unknown{did_you_mean(self.format, [PUBLISHED, *SHAPES])}")
+        else:
+            self.source()
+        return self
+
+    def source(self) -> SourceSettings:
+        """The same as a recipe's source."""
+        return SourceSettings(name="data", **self.model_dump(exclude={"validation"}))
+
+
+class AloneSettings(RunSettings, frozen=True, extra="forbid"):
+    """A run's own keys, and what a recipe would say around it."""
+
+    objective: str = Field(description="what is optimised; prefdata objectives lists them")
+    data: DataSettings
+    output: str = Field(description="the model's folder; <output>.work holds tables, log-probs and checkpoints")
+    reference_models: list[ReferenceSettings] | None = Field(
+        None, description="reference models; default: those of a published set, else the model that is trained"
+    )
+    score_dtype: str = Field("float32", description="of the references' forward: float32, float64 or bfloat16")
+    threads: int | None = Field(None, ge=1, description="torch's threads; default: every processor")
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A validated run: its recipe, its name in there, and the published rows where they are read."""
+
+    asked: AloneSettings
+    recipe: Settings
+    name: str
+    published: pl.DataFrame | None
+
+    @property
+    def run(self) -> Run:
+        output = Path(self.asked.output).expanduser()
+        return Run(self.recipe, output.with_name(f"{output.name}.work"), {self.name: output})
+
+
+def load(path: Path) -> Alone:
+    """Read and validate the file. Raises ConfigError with every mistake."""
+    raw = recipe.read(path)
+    if "objective" not in raw:
+        raise ConfigError(
+            "no objective: this is no training run's file",
+            str(path),
+            f"for a recipe: --settings {path} --run <objective>/<variant>",
+        )
+    try:
+        asked = AloneSettings.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(recipe.explain(error, AloneSettings, str(path))) from error
+    if asked.objective not in OBJECTIVES:
+        raise ConfigError(f"unknown objective{did_you_mean(asked.objective, OBJECTIVES)}", f"{path}: objective")
+    _require_own(Path(asked.output).expanduser())
+    published, recorded = _published(asked)
+    references = _references(asked, OBJECTIVES[asked.objective], recorded)
+    name = f"{asked.objective}/model"
+    made = recipe.validate(_recipe(asked, name, references), str(path))
+    validate(made, str(path))
+    return Alone(asked, made, name, published)
+
+
+def _require_own(output: Path) -> None:
+    """The output's folder is swapped for a new one as a whole: refuse one that holds anything else than a model of ours."""
+    if output.exists() and not output.is_dir():
+        raise ConfigError("a file, not a folder", str(output), "name another output")
+    if output.is_dir() and any(output.iterdir()) and not (output / RECEIPT).exists():
+        raise ConfigError("the folder holds something else than a model made here", str(output), "name another output")
+
+
+def _published(asked: AloneSettings) -> tuple[pl.DataFrame | None, list[dict[str, Any]]]:
+    if asked.data.format != PUBLISHED:
+        return None, []
+    if asked.data.dataset is not None:
+        return prepared.read(prepared.fetch(asked.data.dataset, str(asked.data.revision)))
+    return prepared.read(Path(str(asked.data.path)).expanduser())
+
+
+def _references(asked: AloneSettings, objective: Objective, recorded: list[dict[str, Any]]) -> list[ReferenceSettings]:
+    """The references of the run, by the names they have in the set where it has them."""
+    if objective.references == "none":
+        return []
+    if asked.reference_models is not None:
+        for wanted in asked.reference_models:
+            _require_as_recorded(wanted, recorded, asked.score_dtype)
+        return asked.reference_models
+    if recorded:  # their models need not be at hand: nothing is scored under them again
+        return [_recorded(asked, r) for r in recorded]
+    if asked.model is None:
+        raise ConfigError("give model: it is the reference too", "model")
+    own = {"template": asked.template or "chat", "end": asked.end or "eos"}
+    return [ReferenceSettings.model_validate({"name": "start", "model": asked.model, "revision": asked.revision, **own})]
+
+
+def _recorded(asked: AloneSettings, facts: dict[str, Any]) -> ReferenceSettings:
+    if asked.model is None:
+        raise ConfigError("give model: the one to train, which was the set's primary reference", "model")
+    kept = {k: facts[k] for k in ("name", "template", "end") if k in facts}
+    return ReferenceSettings.model_validate({"model": asked.model, "revision": asked.revision, **kept})
+
+
+def _require_as_recorded(wanted: ReferenceSettings, recorded: list[dict[str, Any]], dtype: str) -> None:
+    """Log-probs that the set holds under this name were made as the settings say. Raises ConfigError naming the field."""
+    facts = next((r for r in recorded if r["name"] == wanted.name), None)
+    if facts is None:
+        return
+    made = facts.get("revision_of", {}).get(facts.get("model"))
+    pairs = [("template", wanted.template), ("end", wanted.end), ("dtype", dtype), ("max_tokens", wanted.max_tokens)]
+    differing = [f"{k} {facts.get(k)!r}, not {v!r}" for k, v in pairs if facts.get(k) != v]
+    if (now := revision_of(wanted.model, wanted.revision)) != made:
+        differing.append(f"model {made}, not {now}")
+    if differing:
+        raise ConfigError(
+            f"the set's log-probs under {wanted.name} were made with {'; '.join(differing)}",
+            f"reference_models.{wanted.name}",
+            "give the reference another name to have it scored, or the set's own settings",
+        )
+
+
+def _recipe(asked: AloneSettings, name: str, references: Sequence[ReferenceSettings]) -> dict[str, Any]:
+    given = asked.model_dump(mode="json", exclude_unset=True, include=set(RunSettings.model_fields))
+    origins = asked.negatives.origins
+    sft = asked.objective == "sft"
+    run = {**({"set": "sft", "split": "train"} if sft else {}), **given}
+    return {
+        "name": "data",
+        "seed": asked.seed or 0,
+        "threads": asked.threads or _processors(),
+        "dedup": None,
+        "sources": {"sources": [_source(asked.data)]},
+        "split": {"train": 1 - asked.data.validation, "validation": asked.data.validation, "test": 0},
+        "prune": {"drop_ranks": []},
+        "noise": {"copies": int("noise" in origins or OBJECTIVES[asked.objective].negatives == "noise")},
+        "score": {"references": [r.model_dump(mode="json") for r in references], "dtype": asked.score_dtype},
+        "sets": {"sft_splits": ["train", "validation"]},
+        "train": {"runs": {name: run}},
+    }
+
+
+def _source(data: DataSettings) -> dict[str, Any]:
+    """As a recipe names it; a published set is not read as a source, only named on the card."""
+    given = data.model_dump(mode="json", exclude={"validation", "format"})
+    return {"name": "data", **given, **({} if data.format == PUBLISHED else {"format": data.format})}
+
+
+def _processors() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0))
+
+
+def prepare(alone: Alone) -> None:
+    """Make the set under <output>.work, as far as it is not there."""
+    run = alone.run
+    if alone.published is None:
+        bring_up(run, STAGES, readers.files_of(alone.recipe.sources.sources[0], Path()))
+        return
+    rows = alone.published
+    for reference in alone.recipe.score.references:
+        rows = with_logps(rows, reference, run)
+    if rows.is_empty():
+        raise ConfigError("no row of the set is left", str(alone.asked.data.path), "look at what was dropped above")
+    for unit in ("preference", "sft"):
+        files.write_table(run.table(Part("sets", "sets", unit), 0), "sets", rows)
+
+
+def with_logps(rows: pl.DataFrame, reference: ReferenceSettings, run: Run) -> pl.DataFrame:
+    """The rows with log-probs under the reference, computed where they lack. Candidates that are too long for it or that
+    its tokenizer cannot give back are left out, and prompts that then have no chosen or no other one."""
+    listed = rows.to_dicts()
+    lacking = [r for r in listed if any(reference.name not in _names(c) for c in r["candidates"])]
+    if not lacking:
+        return rows
+    settings = run.settings.score
+    scorer = score.Scorer(run.model_path(reference.model), reference, settings.dtype, settings.batch_tokens)
+    common = (
+        run.revision(reference.model, reference.revision),
+        settings.dtype,
+        reference.template,
+        reference.end,
+        reference.max_tokens,
+    )
+    with (
+        ChunkStore(run.chunks("score", reference_unit(reference))) as store,
+        Progress(f"score {reference.name}", len(lacking)) as progress,
+    ):
+        for start in range(0, len(lacking), CHUNK):
+            some = lacking[start : start + CHUNK]
+            items = score.keyed([score.Item(_prompt(r), c) for r in some for c in r["candidates"]], common)
+            if missing := store.missing(list(items)):
+                store.put(dict(zip(missing, scorer.values([items[k] for k in missing]), strict=True)))
+            values = store.get(list(items))
+            by_id = {(i.prompt["prompt_id"], i.candidate["candidate_id"]): values[k] for k, i in items.items()}
+            for row in some:
+                row["candidates"] = _scored(row, reference.name, by_id)
+            progress.advance(len(some))
+    kept = [r for r in listed if len(r["candidates"]) > 1 and r["candidates"][0]["role"] == "chosen"]
+    if len(kept) < len(listed):
+        print(f"train: {len(listed) - len(kept)} of {len(listed)} prompts lose their pair to {reference.name}", file=sys.stderr)
+    return pl.DataFrame(kept, schema=rows.schema)
+
+
+def _names(candidate: dict[str, Any]) -> list[str]:
+    return [x["reference"] for x in candidate["logps"]]
+
+
+def _prompt(row: dict[str, Any]) -> dict[str, Any]:
+    return {"prompt_id": row["prompt_id"], "messages": row["prompt"], **{k: row[k] for k in ("tools", "template_kwargs")}}
+
+
+def _scored(row: dict[str, Any], name: str, values: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    made = []
+    for candidate in row["candidates"]:
+        value = values[row["prompt_id"], candidate["candidate_id"]]
+        if "logp" in value:
+            others = [x for x in candidate["logps"] if x["reference"] != name]
+            made.append({**candidate, "logps": [*others, {"reference": name, **value}]})
+    return made
+
+
+def clean(alone: Alone) -> None:
+    """Remove <output>.work."""
+    shutil.rmtree(alone.run.root.parent, ignore_errors=True)
