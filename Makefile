@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PREFDATA_NO_SUMMARY := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test check test-real clean
+.PHONY: demo test check test-real bench-env clean
 
 demo: .venv/ready
 	$(BIN)/snakemake
@@ -31,5 +31,14 @@ test-real: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+# TRL and what it needs beside ours, for the benchmarks' peer and oracle: benchmarks/trl_worker.py runs in it
+bench-env: .bench-venv/ready
+
+.bench-venv/ready: Makefile
+	$(PYTHON) -m venv .bench-venv
+	.bench-venv/bin/python -m pip install --quiet torch==2.13.0
+	.bench-venv/bin/python -m pip install --quiet torch==2.13.0 trl==1.16.0 "transformers<5.24" datasets==5.2.0 peft==0.21.2
+	touch $@
+
 clean:
-	rm -rf .venv results .snakemake
+	rm -rf .venv .bench-venv results .snakemake

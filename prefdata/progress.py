@@ -54,10 +54,11 @@ class _Tee(io.TextIOBase):
 class Progress:
     """`with Progress("score", total) as p: p.advance(n, "note")`; total None where it is not known."""
 
-    def __init__(self, label: str, total: int | None, every_s: float = 5.0) -> None:
-        self.label, self.total, self.done, self.note = label, total, 0, ""
+    def __init__(self, label: str, total: int | None, every_s: float = 5.0, shown: bool = True) -> None:
+        self.shown, self.label, self.total, self.done, self.note = shown, label, total, 0, ""
         self._every, self._start, self._last = every_s, time.monotonic(), time.monotonic()
-        self._bar = _bar(label, total) if sys.stderr.isatty() and RUN_PID not in os.environ else None
+        alone = shown and sys.stderr.isatty() and RUN_PID not in os.environ
+        self._bar = _bar(label, total) if alone else None
 
     def __enter__(self) -> "Progress":
         if self._bar:
@@ -73,6 +74,8 @@ class Progress:
             self._print()
 
     def _print(self) -> None:
+        if not self.shown:
+            return
         of = f"/{self.total}" if self.total is not None else ""
         rate = self.done / max(time.monotonic() - self._start, 1e-9)
         print(f"{self.label}: {self.done}{of} ({rate:.1f}/s) {self.note}".rstrip(), file=sys.stderr, flush=True)

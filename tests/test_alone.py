@@ -39,7 +39,9 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pairs(count: int = 12) -> list[dict[str, str]]:
-    return [{"prompt": "S" + "abcde"[i % 5] * (i // 5 + 1), "chosen": "ab" * (i % 3 + 1), "rejected": "c"} for i in range(count)]
+    return [
+        {"prompt": "S" + "abcde"[i % 5] * (i // 5 + 1), "chosen": "ab" * (i % 3 + 1), "rejected": "c"} for i in range(count)
+    ]
 
 
 @pytest.fixture
@@ -153,7 +155,9 @@ def test_log_probs_made_otherwise_are_refused_by_field(published: Path, settings
         alone.load(path)
 
 
-def test_candidates_a_new_reference_cannot_read_are_left_out(published: Path, lm: Path, settings_file: Callable[..., Path]) -> None:
+def test_candidates_a_new_reference_cannot_read_are_left_out(
+    published: Path, lm: Path, settings_file: Callable[..., Path]
+) -> None:
     references = [{"name": "short", "model": str(lm), "max_tokens": 6}]
     path = settings_file(objective="dpo", data={"path": str(published), "format": "sets"}, reference_models=references)
     made = alone.load(path)

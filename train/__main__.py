@@ -2,6 +2,9 @@
 
 import argparse
 import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from prefdata import recipe
@@ -65,9 +68,9 @@ def _alone(asked: argparse.Namespace) -> None:
     os.environ["OMP_NUM_THREADS"] = str(made.recipe.threads)  # before torch is imported
     from train.loop import train
 
-    with logged(asked.log), lock(made.run.root / "locks" / "train"):
-        alone.prepare(made)
-        print(train(made.recipe, made.name, made.run))
+    _train(
+        asked, made.run.root / "locks" / "train", lambda: train(made.recipe, made.name, made.run), partial(alone.prepare, made)
+    )
 
 
 def _of_recipe(asked: argparse.Namespace) -> None:
@@ -83,8 +86,26 @@ def _of_recipe(asked: argparse.Namespace) -> None:
         raise ConfigError(f"no run {asked.run!r}{did_you_mean(asked.run, runs)}", str(asked.settings))
     from train.loop import train
 
-    with logged(asked.log), lock(Run(loaded).root / "locks" / f"train-{asked.run.replace('/', '-')}"):
-        print(train(loaded, asked.run))
+    _train(asked, Run(loaded).root / "locks" / f"train-{asked.run.replace('/', '-')}", partial(train, loaded, asked.run))
+
+
+def _train(
+    asked: argparse.Namespace, lock_: Path, call: Callable[[], Path], prepare: Callable[[], None] = lambda: None
+) -> None:
+    """Prepare and train. Of several processes (torchrun) the first one locks, prepares, writes and says where."""
+    from train import world
+
+    here = world.join()
+    try:
+        with logged(asked.log if here.first else None), lock(lock_) if here.first else nullcontext():
+            if here.first and prepare is not None:
+                prepare()
+            here.any(False)  # wait for the first
+            folder = call()
+            if here.first:
+                print(folder)
+    finally:
+        world.leave()
 
 
 def _say(name: str, loaded: Settings) -> None:

@@ -15,26 +15,40 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prefdata.errors import DataError
+from prefdata.errors import ConfigError, DataError
 from prefdata.files import atomic_write, fsync
 from prefdata.run import Run
 from train.settings import RunSettings
+from train.world import ALONE, World, like, whole
 
 BEST = "best.safetensors"
 OPTIMIZER = "optimizer"
 """The folder beside a model that holds the optimizer a later run continues with."""
 
 
-def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int = 2) -> None:
-    """Write the checkpoint of `step` finished steps; older ones beyond `keep` are removed."""
+def save(
+    folder: Path,
+    step: int,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    keep: int = 2,
+    world: World = ALONE,
+) -> None:
+    """Write the checkpoint of `step` finished steps; older ones beyond `keep` are removed. Every rank must call it; the
+    first one writes."""
+    weights, moments = _weights(model), optimizer_tensors(optimizer)
+    if not world.first:
+        return
+    state = {"step": step, "world": world.size, **state}
     final, temporary = folder / f"step-{step:08d}", folder / f".step-{step:08d}.{os.getpid()}.tmp"
     for stale in folder.glob(".step-*.tmp"):  # of a killed run: the run's lock makes us its only writer
         shutil.rmtree(stale, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        save_file(dict(_unique(model)), temporary / "model.safetensors")
-        save_file(_optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": step, **state}, sort_keys=True), encoding="utf-8")
+        save_file(weights, temporary / "model.safetensors")
+        save_file(moments, temporary / "optimizer.safetensors")
+        (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         for file in temporary.iterdir():
             fsync(file)
         shutil.rmtree(final, ignore_errors=True)
@@ -53,16 +67,25 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if (p / "state.json").exists())
 
 
-def resume(folder: Path, identity: str, model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def resume(
+    folder: Path, identity: str, model: Any, optimizer: torch.optim.Optimizer, world: World = ALONE
+) -> dict[str, Any] | None:
     """Load the newest complete checkpoint of this very run into model and optimizer; its state, or None.
 
-    A checkpoint of other settings, data or start (`identity`) is not ours: it is removed and the run begins anew.
+    A checkpoint of other settings, data or start (`identity`) is not ours: it is removed and the run begins anew. Raises
+    ConfigError where it is ours, of another number of processes: they would sum in another order.
     """
     for path in reversed(checkpoints(folder)):
         state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if state["identity"] != identity:
             shutil.rmtree(path, ignore_errors=True)
             continue
+        if state.get("world", 1) != world.size:
+            raise ConfigError(
+                f"the run was begun by {state.get('world', 1)} processes, not {world.size}",
+                str(path),
+                f"start as many again, or remove {folder} to begin anew",
+            )
         try:
             tensors = load_file(path / "model.safetensors")
             saved = load_file(path / "optimizer.safetensors")
@@ -74,9 +97,11 @@ def resume(folder: Path, identity: str, model: Any, optimizer: torch.optim.Optim
     return None
 
 
-def save_best(folder: Path, model: Any) -> None:
-    """Keep the weights as the best ones so far."""
-    atomic_write(folder / BEST, lambda path: save_file(dict(_unique(model)), path))
+def save_best(folder: Path, model: Any, world: World) -> None:
+    """Keep the weights as the best ones so far. Every rank must call it."""
+    weights = _weights(model)
+    if world.first:
+        atomic_write(folder / BEST, lambda path: save_file(weights, path))
 
 
 def load_best(folder: Path, model: Any) -> None:
@@ -84,10 +109,10 @@ def load_best(folder: Path, model: Any) -> None:
     _fill(model, load_file(folder / BEST))
 
 
-def keep(folder: Path, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def keep(folder: Path, moments: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write what a run that continues from this one starts with, beside the model."""
     folder.mkdir()
-    save_file(_optimizer_tensors(optimizer), folder / "optimizer.safetensors")
+    save_file(moments, folder / "optimizer.safetensors")
     (folder / "state.json").write_text(json.dumps(state, sort_keys=True), encoding="utf-8")
 
 
@@ -109,7 +134,7 @@ def continued(run: Run, settings: RunSettings, optimizer: torch.optim.Optimizer)
 def _fill(model: Any, tensors: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in _unique(model):
-            parameter.copy_(tensors[name])
+            parameter.copy_(like(parameter, tensors[name]))
 
 
 def _unique(model: Any) -> list[tuple[str, Tensor]]:
@@ -117,14 +142,21 @@ def _unique(model: Any) -> list[tuple[str, Tensor]]:
     return [(n, p.detach()) for n, p in model.named_parameters() if p.requires_grad]
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _weights(model: Any) -> dict[str, Tensor]:
+    return {name: whole(p) for name, p in _unique(model)}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Steps and moments by parameter, whole. Every rank must call it."""
     state = optimizer.state_dict()["state"]
-    return {f"{i}.{k}": torch.as_tensor(v) for i, entry in state.items() for k, v in entry.items()}
+    return {f"{i}.{k}": whole(torch.as_tensor(v)) for i, entry in state.items() for k, v in entry.items()}
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for name, tensor in saved.items():
         index, _, key = name.partition(".")
-        entries.setdefault(int(index), {})[key] = tensor
+        sharded = like(parameters[int(index)], tensor) if tensor.dim() else tensor
+        entries.setdefault(int(index), {})[key] = sharded
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -22,7 +22,7 @@ from train import checkpoint, save
 from train.batches import Example, Order, micro_batches
 from train.batchwise import RunningMean
 from train.forwards import forwards, warn_of_slow_bf16
-from train.metrics import Metrics
+from train.metrics import Metrics, merged
 from train.objectives import OBJECTIVES
 from train.policy import policy, reference
 from train.settings import RunSettings, resolve
@@ -30,6 +30,7 @@ from train.start import held_out, read_examples, read_set, with_alpha
 from train.step import Step
 from train.stopping import Stopping
 from train.version import VERSION
+from train.world import ALONE, World, join, plain, whole
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -37,9 +38,10 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 def train(recipe: Settings, name: str, run: Run | None = None) -> Path:
     """Train one run of a recipe; returns the folder of the model. Resumes by itself, exactly.
 
-    SIGTERM ends it after the step at hand with a checkpoint (SystemExit 143): the same command goes on.
+    SIGTERM ends it after the step at hand with a checkpoint (SystemExit 143): the same command goes on. Under torchrun every
+    process calls it.
     """
-    run, settings = run or Run(recipe), resolve(recipe, name)
+    world, run, settings = join(), run or Run(recipe), resolve(recipe, name)
     objective, seed = OBJECTIVES[name.partition("/")[0]], recipe.seed if settings.seed is None else settings.seed
     torch.set_num_threads(recipe.threads)
     frame, data_hash = read_set(run, settings)
@@ -49,40 +51,47 @@ def train(recipe: Settings, name: str, run: Run | None = None) -> Path:
     data = read_examples(frame, encoder, recipe, settings, objective, limit)
     held = held_out(run, encoder, recipe, settings, objective, limit, seed) if settings.evaluation.every else []
     order = Order(tuple(e.prompt_id for e in data), settings.batch_prompts, seed)
+    check(model, data, settings.micro_tokens)
+    if settings.precision == "bfloat16":
+        warn_of_slow_bf16(model)
+    model = world.sharded(model)
     optimizer = make_optimizer(model, settings)
     identity = hex_id("run", VERSION, name, json.dumps(resume_slice(settings)), data_hash, start, seed)
     scratch = run.root / "chunks" / "train" / name
     before = checkpoint.continued(run, settings, optimizer)
-    state = checkpoint.resume(scratch, identity, model, optimizer) or before
+    state = checkpoint.resume(scratch, identity, model, optimizer, world) or before
     plan = Plan(settings, order, before["step"])
-    check(model, data, settings.micro_tokens)
-    if settings.precision == "bfloat16":
-        warn_of_slow_bf16(model)
     step_of = Step(objective, settings, seed, reference(run, settings, objective, order), limit)
     running, best = RunningMean(*state.get("running", ())), state.get("best")
     saved = time.monotonic()
-    with Progress(f"train {name}", plan.last - plan.first) as progress, Stopping() as stopping:
+    with Progress(f"train {name}", plan.last - plan.first, shown=world.first) as progress, Stopping() as stopping:
         progress.advance(state["step"] - plan.first)
         for step in range(state["step"], plan.last):
             started = time.monotonic()
-            row = one_step(model, optimizer, step_of, data, plan, step, running)
+            row = one_step(model, optimizer, step_of, data, plan, step, running, world)
             took = time.monotonic() - started
             if held and ((step + 1) % settings.evaluation.every == 0 or step + 1 == plan.last):  # type: ignore[operator]
-                row |= evaluate(model, step_of, held, row.get("shift", 0.0))
+                row |= evaluate(model, step_of, held, row.get("shift", 0.0), world)
                 if best is None or row["eval_loss"] < best["eval_loss"]:
                     best = {"step": step + 1, "eval_loss": row["eval_loss"]}
-                    checkpoint.save_best(scratch, model)
+                    checkpoint.save_best(scratch, world.settled(model), world)
             state["rows"].append(row)
             progress.advance(1, _note(row, took))
-            due = time.monotonic() - saved >= settings.checkpoint_s or stopping.asked
+            asked = world.any(stopping.asked)
+            due = world.any(time.monotonic() - saved >= settings.checkpoint_s) or asked
             if due and step + 1 < plan.last:
                 kept = {"identity": identity, "rows": state["rows"], "running": [running.total, running.count], "best": best}
-                checkpoint.save(scratch, step + 1, model, optimizer, kept)
+                checkpoint.save(scratch, step + 1, world.settled(model), optimizer, kept, world=world)
                 saved = time.monotonic()
-                stopping.leave(f"train {name}: stopped after step {step + 1} of {plan.last}; the same command goes on")
+                if asked:
+                    stopping.leave(f"train {name}: stopped after step {step + 1} of {plan.last}; the same command goes on")
     facts = {"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data_hash, "best": best}
     kept_state = {"step": plan.last, "running": [running.total, running.count]}
-    return save.save(run, name, save.Trained(model, encoder, optimizer, scratch, state["rows"], facts, kept_state))
+    moments = checkpoint.optimizer_tensors(optimizer) if settings.keep_optimizer else {}
+    result = plain(world.settled(model)) if world.size > 1 else model
+    if world.first:
+        save.save(run, name, save.Trained(result, encoder, moments, scratch, state["rows"], facts, kept_state))
+    return Path(run.model_path(f"run:{name}"))
 
 
 @dataclass(frozen=True)
@@ -122,17 +131,19 @@ def one_step(
     plan: Plan,
     step: int,
     running: RunningMean,
+    world: World = ALONE,
 ) -> dict[str, Any]:
-    """One optimizer step over as many micro-batches as the batch needs; its row of metrics."""
+    """One optimizer step over as many micro-batches as the batch needs; its row of metrics, of all ranks together."""
     batch, metrics = [data[i] for i in plan.members(step)], Metrics()
     for group in optimizer.param_groups:
         group["lr"] = plan.learning_rate(step)
     optimizer.zero_grad(set_to_none=True)
     try:
-        shift = _backward(model, step_of, batch, plan.epoch(step), step, running, metrics)
+        shift = _backward(model, step_of, batch, plan.epoch(step), step, running, metrics, world)
+        world.reduce_gradients(model)
     except RuntimeError as error:
         raise _told(error, step, plan.settings.micro_tokens) from error
-    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), plan.settings.optimizer.clip_norm))
+    norm = float(whole(torch.nn.utils.clip_grad_norm_(model.parameters(), plan.settings.optimizer.clip_norm)))
     if not math.isfinite(norm):
         raise EngineError(
             f"the gradient's norm is {norm}", f"step {step}", "the last checkpoint is kept; lower the learning rate"
@@ -145,25 +156,35 @@ def one_step(
         "grad_norm": norm,
         "tokens": sum(e.tokens() for e in batch),
         **({} if shift is None else {"shift": shift}),
-    } | metrics.means()
+    } | merged(world.gathered(metrics)).means()
 
 
 def _backward(
-    model: Any, step_of: Step, batch: list[Example], epoch: int, step: int, running: RunningMean, metrics: Metrics
+    model: Any,
+    step_of: Step,
+    batch: list[Example],
+    epoch: int,
+    step: int,
+    running: RunningMean,
+    metrics: Metrics,
+    world: World,
 ) -> float | None:
-    """Add the batch's gradient to the model's; the batch's shift, where its loss has one."""
+    """Add the gradient of this rank's part of the batch to the model's; the batch's shift, where its loss has one.
+
+    The shift is of the whole batch, so every rank computes it.
+    """
     counts = _counts(batch)
     with forwards(model, step_of.settings):
         shift = step_of.shift(model, batch, epoch, running)
-    for micro in step_of.micro_batches(batch):
+    for micro in step_of.micro_batches(world.share(batch)):
         with forwards(model, step_of.settings):
             terms = step_of.values(model, micro, epoch, metrics, shift or 0.0)
         loss = torch.stack([values.sum() / counts[per] for per, values in terms.items()]).sum()
         if not math.isfinite(float(loss.detach())):
             raise EngineError(f"the loss is {float(loss.detach())}", f"step {step}", f"rows {[e.prompt_id for e in micro]}")
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * world.size).backward()  # type: ignore[no-untyped-call]  # a mean over ranks
         metrics.add("loss", float(loss.detach()), 0)
-    metrics.add("loss", 0.0, 1)
+    metrics.add("loss", 0.0, float(world.first))
     return shift
 
 
@@ -184,15 +205,22 @@ def _told(error: RuntimeError, step: int, micro_tokens: int) -> Exception:
 
 
 @torch.no_grad()
-def evaluate(model: Any, step_of: Step, held: Sequence[Example], shift: float) -> dict[str, float | None]:
+def evaluate(
+    model: Any,
+    step_of: Step,
+    held: Sequence[Example],
+    shift: float,
+    world: World = ALONE,
+) -> dict[str, Any]:
     """The loss and the pairs' accuracy and margin on held-out rows, drawn as in epoch 0: eval_<name>."""
     metrics, counts, total = Metrics(), _counts(held), 0.0
-    for micro in step_of.micro_batches(held):
+    for micro in step_of.micro_batches(world.share(held)):
         with forwards(model, step_of.settings):
             terms = step_of.values(model, micro, 0, metrics, shift)
         total += sum(float(values.sum()) / counts[per] for per, values in terms.items())
-    shown = metrics.means()
-    return {"eval_loss": total} | {f"eval_{k}": shown[k] for k in ("accuracy", "margin", "chosen_logp") if k in shown}
+    shown = merged(world.gathered(metrics)).means()
+    beside = {f"eval_{k}": shown[k] for k in ("accuracy", "margin", "chosen_logp") if k in shown}
+    return {"eval_loss": sum(world.gathered(total)), **beside}
 
 
 def make_optimizer(model: Any, settings: RunSettings) -> torch.optim.Optimizer:

@@ -1,5 +1,6 @@
 """Metrics as sums with counts, so that splitting a batch never changes them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -15,3 +16,12 @@ class Metrics:
 
     def means(self) -> dict[str, float | None]:
         return {name: total / count if count else None for name, (total, count) in sorted(self.sums.items())}
+
+
+def merged(several: Iterable[Metrics]) -> Metrics:
+    """The metrics of all of them together."""
+    made = Metrics()
+    for metrics in several:
+        for name, (total, count) in metrics.sums.items():
+            made.add(name, total, count)
+    return made

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from prefdata import files
 from prefdata.models import RECEIPT, content_revision
@@ -17,11 +17,12 @@ from train.policy import merged
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run. `kept`: the state that a run which continues from this one starts with."""
+    """A finished run. `moments` and `kept`: the optimizer's tensors and the state that a run which continues from this one
+    starts with."""
 
     model: Any
     encoder: Encoder
-    optimizer: torch.optim.Optimizer
+    moments: dict[str, Tensor]
     scratch: Path
     rows: list[dict[str, Any]]
     facts: dict[str, Any]
@@ -47,7 +48,7 @@ def save(run: Run, name: str, trained: Trained) -> Path:
 def _write(folder: Path, trained: Trained) -> None:
     _write_model(folder, trained)
     if trained.facts["settings"]["keep_optimizer"]:
-        checkpoint.keep(folder / checkpoint.OPTIMIZER, trained.optimizer, trained.kept)
+        checkpoint.keep(folder / checkpoint.OPTIMIZER, trained.moments, trained.kept)
     if trained.facts["best"] is not None:
         checkpoint.load_best(trained.scratch, trained.model)
         _write_model(folder / "best", trained)
