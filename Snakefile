@@ -3,7 +3,7 @@
 #
 #   snakemake                                   the embedded demo
 #   snakemake --configfile config/mine.yaml     a recipe of your own
-#   snakemake set | train | publish | demo      up to there
+#   snakemake set --configfile ...              up to there: set, train_all, publish, demo (everything, the default)
 from pathlib import Path
 
 from prefdata import workflow as house
@@ -48,6 +48,7 @@ rule demo:
     input:
         run.root / "publish" / "receipt.json",
         run.root / "report" / "summary.txt",
+        [run.model_files(f"run:{name}") for name in run.settings.train.runs],
 
 
 rule set:
@@ -64,7 +65,7 @@ if run.settings.toy:
 
     rule toy:
         output:
-            house.toy_files(run),
+            update(house.toy_files(run)),
         log:
             out / "logs/toy.log",
         params:
@@ -77,7 +78,7 @@ rule sources:
     input:
         house.source_files(run),
     output:
-        run.outputs("sources"),
+        update(run.outputs("sources")),
     log:
         out / "logs/sources.log",
     params:
@@ -92,7 +93,7 @@ if run.units("dedup"):
         input:
             run.inputs("signatures", shards=["{shard}"]),
         output:
-            run.outputs("signatures", shards=["{shard}"]),
+            update(run.outputs("signatures", shards=["{shard}"])),
         log:
             out / "logs/signatures/{shard}.log",
         params:
@@ -104,7 +105,7 @@ if run.units("dedup"):
         input:
             run.inputs("dedup"),
         output:
-            run.outputs("dedup"),
+            update(run.outputs("dedup")),
         log:
             out / "logs/dedup.log",
         params:
@@ -117,7 +118,7 @@ rule split:
     input:
         run.inputs("split", shards=["{shard}"]),
     output:
-        run.outputs("split", shards=["{shard}"]),
+        update(run.outputs("split", shards=["{shard}"])),
     log:
         out / "logs/split/{shard}.log",
     params:
@@ -133,7 +134,7 @@ if run.units("decontaminate"):
             run.inputs("decontaminate", shards=["{shard}"]),
             house.evaluation_files(run),
         output:
-            run.outputs("decontaminate", shards=["{shard}"]),
+            update(run.outputs("decontaminate", shards=["{shard}"])),
         log:
             out / "logs/decontaminate/{shard}.log",
         params:
@@ -146,7 +147,7 @@ rule prune:
     input:
         run.inputs("prune", shards=["{shard}"]),
     output:
-        run.outputs("prune", shards=["{shard}"]),
+        update(run.outputs("prune", shards=["{shard}"])),
     log:
         out / "logs/prune/{shard}.log",
     params:
@@ -163,7 +164,7 @@ for unit, group in run.engine_jobs("generate"):
         input:
             run.inputs("generate", unit, group),
         output:
-            run.outputs("generate", unit, group),
+            update(run.outputs("generate", unit, group)),
         log:
             out / "logs/generate" / unit / f"{group[0]}.log",
         resources:
@@ -184,7 +185,7 @@ for unit, group in run.engine_jobs("judge"):
         input:
             run.inputs("judge", unit, group),
         output:
-            run.outputs("judge", unit, group),
+            update(run.outputs("judge", unit, group)),
         log:
             out / "logs/judge" / unit / f"{group[0]}.log",
         params:
@@ -203,7 +204,7 @@ for unit in run.units("rank"):
         input:
             run.inputs("rank", unit, ["{shard}"]),
         output:
-            run.outputs("rank", unit, ["{shard}"]),
+            update(run.outputs("rank", unit, ["{shard}"])),
         log:
             out / "logs/rank" / unit / "{shard}.log",
         params:
@@ -217,7 +218,7 @@ rule noise:
     input:
         run.inputs("noise", shards=["{shard}"]),
     output:
-        run.outputs("noise", shards=["{shard}"]),
+        update(run.outputs("noise", shards=["{shard}"])),
     log:
         out / "logs/noise/{shard}.log",
     params:
@@ -234,7 +235,7 @@ for unit, group in run.engine_jobs("score"):
         input:
             run.inputs("score", unit, group),
         output:
-            run.outputs("score", unit, group),
+            update(run.outputs("score", unit, group)),
         log:
             out / "logs/score" / unit / f"{group[0]}.log",
         resources:
@@ -255,7 +256,7 @@ for unit in run.units("sets"):
         input:
             run.inputs("sets", unit, ["{shard}"]),
         output:
-            run.outputs("sets", unit, ["{shard}"]),
+            update(run.outputs("sets", unit, ["{shard}"])),
         log:
             out / "logs/sets" / unit / "{shard}.log",
         params:
@@ -273,7 +274,7 @@ for name in run.settings.train.runs:
         input:
             training.inputs(run, name),
         output:
-            training.outputs(run, name),
+            update(training.outputs(run, name)),
         log:
             out / "logs/train" / f"{name}.log",
         resources:
@@ -293,7 +294,7 @@ for unit, group in run.engine_jobs("evaluate"):
         input:
             run.inputs("evaluate", unit, group),
         output:
-            run.outputs("evaluate", unit, group),
+            update(run.outputs("evaluate", unit, group)),
         log:
             out / "logs/evaluate" / unit / f"{group[0]}.log",
         resources:
@@ -310,7 +311,7 @@ rule report:
     input:
         run.inputs("report") + run.inputs("publish"),
     output:
-        house.report_files(run),
+        update(house.report_files(run)),
     log:
         out / "logs/report.log",
     params:
@@ -324,8 +325,8 @@ rule summary:
         out / "report/report.json",
         run.inputs("summary"),
     output:
-        out / "report/evaluation.json",
-        out / "report/summary.txt",
+        update(out / "report/evaluation.json"),
+        update(out / "report/summary.txt"),
     log:
         out / "logs/summary.log",
     params:
@@ -339,7 +340,7 @@ rule card:
         out / "report/report.json",
         out / "report/quality.json",
     output:
-        out / "publish/card.md",
+        update(out / "publish/card.md"),
     log:
         out / "logs/card.log",
     params:
@@ -353,7 +354,7 @@ rule publish:
         rules.card.output,
         run.inputs("publish"),
     output:
-        out / "publish/receipt.json",
+        update(out / "publish/receipt.json"),
     log:
         out / "logs/publish.log",
     params:

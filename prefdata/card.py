@@ -60,7 +60,9 @@ def render(settings: Settings, facts: Facts, quality: Facts) -> str:
         "version": __version__,
     }
     filled = re.sub(r"\{(\w+)\}", lambda m: holes.get(m[1], m[0]), template)
-    return f"---\n{header(settings, splits)}---\n{filled}"
+    licences = {s["license"] for s in facts["sources"]}
+    shared = licences.pop() if len(licences) == 1 and licences != {"unknown"} else "other"
+    return f"---\n{header(settings, splits, shared)}---\n{filled}"
 
 
 def _template(name: str) -> str:
@@ -70,10 +72,10 @@ def _template(name: str) -> str:
     return next(p for p in places if p.exists()).read_text(encoding="utf-8")
 
 
-def header(settings: Settings, splits: list[str]) -> str:
-    """The YAML header that the Hub and `datasets` read."""
+def header(settings: Settings, splits: list[str], shared: str) -> str:
+    """The YAML header that the Hub and `datasets` read. `shared`: the licence where the settings name none."""
     known = {
-        "license": settings.card.license,
+        "license": settings.card.license or shared,
         "language": [settings.card.language],
         "tags": ["preference", "dpo", *settings.card.tags],
         "configs": [

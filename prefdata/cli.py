@@ -8,15 +8,17 @@ import ctypes
 import os
 import signal
 import sys
+from collections import Counter
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from prefdata import __version__, recipe
+from prefdata import __version__, files, recipe
 from prefdata.build import execute, locked
 from prefdata.errors import ConfigError, PrefdataError
+from prefdata.parts import Part
 from prefdata.progress import RUN_PID, logged
 from prefdata.run import Job, Run
 from prefdata.settings import Settings
@@ -47,6 +49,17 @@ def run_stage(name: str, path: Path, unit: str | None, shards: str | None) -> No
         job = Job(run, name, each, chosen)
         with locked(job):
             execute(job)
+        if made := rows_of(job):
+            print(f"{name} {each}: {made}", file=sys.stderr)
+
+
+def rows_of(job: Job) -> str:
+    """How many rows the job's tables now have."""
+    counts: Counter[str] = Counter()
+    for shard in job.shards:
+        for table in job.stage.writes:
+            counts[table] += files.manifest(job.run.table(Part(table, job.stage.name, job.unit), shard))["rows"]
+    return ", ".join(f"{n} {table}" for table, n in counts.items())
 
 
 def shard_number(text: str) -> int:

@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def run(job: Job) -> None:
     try:
         shutil.rmtree(built, ignore_errors=True)
         hashes = published.build(job, built)
+        _require_rows(job, hashes)
         text = card.path(job.run).read_text(encoding="utf-8")
         places: dict[str, Target] = {"folder": Folder(root / "dataset")}
         if settings.repo_id is not None:
@@ -40,6 +42,20 @@ def run(job: Job) -> None:
     finally:
         files.remove_folder(built)
     files.atomic_text(root / "receipt.json", json.dumps(receipt, indent=1, sort_keys=True))
+
+
+def _require_rows(job: Job, hashes: dict[str, str]) -> None:
+    """Refuse to replace what is published by nothing."""
+    if any(name.startswith("data/sets/") for name in hashes):
+        return
+    stages = json.loads(report.path(job.run).read_text(encoding="utf-8"))["stages"]
+    dropped = Counter({r: n for e in stages for r, n in e["drops"].items()}).most_common(3)
+    said = ", ".join(f"{n} {reason}" for reason, n in dropped) or "no rows came in"
+    raise PublishError(
+        f"the preference set is empty ({said})",
+        "sets/preference",
+        f"look at {report.path(job.run).parent}: what was dropped, why",
+    )
 
 
 def identity(job: Job) -> Facts:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from prefdata.errors import ConfigError, did_you_mean
+from prefdata.errors import ConfigError, did_you_mean, snippet
 from prefdata.settings import Settings
 
 
@@ -59,13 +59,16 @@ def validate(raw: Any, where: str) -> Settings:
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> list[str]:
     """One line a mistake: file: key: what, and for an unknown key the nearest known one."""
     lines = []
-    for problem in error.errors(include_url=False):
+    # unknown keys first: what is said to be missing is often one of them
+    for problem in sorted(error.errors(include_url=False), key=lambda p: p["type"] != "extra_forbidden"):
         loc = [str(p) for p in problem["loc"]]
         if problem["type"] == "extra_forbidden":
             known = list(_keys_at(model, problem["loc"][:-1]))
             lines.append(f"{where}: {'.'.join(loc)}: unknown key{did_you_mean(loc[-1], known)}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] not in ("missing", "value_error"):
+                message = f"{message}, not {snippet(problem['input'])}"
             lines.append(f"{where}: {'.'.join(loc) or 'settings'}: {message}; `prefdata settings` explains every key")
     return lines
 

@@ -327,7 +327,10 @@ class CardSettings(BaseModel, frozen=True, extra="forbid"):
 
     title: str = Field("A preference set", description="first heading")
     description: str = Field("", description="your own words; plain text, escaped")
-    license: str = Field("other", description="licence of the published set, as the Hub spells it")
+    license: str | None = Field(
+        None,
+        description="licence of the published set, as the Hub spells it; default: the one its sources share, else other",
+    )
     language: str = Field("en", description="language code")
     tags: list[str] = Field(default_factory=list, description="added to preference, dpo")
 
@@ -335,7 +338,9 @@ class CardSettings(BaseModel, frozen=True, extra="forbid"):
 class PublishSettings(BaseModel, frozen=True, extra="forbid"):
     """Where the set goes; the folder results/<name>/publish/dataset is always written."""
 
-    repo_id: str | None = Field(None, description="owner/name of a data set on the Hub; none: only the folder")
+    repo_id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = Field(
+        None, description="owner/name of a data set on the Hub; none: only the folder"
+    )
     private: bool = Field(True, description="visibility of a repository that has to be made")
     attempts: int = Field(5, ge=1, description="tries of the commit; before each the head is read again")
 

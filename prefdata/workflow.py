@@ -29,8 +29,41 @@ def load(config: dict[str, Any], validate_training: Callable[[Settings], object]
     except PrefdataError as error:
         sys.exit(f"error: {error}")
     run = Run(settings)
+    if taken := [p for p in (run.root, *run.root.parents) if p.exists() and not p.is_dir()]:
+        sys.exit(f"error: {taken[0]}: a file, where the results go; move it, or give the recipe another name")
     _prepare_jobs(run)
+    _keep_outputs()
     return run
+
+
+def _keep_outputs() -> None:
+    """Let Snakemake neither remove nor copy what a job is about to replace, and forget nothing when the job fails.
+
+    Every file of ours appears whole or not at all, so what a failed job leaves is the last good output. `update()` in the
+    Snakefile says that outputs are not removed first; the copies it makes are for jobs that write in place. Snakemake
+    records a failed job's settings and inputs as those of the files that were there before: the next run would then find
+    nothing to do. Here the records stay what the files were made with.
+    """
+    from snakemake.persistence import FileBackupMixin, PersistenceBase
+
+    failed: set[Path] = set()
+    finished = PersistenceBase.finished
+
+    def restore(self: Any, path: Path) -> bool:
+        failed.add(path)  # it is asked for outputs of failed jobs only
+        return path.exists()
+
+    async def finish_or_forget(self: Any, job: Any) -> None:
+        if failed.isdisjoint(map(Path, job.output)):
+            await finished(self, job)
+            return
+        for output in job.output:
+            self._unmark_incomplete(self._get_key(output))
+
+    FileBackupMixin.backup_output = lambda self, path: None
+    FileBackupMixin.restore_output = restore
+    FileBackupMixin.cleanup_backup = lambda self, path: None
+    PersistenceBase.finished = finish_or_forget
 
 
 def _prepare_jobs(run: Run) -> None:

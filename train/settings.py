@@ -239,7 +239,11 @@ def _check(settings: Settings, run: RunSettings, objective: str, key: str) -> No
         problems.append(f"{key}: references.weights weighs several references, {objective} compares with {row.references}")
     if run.references.weights != "per_example" and "validation" not in settings.sets.splits:
         problems.append(f"{key}: references.weights {run.references.weights} needs split validation in sets.splits")
+    if row.references in ("virtual", "each") and len(references) < 2:
+        problems.append(f"{key}: {objective} combines two references or more, score.references has {len(references)}")
     asked = run.negatives
+    if asked.count > 1 and NEGATIVES[row.negatives].draws(asked.count) != asked.count:
+        problems.append(f"{key}: negatives.count has no effect: {objective} does not draw that many")
     if row.negatives != "kernel" and (asked.steps > 1 or asked.proposals is not None or asked.include_chosen):
         problems.append(f"{key}: negatives.steps, proposals and include_chosen are the kernel's, {objective} has none")
     if (asked.steps > 1 or asked.proposals is not None) and asked.count > 1 and not asked.replacement:

@@ -1,0 +1,134 @@
+"""Our losses and gradients against TRL's, from the same weights and rows: what both have.
+
+TRL's pair losses run through its DPOTrainer, forward and all; those of its CPO trainer from the same log-probs. Its bco_pair
+has no running mean, so ours is compared with its delta at 0; its sft is per token of the batch, as ours.
+
+make bench-env && python benchmarks/oracle_trl.py >> benchmarks/results/oracle_trl.jsonl && python benchmarks/render.py
+"""
+
+import sys
+import tempfile
+from dataclasses import replace
+
+import torch
+from figures import line
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl_peer import Peer, pairs, peer
+
+from train.batches import Example
+from train.compared import Compared
+from train.losses import LOSSES
+from train.metrics import Metrics
+from train.objectives import OBJECTIVES
+from train.settings import RunSettings, with_defaults
+from train.step import Step
+
+TRL = {
+    "dpo": ("sigmoid", {}),
+    "ipo": ("ipo", {}),
+    "exo": ("exo_pair", {"label_smoothing": 1e-3}),
+    "nca": ("nca_pair", {}),
+    "bco": ("bco_pair", {}),
+    "sppo": ("sppo_hard", {}),
+    "apo_zero": ("apo_zero", {}),
+    "apo_down": ("apo_down", {}),
+    "sft": ("sft", {}),
+}
+"""Ours: TRL's loss_type and what else it is told."""
+WEIGHT = "model.layers.0.self_attn.k_proj.weight"
+"""Its gradient passes the prompts' keys: what a step without the prompts' gradient would get wrong first."""
+VOCABULARY = 64
+BETA = 0.3
+
+
+def write_model(folder: str) -> LlamaForCausalLM:
+    """A random fp32 Llama and a tokenizer of words."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0", eos_token="w1", pad_token="w2").save_pretrained(folder)
+    return model.eval()
+
+
+def rows() -> list[Example]:
+    """Six prompts with two answers each, of many lengths; log-probs of a reference that is another model."""
+    draw = torch.Generator().manual_seed(1)
+
+    def ids(low: int, high: int) -> list[int]:
+        length = int(torch.randint(low, high, (1,), generator=draw))
+        return [int(i) for i in torch.randint(3, VOCABULARY, (length,), generator=draw)]
+
+    made = []
+    for number in range(6):
+        completions = [ids(1, 9), ids(1, 9)]
+        logps = [[-4.5 * len(c) for c in completions]]
+        made.append(Example(f"{number:016x}", ids(2, 20), completions, ["a", "b"], ["source"] * 2, logps, []))
+    return made
+
+
+def ours(model: LlamaForCausalLM, name: str, data: list[Example]) -> tuple[float, torch.Tensor]:
+    objective = OBJECTIVES[name]
+    settings = with_defaults(RunSettings.model_validate({"loss": {"beta": BETA}}), objective)
+    step = Step(objective, settings, 0)
+    model.zero_grad()
+    counts = {"prompt": len(data), "token": sum(len(e.completions[0]) for e in data)}
+    given = [replace(e, completions=e.completions[:1], candidate_ids=["a"]) for e in data] if name == "sft" else data
+    loss = sum(values.sum() / counts[per] for per, values in step.values(model, given, 0, Metrics(), 0.0).items())
+    loss.backward()
+    return float(loss.detach()), dict(model.named_parameters())[WEIGHT].grad.flatten().clone()
+
+
+def compare(trl: Peer, folder: str, model: LlamaForCausalLM, data: list[Example]) -> None:
+    for name, (loss_type, options) in TRL.items():
+        version = trl.ask("load", model=folder, loss=loss_type, beta=BETA, **options)["version"]
+        theirs = trl.ask("loss", pairs=pairs(data), gradient=WEIGHT)
+        loss, gradient = ours(model, name, data)
+        line(f"trl_loss_{name}", abs(loss - theirs["loss"]) / max(abs(loss), 1.0), "relative difference", "<= 1e-5")
+        apart = (gradient - torch.tensor(theirs["gradient"])).norm() / gradient.norm()
+        line(f"trl_gradient_{name}", float(apart), "relative difference", "<= 1e-5")
+    print(f"TRL {version}", file=sys.stderr)
+
+
+def compare_cpo(trl: Peer) -> None:
+    """SimPO and CPO without its NLL term, whose scaling differs: TRL's takes means over tokens for simpo."""
+    draw = torch.Generator().manual_seed(2)
+    sums = torch.rand(2, 8, generator=draw, dtype=torch.float64) * -40
+    tokens = torch.randint(1, 30, (2, 8), generator=draw).double()
+    for name, loss_type, gamma in (("simpo", "simpo", 1.0), ("cpo", "sigmoid", 0.0)):
+        seen = sums / tokens if name == "simpo" else sums
+        knobs = {"beta": 2.0, "margin": gamma, "nll_weight": 0.0}
+        settings = RunSettings.model_validate({"loss": knobs}).loss
+        zeros = torch.zeros(1, 8, 1, dtype=torch.float64)
+        compared = Compared(
+            sums[0], sums[1].unsqueeze(1), zeros, zeros, zeros + 1, torch.ones(8, 1).double(), tokens[0], tokens[1].unsqueeze(1)
+        )
+        mine = LOSSES[OBJECTIVES[name].loss].function(compared, settings)["prompt"]
+        theirs = trl.ask("cpo", loss=loss_type, beta=2.0, gamma=gamma, chosen=seen[0].tolist(), rejected=seen[1].tolist())
+        apart = (mine - torch.tensor(theirs["losses"], dtype=torch.float64)).abs().max()
+        line(f"trl_loss_{name}", float(apart), "largest difference", "<= 1e-5")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, peer() as trl:
+        if trl is None:
+            sys.exit(1)
+        model = write_model(folder)
+        compare(trl, folder, model, rows())
+        compare_cpo(trl)
+
+
+if __name__ == "__main__":
+    main()
