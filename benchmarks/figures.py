@@ -8,9 +8,11 @@ from typing import Any
 ROUNDS = 11
 
 
-def line(name: str, value: float, unit: str, target: str) -> None:
-    """One figure; a target is ">= x", "<= x", "a..b" or "" (printed only)."""
-    made = {"name": name, "value": float(f"{value:.5g}"), "unit": unit, "target": target, "holds": holds(value, target)}
+def line(name: str, value: float | None, unit: str, target: str) -> None:
+    """One figure; a target is ">= x", "<= x", "a..b" or "" (printed only). None: it was not run, and does not hold."""
+    shown = None if value is None else float(f"{value:.5g}")
+    kept = holds(value, target) if value is not None else (False if target else None)
+    made = {"name": name, "value": shown, "unit": unit, "target": target, "holds": kept}
     print(json.dumps(made), flush=True)
 
 

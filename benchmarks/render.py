@@ -21,9 +21,15 @@ def render() -> str:
 def table(path: Path) -> str:
     first, *rows = [json.loads(line) for line in path.read_text().splitlines() if line]
     shown = {True: "yes", False: "**no**", None: ""}
-    body = "".join(f"| {r['name']} | {r['value']:g} | {r['unit']} | {r['target']} | {shown[r['holds']]} |\n" for r in rows)
+    body = "".join(
+        f"| {r['name']} | {_shown(r['value'])} | {r['unit']} | {r['target']} | {shown[r['holds']]} |\n" for r in rows
+    )
     head = f"\n## {path.stem}\n\n{first['machine']}, {first['date']}, `{first['command']}`\n\n"
     return f"{head}| figure | value | unit | target | holds |\n|---|---|---|---|---|\n{body}"
+
+
+def _shown(value: float | None) -> str:
+    return "not run" if value is None else f"{value:g}"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ states gathered at the completion tokens only, one head and one fused log-softma
 gradient over all rejected rows first. Same model, dtype, threads, data and optimizer; both cut their batch into
 micro-batches of MICRO_TOKENS, where the peer is fastest here.
 
+TRL's DPO step and reference pass (`make bench-env`) take their turns in a process of their own: plain, in its default batches
+of 8 pairs, and in batches of 2 with accumulation, where TRL is fastest here. Without that environment their rows say not run.
+
 python benchmarks/trainer.py >> benchmarks/results/trainer.jsonl && python benchmarks/render.py
 """
 
@@ -12,18 +15,24 @@ import math
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from figures import ROUNDS, interleaved, line
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl_peer import Peer, pairs, peer
 
+from prefdata.logprob import grouped_logps
 from train import loop
 from train.batches import Example, Order
 from train.batchwise import RunningMean
@@ -36,6 +45,8 @@ PROMPTS = 8
 """In a step."""
 MICRO_TOKENS = 4096
 VOCABULARY = 4096
+TRL = {"": 8, "_in_twos": 2}
+"""Pairs a batch: its default, and where it is fastest here."""
 THREADS = 2
 BETA = 0.1
 MCPO = {4: (1.7, 0.90), 8: (1.9, 1.15)}
@@ -73,6 +84,14 @@ def examples(count: int) -> list[Example]:
         names, logps = [f"{number:08x}{k:08x}" for k in range(count)], [[-8.3 * len(c) for c in completions]]
         made.append(Example(f"{number:016x}", prompt, completions, names, ["source"] * count, logps, []))
     return made
+
+
+def write_model(folder: str) -> None:
+    """The same for TRL, with a tokenizer of words (rows come as ids)."""
+    model().save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0", eos_token="w1", pad_token="w2").save_pretrained(folder)
 
 
 # ---- ours ----
@@ -156,7 +175,7 @@ def sums(policy: Any, rows: Sequence[Row]) -> Tensor:
 # ---- figures ----
 
 
-def speed() -> None:
+def speed(trl: Peer | None) -> None:
     for count, (faster, slower) in MCPO.items():
         data = examples(count)
         calls: dict[str, Callable[[], Any]] = {
@@ -166,6 +185,9 @@ def speed() -> None:
         }
         if count == 4:
             calls["our_dpo"] = Ours("dpo", [_pair(e) for e in data])
+            if trl is not None:
+                for suffix, size in TRL.items():
+                    calls[f"trl_dpo{suffix}"] = partial(trl.ask, "step", batches=_batches(pairs(data), size))
         seconds = interleaved(calls)
         for name, taken in seconds.items():
             line(f"step_s_n{count}_{name}", median(taken), "s", "")
@@ -173,7 +195,57 @@ def speed() -> None:
         line(f"mcpo_vs_rows_dpo_n{count}", _ratio(seconds["ours"], seconds["rows_dpo"]), "x time", f"<= {slower:.2f}")
         if count == 4:
             line("dpo_speedup_vs_rows", _ratio(seconds["rows_dpo"], seconds["our_dpo"]), "x speed", ">= 1.38")
+            for suffix, size in TRL.items():
+                if trl is None:
+                    line(f"mcpo_speedup_vs_trl_dpo_n4{suffix}", None, "x TRL's DPO step", "" if suffix else ">= 3")
+                else:
+                    ratio, target = _ratio(seconds[f"trl_dpo{suffix}"], seconds["ours"]), "" if suffix else ">= 3"
+                    line(f"mcpo_speedup_vs_trl_dpo_n4{suffix}", ratio, f"x TRL's DPO step, {size} pairs a batch", target)
         matmul_share(count, data, median(seconds["ours"]))
+
+
+def scoring(trl: Peer | None) -> None:
+    """One reference over eight candidates a prompt: TRL scores them as four pairs, each with its own copies of the prompt."""
+    if trl is None:
+        line("score_speedup_vs_trl_n8", None, "x TRL's reference pass", ">= 4")
+        return
+    data, lm = examples(8), model()
+    listed = [p for e in data for k in range(0, 8, 2) for p in pairs([_only(e, k)])]
+
+    def ours() -> list[list[float]]:
+        with torch.no_grad():
+            sums = grouped_logps(lm, [e.prompt for e in data], [e.completions for e in data], MICRO_TOKENS // 2)
+        return [s.tolist() for s in sums]
+
+    theirs = trl.ask("score", batches=_batches(listed, 8))["logps"]
+    flat = [v for chosen, rejected in theirs for pair in zip(chosen, rejected, strict=True) for v in pair]
+    apart = max(abs(a - b) / abs(a) for a, b in zip([v for some in ours() for v in some], flat, strict=True))
+    line("score_difference_from_trl", apart, "largest relative difference of a log-prob", "<= 1e-5")
+    calls: dict[str, Callable[[], Any]] = {"ours": ours}
+    for suffix, size in TRL.items():
+        calls[f"trl{suffix}"] = partial(trl.ask, "score", batches=_batches(listed, size))
+    seconds = interleaved(calls)
+    tokens = sum(len(c) for e in data for c in e.completions)
+    for name, taken in seconds.items():
+        line(f"score_tokens_per_s_n8_{name}", tokens / median(taken), "completion tokens/s", "")
+    for suffix, size in TRL.items():
+        ratio, target = _ratio(seconds[f"trl{suffix}"], seconds["ours"]), "" if suffix else ">= 4"
+        line(f"score_speedup_vs_trl_n8{suffix}", ratio, f"x TRL's reference pass, {size} pairs a batch", target)
+
+
+def _only(example: Example, place: int) -> Example:
+    """The candidates at `place` and behind it."""
+    both = slice(place, place + 2)
+    return replace(
+        example,
+        completions=example.completions[both],
+        candidate_ids=example.candidate_ids[both],
+        logps=[some[both] for some in example.logps],
+    )
+
+
+def _batches(listed: Sequence[Any], size: int) -> list[list[Any]]:
+    return [list(listed[i : i + size]) for i in range(0, len(listed), size)]
 
 
 def _pair(example: Example) -> Example:
@@ -240,9 +312,14 @@ def main() -> None:
         peak(int(sys.argv[1]))
         return
     torch.set_num_threads(THREADS)
-    print(f"{THREADS} threads, {PROMPTS} prompts a step, {ROUNDS} rounds; TRL: not run", file=sys.stderr)
+    print(f"{THREADS} threads, {PROMPTS} prompts a step, {ROUNDS} rounds", file=sys.stderr)
     activations()
-    speed()
+    with peer() as trl, tempfile.TemporaryDirectory() as folder:
+        write_model(folder)
+        for run in (speed, scoring):  # each from the same weights
+            if trl is not None:
+                trl.ask("load", model=folder, loss="sigmoid", beta=BETA)
+            run(trl)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_mistakes_of_the_command_line(tmp_path: Path, words: list[str], said: st
 def test_settings_prints_every_key_with_its_reason() -> None:
     said = call("settings").stdout
     assert "prune.drop_ranks  [[2]]" in said
-    assert "train.runs.<objective>/<variant>.loss.beta  [0.1]" in call("--keys", module="train").stdout
+    assert "\nloss.beta  [0.1]\n" in call("--keys", module="train").stdout
 
 
 def test_a_job_whose_workflow_is_gone_stops_at_once() -> None:

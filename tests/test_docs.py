@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from prefdata import recipe
 from prefdata.stages import STAGES
 from prefdata.tables import TABLES
+from train.alone import AloneSettings
+from train.objectives import OBJECTIVES
 from train.settings import validate
 
 ROOT = Path(__file__).parent.parent
@@ -21,8 +24,28 @@ def test_benchmarks_page_is_generated_from_its_lines() -> None:
     assert (ROOT / "docs" / "benchmarks.md").read_text() == render.render(), "run python benchmarks/render.py"
 
 
+def yaml_blocks(name: str) -> list[str]:
+    return re.findall(r"```yaml\n(.*?)```", (ROOT / name).read_text(), re.S)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/from-trl.md"])
+def test_the_training_files_of_the_documents_are_valid(name: str) -> None:
+    asked = AloneSettings.model_validate(yaml.safe_load(yaml_blocks(name)[-1]))
+    assert asked.objective in OBJECTIVES
+
+
+def test_what_from_trl_maps_is_there() -> None:
+    """Every objective and key that docs/from-trl.md names on our side exists."""
+    table = (ROOT / "docs" / "from-trl.md").read_text().partition("| TRL | here |")[2].partition("## What differs")[0]
+    known = {key for key, _, _ in recipe.describe(AloneSettings)} | set(OBJECTIVES)
+    for row in [line for line in table.splitlines()[2:] if line.startswith("| `")]:
+        for found in re.findall(r"`([a-z_]+(?:\.[a-z_]+)?)`", row.split("|")[-2]):
+            if found != "simpo_gamma" and not found.startswith("metrics."):
+                assert found in known or found.partition(".")[0] in known, found
+
+
 def test_the_recipe_of_the_readme_is_valid(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    text, _ = yaml_blocks("README.md")
     assert len(text.splitlines()) <= 10
     (tmp_path / "mine.yaml").write_text(text)
     assert set(validate(recipe.load(tmp_path / "mine.yaml"))) == {"mcpo/default"}

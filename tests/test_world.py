@@ -34,7 +34,7 @@ def ranks(folder: Path, die_at: int = 0, size: int = 2) -> subprocess.CompletedP
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
     here = Path(__file__).parent
     return subprocess.run(
-        [*torchrun, str(here / "two_ranks.py"), str(folder), str(die_at)],
+        [*torchrun, str(here / "dying.py"), str(folder), str(die_at)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"},
@@ -89,7 +89,7 @@ def test_two_killed_processes_go_on_to_the_same_end(recipe_: Run, folder: Path) 
     run = {**KNOBS, **RUNS["bco/two"], "checkpoint_s": 1e-9, "keep_optimizer": True}
     settings = recipe_.settings.model_copy(update={"name": "t", "train": TrainSettings(runs={"bco/cut": run})})
     (folder / "recipe.json").write_text(json.dumps(settings.model_dump(mode="json")))
-    assert ranks(folder, die_at=4).returncode != 0
+    assert ranks(folder, die_at=7).returncode != 0
     assert not (folder / "t" / "models").exists()
     with pytest.raises(ConfigError, match="begun by 2 processes, not 1"):
         loop.train(settings, "bco/cut", Run(settings, folder))

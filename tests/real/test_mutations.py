@@ -12,7 +12,7 @@ pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
 
 LOSSES, STEP, STAGES, SOURCES = "test_losses.py", "test_train.py", "test_stages.py", "test_sources.py"
-OBJECTIVES = "test_objectives.py"
+OBJECTIVES, RUNS = "test_objectives.py", "test_runs.py"
 MUTANTS = [
     # losses
     ("train/losses.py", "-(1 - smooth) * F.logsigmoid(margin)", "(1 - smooth) * F.logsigmoid(margin)", LOSSES),
@@ -104,6 +104,17 @@ MUTANTS = [
     ("train/step.py", 'epoch if settings.redraw == "epoch" else 0', "0", STEP),
     ("train/step.py", "first_KBM[k, b, : len(places)] = logps[0]", "first_KBM[k, b, : len(places)] = logps[-1]", STEP),
     ("train/loop.py", '"prompt": len(batch)', '"prompt": 4', STEP),
+    ("train/loop.py", "return self.order.epoch(step - self.first)", "return self.order.epoch(step)", STEP),
+    ("train/loop.py", "return self.order.members(step - self.first)", "return self.order.members(step)", RUNS),
+    ("train/loop.py", 'row["eval_loss"] < best["eval_loss"]', 'row["eval_loss"] > best["eval_loss"]', RUNS),
+    ("train/loop.py", "world.share(batch)", "batch", "test_world.py"),
+    ("train/loop.py", "(loss * world.size)", "loss", "test_world.py"),
+    ("train/forwards.py", "cache_enabled=False", "cache_enabled=True", "test_forwards.py"),
+    ("train/forwards.py", "nullcontext(), _attention(config, attention)", "nullcontext(), nullcontext()", "test_forwards.py"),
+    ("train/alone.py", 'len(r["candidates"]) > 1 and', "", "test_alone.py"),
+    ("train/alone.py", "if facts.get(k) != v]", "if facts.get(k) == 0]", "test_alone.py"),
+    ("prefdata/build.py", '("slice", "models", "inputs")', '("slice", "models")', "test_alone.py"),
+    ("prefdata/build.py", "path.stat().st_mtime_ns < since", "False", "test_alone.py"),
     ("train/loop.py", '"token": sum(len(e.completions[0]) for e in batch)', '"token": 1', STEP),
     ("train/checkpoint.py", "        _load_optimizer(optimizer, saved)\n", "", STEP),
     ("train/batches.py", "return -(-len(self.ids) // self.batch)", "return len(self.ids) // self.batch or 1", STEP),

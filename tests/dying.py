@@ -1,0 +1,37 @@
+"""Trains every run of the recipe in a folder, alone or as a rank of torchrun; SIGKILLs itself at the n-th micro-batch."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from prefdata import recipe
+from prefdata.run import Run
+from train import loop, world
+from train.step import Step
+
+
+def main(folder: Path, die_at: int) -> None:
+    loaded = recipe.load(folder / "recipe.json")
+    world.join()
+    values, count = Step.values, 0
+
+    def dying(*args: object, **keys: object) -> object:
+        nonlocal count
+        count += 1
+        if count == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return values(*args, **keys)
+
+    Step.values = dying
+    for name in loaded.train.runs:
+        loop.train(loaded, name, Run(loaded, folder))
+    world.leave()
+    print(count)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), int(sys.argv[2]))
