@@ -100,6 +100,27 @@ def show_settings() -> None:
     recipe.show(Settings)
 
 
+@app.command("judge-check")
+def judge_check(
+    pairs: Annotated[Path, typer.Argument(help="pairs judged by people: {prompt, a, b, human, judges} a line")],
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    seed: Annotated[int, typer.Option(help="of the resampling")] = 0,
+) -> None:
+    """Compare judges' recorded verdicts with people's: agreement, Cohen's kappa, intervals, and two yardsticks."""
+    import json
+    from dataclasses import asdict
+
+    from prefdata import judge_check as check
+
+    read = check.read(pairs)
+    found, differences = check.check(read, seed)
+    if as_json:
+        figures = {"judges": [asdict(f) for f in found], "differences": differences, "people": check.among_people(read)}
+        print(json.dumps(figures, indent=1))
+    else:
+        print(check.render(read, found, differences))
+
+
 @app.command("clean")
 def clean(path: SettingsFile = Path("config/demo.yaml")) -> None:
     """Remove the chunk store of a run: finished work is then only in its tables."""
