@@ -58,6 +58,6 @@ def fresh(job: Job, newest: int = 0) -> bool:
             if not path.exists() or path.stat().st_mtime_ns < since:
                 return False
             made = files.manifest(path)
-            if any(made[key] != wanted[key] for key in ("slice", "models", "inputs")):
+            if any(made.get(key) != wanted[key] for key in ("slice", "models", "inputs")):
                 return False
     return True

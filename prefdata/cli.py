@@ -45,12 +45,15 @@ def run_stage(name: str, path: Path, unit: str | None, shards: str | None) -> No
     units = [unit] if unit is not None else STAGES[name].units(run.settings)
     if not units:
         print(f"{name}: nothing to do, the settings ask for none", file=sys.stderr)
+    made = []
     for each in units:
         job = Job(run, name, each, chosen)
         with locked(job):
             execute(job)
-        if made := rows_of(job):
-            print(f"{name} {each}: {made}", file=sys.stderr)
+        if rows := rows_of(job):
+            made.append(f"{name} {each}: {rows}")
+    for line in made:
+        print(line, file=sys.stderr)
 
 
 def rows_of(job: Job) -> str:

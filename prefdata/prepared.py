@@ -3,19 +3,37 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, TypeAdapter
 
 from prefdata import files, tables
 from prefdata.errors import ConfigError, DataError
+from prefdata.settings import Name
 from prefdata.tables import TABLES
 from prefdata.targets import MANIFEST
 
 PATTERN = "data/sets/*.parquet"
-Facts = dict[str, Any]
+
+
+class Recorded(BaseModel, frozen=True, extra="ignore"):
+    """A reference that a set's log-probs were made with, as its manifest tells."""
+
+    name: Name
+    model: str
+    template: Literal["chat", "plain"]
+    end: Literal["eos", "none"]
+    dtype: str
+    max_tokens: int | None = None
+    revision_of: dict[str, str]
+
+    @property
+    def made_with(self) -> str | None:
+        """What identifies its model."""
+        return self.revision_of.get(self.model)
 
 
 def fetch(dataset: str, revision: str) -> Path:
@@ -37,7 +55,7 @@ def fetch(dataset: str, revision: str) -> Path:
     return Path(found)
 
 
-def read(folder: Path) -> tuple[pl.DataFrame, list[Facts]]:
+def read(folder: Path) -> tuple[pl.DataFrame, list[Recorded]]:
     """(rows of the table `sets`, the references its log-probs were made with). Raises ConfigError, DataError."""
     paths = sorted(folder.glob(PATTERN))
     if not paths:
@@ -52,7 +70,13 @@ def _rows(path: Path) -> pl.DataFrame:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
             files.require_decodable(file, path)
-            frame = pl.DataFrame(pl.from_arrow(file.read()))
+            batches, decoded = [], 0
+            for batch in file.iter_batches(batch_size=256):
+                decoded += batch.nbytes
+                files.require_bounded(decoded, path)
+                batches.append(batch)
+            table = pa.Table.from_batches(batches, file.schema_arrow)
+        frame = pl.DataFrame(pl.from_arrow(table))
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"damaged Parquet ({reason})", str(path), "fetch the set again") from error
@@ -71,12 +95,10 @@ def _checked(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     return frame
 
 
-def _references(folder: Path) -> list[Facts]:
+def _references(folder: Path) -> list[Recorded]:
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["references"]
-        if not all(isinstance(r, dict) and isinstance(r.get("name"), str) for r in found):
-            raise TypeError("no references")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"not a manifest of ours ({error})", str(path), "fetch the set again") from error
-    return list(found)
+        return TypeAdapter(list[Recorded]).validate_python(json.loads(path.read_text(encoding="utf-8"))["references"])
+    except (OSError, ValueError, KeyError, TypeError) as error:  # pydantic's error is a ValueError
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"not a manifest of ours ({reason})", str(path), "fetch the set again") from error

@@ -56,7 +56,7 @@ def validate(raw: Any, where: str) -> Settings:
         raise ConfigError(explain(error, Settings, where)) from error
 
 
-def explain(error: ValidationError, model: type[BaseModel], where: str) -> list[str]:
+def explain(error: ValidationError, model: type[BaseModel], where: str, keys: str = "prefdata settings") -> list[str]:
     """One line a mistake: file: key: what, and for an unknown key the nearest known one."""
     lines = []
     # unknown keys first: what is said to be missing is often one of them
@@ -69,7 +69,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> list[
             message = problem["msg"].removeprefix("Value error, ")
             if problem["type"] not in ("missing", "value_error"):
                 message = f"{message}, not {snippet(problem['input'])}"
-            lines.append(f"{where}: {'.'.join(loc) or 'settings'}: {message}; `prefdata settings` explains every key")
+            lines.append(f"{where}: {'.'.join(loc) or 'settings'}: {message}; `{keys}` explains every key")
     return lines
 
 

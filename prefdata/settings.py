@@ -5,6 +5,7 @@ imports `prefdata` and never the reverse.
 """
 
 import re
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -277,7 +278,10 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     def _lists(cls, raw: Any) -> Any:
         if not isinstance(raw, dict) or not isinstance(raw.get("runs"), dict):
             return raw
-        return {**raw, "runs": {name: run for key, asked in raw["runs"].items() for name, run in expanded(key, asked)}}
+        listed = [pair for key, asked in raw["runs"].items() for pair in expanded(key, asked)]
+        if double := [name for name, count in Counter(name for name, _ in listed).items() if count > 1]:
+            raise ValueError(f"two runs are called {double[0]}")
+        return {**raw, "runs": dict(listed)}
 
     @model_validator(mode="after")
     def _keys(self) -> "TrainSettings":
@@ -294,6 +298,9 @@ def expanded(key: str, asked: Any) -> list[tuple[str, Any]]:
     made = [(key, asked)]
     optimizer = asked.get("optimizer")
     rates = optimizer.get("learning_rate") if isinstance(optimizer, dict) else None
+    for name, values in (("optimizer.learning_rate", rates), ("seed", asked.get("seed"))):
+        if values == []:
+            raise ValueError(f"{key}: {name} is an empty list: no run is left")
     if isinstance(rates, list):
         made = [
             (f"{name}-lr{_in_name(rate)}", {**run, "optimizer": {**run["optimizer"], "learning_rate": rate}})
@@ -307,7 +314,7 @@ def expanded(key: str, asked: Any) -> list[tuple[str, Any]]:
 
 def _in_name(value: Any) -> str:
     """A number as a run's name may hold it: 1e-05, 0_001."""
-    return (f"{value:g}" if isinstance(value, int | float) else str(value)).replace(".", "_").replace("+", "")
+    return str(value).replace(".", "_").replace("+", "")
 
 
 class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):

@@ -62,7 +62,7 @@ def _keep_outputs() -> None:
 
     FileBackupMixin.backup_output = lambda self, path: None
     FileBackupMixin.restore_output = restore
-    FileBackupMixin.cleanup_backup = lambda self, path: None
+    FileBackupMixin.cleanup_backup = lambda self, path: failed.discard(path)  # a later try may succeed
     PersistenceBase.finished = finish_or_forget
 
 

@@ -1,6 +1,7 @@
 """One training run from a file of its own: foreign pairs, ranked rows, a set that was published; no recipe, no Snakemake."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from models import config
 from prefdata import tables
 from prefdata.build import fresh
 from prefdata.errors import ConfigError, DataError
-from prefdata.files import read_table
+from prefdata.files import read_table, write_table
 from prefdata.run import Job, Run
 from prefdata.tokens import load_encoder
 from prefdata.toy import tokenizers
@@ -96,8 +97,9 @@ def test_what_is_there_is_not_done_again_and_what_changed_is(
     train(path)
     made = alone.load(path)
     assert all(fresh(Job(made.run, s, u)) for s in alone.STAGES for u in made.run.units(s))
-    alone.prepare(made)
     capsys.readouterr()
+    alone.prepare(made)
+    assert "made" not in capsys.readouterr().err
     more = pairs(14)
     write_rows(more)
     alone.prepare(made)
@@ -158,13 +160,15 @@ def test_log_probs_made_otherwise_are_refused_by_field(published: Path, settings
 def test_candidates_a_new_reference_cannot_read_are_left_out(
     published: Path, lm: Path, settings_file: Callable[..., Path]
 ) -> None:
-    references = [{"name": "short", "model": str(lm), "max_tokens": 6}]
+    references = [{"name": "short", "model": str(lm), "max_tokens": 8}]
     path = settings_file(objective="dpo", data={"path": str(published), "format": "sets"}, reference_models=references)
     made = alone.load(path)
     rows = alone.with_logps(made.published, made.recipe.score.references[0], made.run)
-    assert 0 <= rows.height < made.published.height
     kept = rows.to_dicts()
+    assert 0 < len(kept) < made.published.height
     assert all(len(r["candidates"]) > 1 and r["candidates"][0]["role"] == "chosen" for r in kept)
+    names = [x["reference"] for r in kept for c in r["candidates"] for x in c["logps"]]
+    assert set(names) == {"primary", "short"}
 
 
 @pytest.mark.parametrize(
@@ -192,6 +196,56 @@ def _without_chosen(folder: Path) -> None:
         reverse.write_parquet(path)
 
 
+def test_a_published_set_of_another_start_is_refused_where_the_start_is_scored(
+    published: Path, settings_file: Callable[..., Path], lm: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(lm, other)
+    (other / "generation_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="kto must start from the set's primary reference primary"):
+        alone.load(settings_file(objective="kto", data={"path": str(published), "format": "sets"}, model=str(other)))
+
+
+def test_a_published_set_that_lacks_log_probs_asks_for_the_model(published: Path, settings_file: Callable[..., Path]) -> None:
+    for path in published.glob("data/sets/*"):
+        rows = pl.read_parquet(path).to_dicts()
+        rows[0]["candidates"][1]["logps"] = []
+        pl.DataFrame(rows, schema=pl.read_parquet_schema(path)).write_parquet(path)
+    with pytest.raises(ConfigError, match="has no log-prob under primary"):
+        alone.load(settings_file(objective="dpo", data={"path": str(published), "format": "sets"}))
+
+
+def test_pairs_after_a_published_set_in_the_same_output(
+    published: Path, settings_file: Callable[..., Path], write_rows: Callable[..., str]
+) -> None:
+    train(settings_file(objective="dpo", data={"path": str(published), "format": "sets"}))
+    assert len(train(settings_file(objective="dpo", data={"path": write_rows(pairs(6))}))) == 2
+
+
+def test_another_reference_begins_anew(published: Path, settings_file: Callable[..., Path], lm: Path) -> None:
+    """Log-probs under both are in the set; a finished run under one is no checkpoint of the other's."""
+    data = {"path": str(published), "format": "sets"}
+    both = [{"name": "primary", "model": str(lm)}, {"name": "other", "model": str(lm)}]
+    train(settings_file(objective="mrpo", data=data, reference_models=both, checkpoint_s=1e-9))
+    made = alone.load(settings_file(objective="dpo", data=data, reference_models=both[:1], checkpoint_s=1e-9))
+    alone.prepare(made)
+    loop.train(made.recipe, made.name, made.run)
+    scratch = made.run.root / "chunks" / "train" / "dpo" / "model"
+    first = json.loads(next(scratch.glob("step-*/state.json")).read_text())["identity"]
+    swapped = made.recipe.score.model_copy(
+        update={"references": [made.recipe.score.references[0].model_copy(update={"name": "x"})]}
+    )
+    assert swapped.references[0].name == "x"
+    sets = made.run.table(alone.Part("sets", "sets", "preference"), 0)
+    rows = read_table(sets, "sets").to_dicts()
+    for row in rows:
+        for candidate in row["candidates"]:
+            candidate["logps"].append({**candidate["logps"][0], "reference": "x"})
+    write_table(sets, "sets", pl.DataFrame(rows, schema=tables.TABLES["sets"].schema))
+    loop.train(made.recipe.model_copy(update={"score": swapped}), made.name, made.run)
+    assert json.loads(next(scratch.glob("step-*/state.json")).read_text())["identity"] != first
+
+
 # ---- mistakes ----
 
 
@@ -204,6 +258,8 @@ def _without_chosen(folder: Path) -> None:
         ({"data": {"dataset": "a/b"}}, "needs its revision"),
         ({"epoch": 1}, "unknown key .did you mean 'epochs'"),
         ({"output": "/etc"}, "holds something else than a model made here"),
+        ({"reference_models": [], "objective": "simpo"}, "simpo compares with no reference"),
+        ({"data": {"path": "x", "format": "sets", "validation": 0.1}}, "no published set"),
         ({"model": "/nowhere/model"}, "no such model folder"),
     ],
 )
@@ -222,6 +278,14 @@ def test_the_command_line(settings_file: Callable[..., Path], write_rows: Callab
     first = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert first.returncode == 0, first.stderr
     assert first.stdout.strip() == str(tmp_path / "out")
+    weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+    again = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
+    (tmp_path / "out" / "mine.txt").write_text("a file of one's own")
+    refused = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert refused.returncode == 2
+    assert "holds something else than a model made here" in refused.stderr
     path.write_text("name: x\n")
     other = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert other.returncode == 2

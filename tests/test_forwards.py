@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_train import example, model, run_settings
 
-from prefdata.errors import EngineError
+from prefdata.errors import ConfigError, EngineError
 from train import loop
 from train.batches import Order
 from train.batchwise import RunningMean
@@ -105,6 +105,12 @@ def test_adapters_start_at_the_model_and_train_alone() -> None:
     for name, parameter in lm.named_parameters():
         if ".base_layer" in name:
             assert torch.equal(parameter, frozen[name.replace(".base_layer", "")])
+
+
+def test_a_head_tied_to_the_embeddings_gets_no_adapter() -> None:
+    lm = model(tie_word_embeddings=True)
+    with pytest.raises(ConfigError, match="lm_head shares its weights with the embeddings"):
+        adapted(lm, LoraSettings(modules=["lm_head"]), 0)
 
 
 def test_merged_adapters_are_a_plain_model_with_the_same_logits() -> None:

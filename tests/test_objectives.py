@@ -277,8 +277,13 @@ def test_what_an_objective_cannot_do_is_said_before_the_run() -> None:
 
 def test_held_out_weights_need_the_split_in_the_set() -> None:
     asked = {"references": {"weights": "validation_accuracy"}}
-    assert resolve(recipe_of("mrpo", **asked), "mrpo/default").references.weights == "validation_accuracy"
     settings = recipe_of("mrpo", **asked)
+    with pytest.raises(ConfigError, match="mrpo combines two references or more, score.references has 1"):
+        resolve(settings, "mrpo/default")
+    other = settings.score.references[0].model_copy(update={"name": "other", "model": "run:sft/other"})
+    score = settings.score.model_copy(update={"references": [*settings.score.references, other]})
+    settings = settings.model_copy(update={"score": score})
+    assert resolve(settings, "mrpo/default").references.weights == "validation_accuracy"
     without = settings.model_copy(update={"sets": settings.sets.model_copy(update={"splits": ["train"]})})
     with pytest.raises(ConfigError, match="needs split validation in sets.splits"):
         resolve(without, "mrpo/default")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import run_stages
 from models import config
+from pydantic import ValidationError
 
 from prefdata import recipe
 from prefdata.errors import ConfigError, EngineError
@@ -232,6 +233,9 @@ def test_lists_of_rates_and_seeds_are_runs_of_their_own(prepared: Run) -> None:
         (0, 1e-3),
         (7, 1e-3),
     ]
+    for broken in ({"seed": [1, 1]}, {"seed": []}):
+        with pytest.raises(ValidationError, match="two runs are called dpo/x-s1|no run is left"):
+            TrainSettings.model_validate({"runs": {"dpo/x": broken}})
     first, other = (json.loads((loop.train(settings, n) / "train.json").read_text()) for n in names[:2])
     assert (first["seed"], other["seed"]) == (0, 7)
 

@@ -4,6 +4,7 @@ The set is read, ranked and scored by the same stages as in a recipe, in this pr
 already is not done again. A set that prefdata published is taken with its log-probs; only references it lacks are scored.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,13 +19,16 @@ from prefdata import files, prepared, readers, recipe, score
 from prefdata.build import bring_up
 from prefdata.chunks import ChunkStore
 from prefdata.errors import ConfigError, did_you_mean
-from prefdata.models import RECEIPT, revision_of
+from prefdata.models import revision_of
 from prefdata.parts import Part, reference_unit
+from prefdata.prepared import Recorded
 from prefdata.progress import Progress
 from prefdata.run import Run
 from prefdata.settings import Commit, ReferenceSettings, Settings, Share, SourceSettings
 from prefdata.shapes import SHAPES
+from train.losses import LOSSES
 from train.objectives import OBJECTIVES, Objective
+from train.save import ours
 from train.settings import RunSettings, validate
 
 PUBLISHED = "sets"
@@ -106,12 +110,13 @@ def load(path: Path) -> Alone:
     try:
         asked = AloneSettings.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(recipe.explain(error, AloneSettings, str(path))) from error
+        raise ConfigError(recipe.explain(error, AloneSettings, str(path), "python -m train --keys")) from error
     if asked.objective not in OBJECTIVES:
         raise ConfigError(f"unknown objective{did_you_mean(asked.objective, OBJECTIVES)}", f"{path}: objective")
     _require_own(Path(asked.output).expanduser())
     published, recorded = _published(asked)
-    references = _references(asked, OBJECTIVES[asked.objective], recorded)
+    _require_effect(asked)
+    references = _references(asked, OBJECTIVES[asked.objective], published, recorded)
     name = f"{asked.objective}/model"
     made = recipe.validate(_recipe(asked, name, references), str(path))
     validate(made, str(path))
@@ -122,11 +127,11 @@ def _require_own(output: Path) -> None:
     """The output's folder is swapped for a new one as a whole: refuse one that holds anything else than a model of ours."""
     if output.exists() and not output.is_dir():
         raise ConfigError("a file, not a folder", str(output), "name another output")
-    if output.is_dir() and any(output.iterdir()) and not (output / RECEIPT).exists():
+    if output.is_dir() and any(output.iterdir()) and not ours(output):
         raise ConfigError("the folder holds something else than a model made here", str(output), "name another output")
 
 
-def _published(asked: AloneSettings) -> tuple[pl.DataFrame | None, list[dict[str, Any]]]:
+def _published(asked: AloneSettings) -> tuple[pl.DataFrame | None, list[Recorded]]:
     if asked.data.format != PUBLISHED:
         return None, []
     if asked.data.dataset is not None:
@@ -134,7 +139,9 @@ def _published(asked: AloneSettings) -> tuple[pl.DataFrame | None, list[dict[str
     return prepared.read(Path(str(asked.data.path)).expanduser())
 
 
-def _references(asked: AloneSettings, objective: Objective, recorded: list[dict[str, Any]]) -> list[ReferenceSettings]:
+def _references(
+    asked: AloneSettings, objective: Objective, published: pl.DataFrame | None, recorded: list[Recorded]
+) -> list[ReferenceSettings]:
     """The references of the run, by the names they have in the set where it has them."""
     if objective.references == "none":
         return []
@@ -143,6 +150,8 @@ def _references(asked: AloneSettings, objective: Objective, recorded: list[dict[
             _require_as_recorded(wanted, recorded, asked.score_dtype)
         return asked.reference_models
     if recorded:  # their models need not be at hand: nothing is scored under them again
+        _require_whole(published, [r.name for r in recorded])
+        _require_start(asked, objective, recorded[0])
         return [_recorded(asked, r) for r in recorded]
     if asked.model is None:
         raise ConfigError("give model: it is the reference too", "model")
@@ -150,23 +159,57 @@ def _references(asked: AloneSettings, objective: Objective, recorded: list[dict[
     return [ReferenceSettings.model_validate({"name": "start", "model": asked.model, "revision": asked.revision, **own})]
 
 
-def _recorded(asked: AloneSettings, facts: dict[str, Any]) -> ReferenceSettings:
+def _require_effect(asked: AloneSettings) -> None:
+    """Refuse keys that would do nothing. Raises ConfigError."""
+    if asked.data.format == PUBLISHED:
+        idle = sorted(asked.data.model_fields_set & {"config", "hub_split", "fields", "validation"})
+        if idle:
+            raise ConfigError(f"{idle[0]} has no effect on a published set", f"data.{idle[0]}", "leave it out")
+    if asked.reference_models is not None and OBJECTIVES[asked.objective].references == "none":
+        raise ConfigError(f"{asked.objective} compares with no reference", "reference_models", "leave them out")
+
+
+def _require_whole(published: pl.DataFrame | None, names: Sequence[str]) -> None:
+    """Every candidate has a log-prob under each of these. Raises ConfigError."""
+    assert published is not None
+    for row in published.iter_rows(named=True):
+        for candidate in row["candidates"]:
+            if lacking := set(names) - set(_names(candidate)):
+                raise ConfigError(
+                    f"candidate {candidate['candidate_id']} has no log-prob under {sorted(lacking)[0]}",
+                    "data",
+                    "name reference_models with their models: what lacks is scored",
+                )
+
+
+def _require_start(asked: AloneSettings, objective: Objective, primary: Recorded) -> None:
+    """Losses that score by a copy of the start need the start to be the primary reference. Raises ConfigError."""
+    if LOSSES[objective.loss].needs != "mismatched" or asked.model is None:
+        return
+    if (now := revision_of(asked.model, asked.revision)) != primary.made_with:
+        raise ConfigError(
+            f"{asked.objective} must start from the set's primary reference {primary.name} ({primary.made_with}), not {now}",
+            "model",
+            "give that model, or name reference_models",
+        )
+
+
+def _recorded(asked: AloneSettings, facts: Recorded) -> ReferenceSettings:
     if asked.model is None:
         raise ConfigError("give model: the one to train, which was the set's primary reference", "model")
-    kept = {k: facts[k] for k in ("name", "template", "end") if k in facts}
+    kept = {"name": facts.name, "template": facts.template, "end": facts.end}
     return ReferenceSettings.model_validate({"model": asked.model, "revision": asked.revision, **kept})
 
 
-def _require_as_recorded(wanted: ReferenceSettings, recorded: list[dict[str, Any]], dtype: str) -> None:
+def _require_as_recorded(wanted: ReferenceSettings, recorded: list[Recorded], dtype: str) -> None:
     """Log-probs that the set holds under this name were made as the settings say. Raises ConfigError naming the field."""
-    facts = next((r for r in recorded if r["name"] == wanted.name), None)
+    facts = next((r for r in recorded if r.name == wanted.name), None)
     if facts is None:
         return
-    made = facts.get("revision_of", {}).get(facts.get("model"))
     pairs = [("template", wanted.template), ("end", wanted.end), ("dtype", dtype), ("max_tokens", wanted.max_tokens)]
-    differing = [f"{k} {facts.get(k)!r}, not {v!r}" for k, v in pairs if facts.get(k) != v]
-    if (now := revision_of(wanted.model, wanted.revision)) != made:
-        differing.append(f"model {made}, not {now}")
+    differing = [f"{k} {getattr(facts, k)!r}, not {v!r}" for k, v in pairs if getattr(facts, k) != v]
+    if (now := revision_of(wanted.model, wanted.revision)) != facts.made_with:
+        differing.append(f"model {facts.made_with}, not {now}")
     if differing:
         raise ConfigError(
             f"the set's log-probs under {wanted.name} were made with {'; '.join(differing)}",
@@ -202,9 +245,8 @@ def _source(data: DataSettings) -> dict[str, Any]:
 
 
 def _processors() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0))
+    """This process's share of them."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def prepare(alone: Alone) -> None:

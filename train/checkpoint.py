@@ -19,7 +19,7 @@ from prefdata.errors import ConfigError, DataError
 from prefdata.files import atomic_write, fsync
 from prefdata.run import Run
 from train.settings import RunSettings
-from train.world import ALONE, World, like, whole
+from train.world import ALONE, World, gathered, like
 
 BEST = "best.safetensors"
 OPTIMIZER = "optimizer"
@@ -37,7 +37,7 @@ def save(
 ) -> None:
     """Write the checkpoint of `step` finished steps; older ones beyond `keep` are removed. Every rank must call it; the
     first one writes."""
-    weights, moments = _weights(model), optimizer_tensors(optimizer)
+    weights, moments = gathered(_unique(model), world), optimizer_tensors(optimizer, world)
     if not world.first:
         return
     state = {"step": step, "world": world.size, **state}
@@ -75,11 +75,11 @@ def resume(
     A checkpoint of other settings, data or start (`identity`) is not ours: it is removed and the run begins anew. Raises
     ConfigError where it is ours, of another number of processes: they would sum in another order.
     """
+    with world.first_then_all():
+        if world.first:
+            _discard_others(folder, identity)
     for path in reversed(checkpoints(folder)):
-        state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if state["identity"] != identity:
-            shutil.rmtree(path, ignore_errors=True)
-            continue
+        state = _state(path)
         if state.get("world", 1) != world.size:
             raise ConfigError(
                 f"the run was begun by {state.get('world', 1)} processes, not {world.size}",
@@ -97,9 +97,19 @@ def resume(
     return None
 
 
+def _state(path: Path) -> dict[str, Any]:
+    return json.loads((path / "state.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def _discard_others(folder: Path, identity: str) -> None:
+    for path in checkpoints(folder):
+        if _state(path)["identity"] != identity:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def save_best(folder: Path, model: Any, world: World) -> None:
     """Keep the weights as the best ones so far. Every rank must call it."""
-    weights = _weights(model)
+    weights = gathered(_unique(model), world)
     if world.first:
         atomic_write(folder / BEST, lambda path: save_file(weights, path))
 
@@ -142,14 +152,10 @@ def _unique(model: Any) -> list[tuple[str, Tensor]]:
     return [(n, p.detach()) for n, p in model.named_parameters() if p.requires_grad]
 
 
-def _weights(model: Any) -> dict[str, Tensor]:
-    return {name: whole(p) for name, p in _unique(model)}
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Steps and moments by parameter, whole. Every rank must call it."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer, world: World = ALONE) -> dict[str, Tensor]:
+    """Steps and moments by parameter, whole, on the first rank. Every rank must call it."""
     state = optimizer.state_dict()["state"]
-    return {f"{i}.{k}": whole(torch.as_tensor(v)) for i, entry in state.items() for k, v in entry.items()}
+    return gathered(((f"{i}.{k}", torch.as_tensor(v)) for i, entry in state.items() for k, v in entry.items()), world)
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:

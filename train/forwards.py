@@ -11,6 +11,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from prefdata.errors import ConfigError
 from train.settings import RunSettings
 
 
@@ -34,6 +35,10 @@ def checkpointed(model: Any) -> Iterator[None]:
     prompt's forward. Here the graph stays whole (checkpoints without reentry), so their gradient reaches the prompt.
     """
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise ConfigError(
+            f"{type(model).__name__} has no layers that can be computed again", "checkpoint_activations", "leave it out"
+        )
     for layer in layers:
         layer.forward = partial(_again, layer.forward, model.config.get_text_config())
     try:

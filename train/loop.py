@@ -13,7 +13,7 @@ import torch
 
 from prefdata import logprob
 from prefdata.draws import hex_id
-from prefdata.errors import EngineError
+from prefdata.errors import ConfigError, EngineError
 from prefdata.models import context
 from prefdata.progress import Progress
 from prefdata.run import Run
@@ -42,11 +42,14 @@ def train(recipe: Settings, name: str, run: Run | None = None) -> Path:
     process calls it.
     """
     world, run, settings = join(), run or Run(recipe), resolve(recipe, name)
+    if world.size > 1 and settings.lora is not None:
+        raise ConfigError("adapters are trained by one process", f"train.runs.{name}: lora", "start one, or train all weights")
     objective, seed = OBJECTIVES[name.partition("/")[0]], recipe.seed if settings.seed is None else settings.seed
     torch.set_num_threads(recipe.threads)
     frame, data_hash = read_set(run, settings)
     settings = with_alpha(run, settings, recipe, seed)
-    model, encoder, start = policy(run, settings, seed, frame)
+    with world.first_then_all():  # the first one hashes a local model and keeps the hash
+        model, encoder, start = policy(run, settings, seed, frame)
     limit = context(model.config)
     data = read_examples(frame, encoder, recipe, settings, objective, limit)
     held = held_out(run, encoder, recipe, settings, objective, limit, seed) if settings.evaluation.every else []
@@ -56,7 +59,9 @@ def train(recipe: Settings, name: str, run: Run | None = None) -> Path:
         warn_of_slow_bf16(model)
     model = world.sharded(model)
     optimizer = make_optimizer(model, settings)
-    identity = hex_id("run", VERSION, name, json.dumps(resume_slice(settings)), data_hash, start, seed)
+    references = [r.name for r in recipe.score.references]
+    compared = json.dumps([references, [[e.prompt_id, e.completions, e.logps] for e in held]])
+    identity = hex_id("run", VERSION, name, json.dumps(resume_slice(settings)), data_hash, start, seed, compared)
     scratch = run.root / "chunks" / "train" / name
     before = checkpoint.continued(run, settings, optimizer)
     state = checkpoint.resume(scratch, identity, model, optimizer, world) or before
@@ -87,9 +92,9 @@ def train(recipe: Settings, name: str, run: Run | None = None) -> Path:
                     stopping.leave(f"train {name}: stopped after step {step + 1} of {plan.last}; the same command goes on")
     facts = {"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data_hash, "best": best}
     kept_state = {"step": plan.last, "running": [running.total, running.count]}
-    moments = checkpoint.optimizer_tensors(optimizer) if settings.keep_optimizer else {}
-    result = plain(world.settled(model)) if world.size > 1 else model
-    if world.first:
+    moments = checkpoint.optimizer_tensors(optimizer, world) if settings.keep_optimizer else {}
+    result = plain(world.settled(model), world) if world.size > 1 else model
+    if result is not None:
         save.save(run, name, save.Trained(result, encoder, moments, scratch, state["rows"], facts, kept_state))
     return Path(run.model_path(f"run:{name}"))
 
@@ -214,6 +219,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """The loss and the pairs' accuracy and margin on held-out rows, drawn as in epoch 0: eval_<name>."""
     metrics, counts, total = Metrics(), _counts(held), 0.0
+    world.gather_weights(model)  # a rank may have no row of its own
     for micro in step_of.micro_batches(world.share(held)):
         with forwards(model, step_of.settings):
             terms = step_of.values(model, micro, 0, metrics, shift)

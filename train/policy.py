@@ -1,5 +1,6 @@
 """The model to train: loaded, made afresh, or with low-rank adapters; and the reference that some losses need as a model."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -78,6 +79,7 @@ def adapted(model: Any, lora: LoraSettings, seed: int) -> Any:
         raise ConfigError(
             "lora needs peft, which is not installed", "train.runs: lora", 'pip install "prefdata[lora]"'
         ) from error
+    _require_untied(model, lora.modules or [])
     torch.manual_seed(hash64(seed, "lora") >> 1)
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
@@ -91,6 +93,14 @@ def adapted(model: Any, lora: LoraSettings, seed: int) -> Any:
     except ValueError as error:
         raise ConfigError(str(error).splitlines()[0], "train.runs: lora.modules", "name linear layers of the model") from error
     return wrapped.get_base_model().eval()
+
+
+def _require_untied(model: Any, modules: Sequence[str]) -> None:
+    """An adapter of a head that shares its weights with the embeddings could not be merged into the head alone."""
+    shared = model.get_input_embeddings().weight
+    tied = [name for name, m in model.named_modules() if getattr(m, "weight", None) is shared]
+    if len(tied) > 1 and (named := [n for n in tied if n.rpartition(".")[2] in modules]):
+        raise ConfigError(f"{named[0]} shares its weights with the embeddings", "train.runs: lora.modules", "leave it out")
 
 
 def merged(model: Any) -> Any:

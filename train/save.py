@@ -31,21 +31,34 @@ class Trained:
 
 def save(run: Run, name: str, trained: Trained) -> Path:
     """Write the model, beside it best/ (where the run was evaluated), adapter/ (of LoRA) and optimizer/ (where it is kept),
-    then metrics, curves and the card; the receipt train.json last."""
+    metrics, curves, the card and the receipt train.json: all of it appears at once, in the place of what was there."""
     folder = Path(run.model_path(f"run:{name}"))
-    (folder / RECEIPT).unlink(missing_ok=True)  # an old receipt vouches for no new weights
-    files.atomic_folder(folder, lambda part: _write(part, trained))
-    rows = trained.rows
-    files.atomic_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    files.atomic_write(folder / "metrics.png", lambda path: curves.draw(rows, name, path))
-    files.atomic_text(folder / "metrics.html", curves.page_of(rows, name))
-    files.atomic_text(folder / "README.md", card.text(name, trained.facts, rows, run.settings))
-    receipt = {"revision": content_revision(folder), "steps": len(rows), **trained.facts}
-    files.atomic_text(folder / RECEIPT, json.dumps(receipt, indent=1, sort_keys=True))
+    files.atomic_folder(folder, lambda part: _write(part, run, name, trained))
     return folder
 
 
-def _write(folder: Path, trained: Trained) -> None:
+def ours(folder: Path) -> bool:
+    """Whether a folder holds what a run wrote there and nothing else: what may be swapped for a new one as a whole."""
+    try:
+        receipt = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
+        return {p.name for p in folder.iterdir()} <= set(receipt["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _write(folder: Path, run: Run, name: str, trained: Trained) -> None:
+    rows = trained.rows
+    _write_weights(folder, trained)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    curves.draw(rows, name, folder / "metrics.png")
+    (folder / "metrics.html").write_text(curves.page_of(rows, name), encoding="utf-8")
+    (folder / "README.md").write_text(card.text(name, trained.facts, rows, run.settings), encoding="utf-8")
+    made = sorted([*(p.name for p in folder.iterdir()), RECEIPT])
+    receipt = {"revision": content_revision(folder), "steps": len(rows), "files": made, **trained.facts}
+    (folder / RECEIPT).write_text(json.dumps(receipt, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def _write_weights(folder: Path, trained: Trained) -> None:
     _write_model(folder, trained)
     if trained.facts["settings"]["keep_optimizer"]:
         checkpoint.keep(folder / checkpoint.OPTIMIZER, trained.moments, trained.kept)

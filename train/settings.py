@@ -188,7 +188,7 @@ def resolve(settings: Settings, name: str, where: str = "settings") -> RunSettin
     try:
         run = RunSettings.model_validate(settings.train.runs[name])
     except ValidationError as error:
-        raise ConfigError(explain(error, RunSettings, key)) from error
+        raise ConfigError(explain(error, RunSettings, key, "python -m train --keys")) from error
     filled = _fill(settings, run, objective, key)
     _check(settings, filled, objective, key)
     return filled

@@ -60,20 +60,15 @@ def read_examples(
     usable = data if negatives == "none" else [e for e in data if len(e.completions) > 1]
     if not usable:
         raise DataError(f"no row has a rejected candidate of origin {list(origins)}", f"sets/{settings.set}")
-    return _within(usable, limit, settings, leave_out=negatives == "none")
+    return _within(usable, limit, settings)
 
 
-def _within(usable: list[Example], limit: int, settings: RunSettings, leave_out: bool) -> list[Example]:
-    """The rows that fit the model: plain SFT leaves longer ones out and says so; sets of candidates hold none by then."""
+def _within(usable: list[Example], limit: int, settings: RunSettings) -> list[Example]:
+    """The rows that fit the model; longer ones are left out and counted, never cut. A recipe whose score stage knows the
+    policy has none by then."""
     too_long = [e.prompt_id for e in usable if len(e.prompt) + max(map(len, e.completions)) > limit]
     if not too_long:
         return usable
-    if not leave_out:
-        raise ConfigError(
-            f"{len(too_long)} rows are longer than {limit} tokens, {too_long[0]} first",
-            "train",
-            "name the policy in score.policy",
-        )
     print(f"train: {len(too_long)} of {len(usable)} rows are longer than {limit} tokens and left out", file=sys.stderr)
     kept = [e for e in usable if e.prompt_id not in set(too_long)]
     if not kept:

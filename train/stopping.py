@@ -23,10 +23,10 @@ class Stopping:
         self.asked = True
 
     def leave(self, said: str) -> None:
-        """End the process as a SIGTERM does, where one was noted."""
+        """End the process as a SIGTERM does. Every rank calls it where any has noted one."""
         if self.asked:
             print(said, file=sys.stderr)
-            raise SystemExit(128 + signal.SIGTERM)
+        raise SystemExit(128 + signal.SIGTERM)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._old is not None:

@@ -6,8 +6,10 @@ ranks is the gradient of the whole batch, as without ranks; nothing is drawn by 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -56,6 +58,20 @@ class World:
         model.set_reshard_after_backward(False)
         return model
 
+    @contextmanager
+    def first_then_all(self) -> Iterator[None]:
+        """Within: the first rank alone, then the others: for what writes a file that all of them read."""
+        if not self.first:
+            self.any(False)
+        yield
+        if self.first:
+            self.any(False)
+
+    def gather_weights(self, model: Any) -> None:
+        """Make the model's weights whole on every rank, until `settled` or the next reduction."""
+        if self.size > 1:
+            model.unshard()
+
     def settled(self, model: Any) -> Any:
         """The model with its weights sharded again: what an evaluation left whole."""
         if self.size > 1:
@@ -85,7 +101,8 @@ def join() -> World:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # the others wait while the first one reads and scores the set
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(days=7))
     return World(dist.get_rank(), size)
 
 
@@ -107,13 +124,28 @@ def like(tensor: Tensor, full: Tensor) -> Tensor:
     return distribute_tensor(full.to(tensor.device), tensor.device_mesh, tensor.placements)
 
 
-def plain(model: Any) -> Any:
-    """A model of transformers' own class with the weights of a sharded one; every rank must call it."""
+def gathered(tensors: Iterable[tuple[str, Tensor]], world: World) -> dict[str, Tensor]:
+    """All of the tensors on the first rank's CPU, nothing on the others; one is whole at a time. Every rank calls it."""
+    made = {}
+    for name, tensor in tensors:
+        full = whole(tensor.detach())
+        if world.first:
+            made[name] = full.cpu()
+    return made
+
+
+def plain(model: Any, world: World) -> Any:
+    """A model of transformers' own class with the weights of a sharded one, on the first rank; None on the others. Every rank
+    calls it."""
     from transformers import AutoModelForCausalLM
 
-    tensors = {name: whole(p.detach()).cpu() for name, p in model.named_parameters()}
+    tensors = gathered(model.named_parameters(), world)
+    if not world.first:
+        return None
     made = AutoModelForCausalLM.from_config(model.config, dtype=next(iter(tensors.values())).dtype)
+    tensors |= dict(model.named_buffers())
     with torch.no_grad():
-        for name, parameter in made.named_parameters():  # tied ones once, as above
-            parameter.copy_(tensors[name])
+        for name, tensor in (*made.named_parameters(), *made.named_buffers()):  # tied ones once, as above
+            tensor.copy_(tensors[name])
+    made.generation_config = model.generation_config
     return made.eval()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefdata import cli, files, recipe, workflow
+from prefdata import build, files, recipe, workflow
 from prefdata.run import Run, lock, take_lock
 
 from . import tiny
@@ -26,7 +26,7 @@ def lasting(place: Place) -> dict[str, bytes]:
 
 def test_a_second_stage_on_the_same_shard_stops_and_names_the_holder(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no patience: a stage waits half a minute for a dying holder."""
-    monkeypatch.setattr(cli, "lock", partial(lock, wait_s=0))
+    monkeypatch.setattr(build, "lock", partial(lock, wait_s=0))
     held = take_lock(place.root / "locks" / "split" / "all" / "0", 0)
     before = place.snapshot()
     try:
