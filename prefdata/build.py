@@ -1,6 +1,7 @@
 """Jobs in this process: one, or every stage that is not up to date. Snakemake does the same with processes and workers."""
 
 import importlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -36,26 +37,27 @@ def locked(job: Job) -> Iterator[None]:
 
 
 def bring_up(run: Run, stages: Sequence[str], sources: Sequence[Path] = ()) -> None:
-    """Run every unit of these stages, in this order, whose files are not there or were made by other settings, from other
-    inputs or before a file in `sources` was last written."""
-    newest = max((p.stat().st_mtime_ns for p in sources if p.exists()), default=0)
+    """Run every unit of these stages, in this order, whose files are not there or were made by other settings or from other
+    inputs. `sources`: the files that stages without tables to read are made from; another one, or another size or time of
+    one, is another input."""
+    stamps, kept = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in sources if p.exists()], run.root / "sources.json"
+    changed = not kept.exists() or json.loads(kept.read_text(encoding="utf-8")) != stamps
     for name in stages:
         for unit in run.units(name):
             job = Job(run, name, unit)
             with locked(job):
-                if not fresh(job, newest):
+                if not fresh(job) or (changed and not job.reads):
                     execute(job)
+    files.atomic_text(kept, json.dumps(stamps))
 
 
-def fresh(job: Job, newest: int = 0) -> bool:
-    """Whether every file of the job is there, as these settings make it from its inputs as they are, and from no older
-    time (ns) than `newest` where the job reads no table."""
-    since = 0 if job.reads else newest
+def fresh(job: Job) -> bool:
+    """Whether every file of the job is there, as these settings make it from its inputs as they are."""
     for shard in job.shards:
         wanted = job.manifest(shard)
         for table in job.stage.writes:
             path = job.run.table(Part(table, job.stage.name, job.unit), shard)
-            if not path.exists() or path.stat().st_mtime_ns < since:
+            if not path.exists():
                 return False
             made = files.manifest(path)
             if any(made.get(key) != wanted[key] for key in ("slice", "models", "inputs")):

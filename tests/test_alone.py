@@ -108,6 +108,20 @@ def test_what_is_there_is_not_done_again_and_what_changed_is(
     assert sets.height == 14
 
 
+def test_another_set_of_files_is_another_input(
+    settings_file: Callable[..., Path], write_rows: Callable[..., str], tmp_path: Path
+) -> None:
+    """A file that goes, or comes with an old time, changes the rows as much as one that is written anew."""
+    one, two = (Path(write_rows(pairs(12)[k : k + 6], f"part{k}.jsonl")) for k in (0, 6))
+    made = alone.load(settings_file(objective="dpo", data={"path": str(tmp_path / "part*.jsonl")}))
+    sets = made.run.table(alone.Part("sets", "sets", "preference"), 0)
+    for there, rows in ((True, 12), (False, 6), (True, 12)):
+        two.rename(tmp_path / "aside") if not there else (tmp_path / "aside").exists() and (tmp_path / "aside").rename(two)
+        alone.prepare(made)
+        assert read_table(sets, "sets").height == rows
+    assert one.exists()
+
+
 # ---- published sets ----
 
 
