@@ -1,0 +1,45 @@
+"""`torchrun -m train settings.yaml`, as a user types it: the first rank prepares, both train, the first one says where."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_alone import lm, pairs, settings_file
+
+pytestmark = pytest.mark.real
+__all__ = ["lm", "settings_file"]
+ROOT = Path(__file__).parents[2]
+
+
+def torchrun(path: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "train", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ), timeout=500)
+
+
+def test_two_processes_from_pairs_to_a_model(
+    settings_file: Callable[..., Path], write_rows: Callable[..., str], tmp_path: Path
+) -> None:
+    """Held-out rows are fewer than ranks, and a forward is bf16: no rank may wait for a forward that another has not."""
+    import transformers
+
+    data = {"path": write_rows(pairs(14)), "validation": 0.3}
+    path = settings_file(objective="mcpo", data=data, evaluation={"every": 1, "prompts": 1}, precision="bfloat16")
+    done = torchrun(path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == str(tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [1, 2]
+    assert all("eval_loss" in r for r in rows)
+    transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "best")
+
+
+def test_adapters_are_refused_before_anything_is_trained(
+    settings_file: Callable[..., Path], write_rows: Callable[..., str]
+) -> None:
+    done = torchrun(settings_file(objective="dpo", data={"path": write_rows(pairs())}, lora={"rank": 2}))
+    assert done.returncode != 0
+    assert "adapters are trained by one process" in done.stderr
