@@ -4,6 +4,7 @@ import pytest
 import torch
 from test_train import example, model, run_settings
 
+from prefdata import logprob
 from prefdata.errors import ConfigError, EngineError
 from train import loop
 from train.batches import Order
@@ -66,9 +67,12 @@ def test_the_librarys_own_checkpointing_stops_the_run() -> None:
         loop.check(lm, [example(i, 3) for i in range(4)], 10_000)
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("name", ["dpo", "mcpo"])
-def test_bf16_is_near_and_keeps_every_gradient(name: str) -> None:
-    """Weights stay fp32. MC-PO's pass without gradient comes first: it must not cut the graph of the one that trains."""
+def test_bf16_is_near_and_keeps_every_gradient(name: str, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights stay fp32. By rows, MC-PO's pass without gradient comes first: it must not cut the graph of the one that trains."""
+    if not shared:
+        monkeypatch.setattr(logprob, "shares_prefix", lambda model, longest: False)
     lm = model(dtype=torch.float32)
     # all candidates are drawn by either, so that rounding cannot draw another
     settings = run_settings(negatives={"count": 2, "replacement": True})

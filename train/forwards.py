@@ -20,7 +20,7 @@ def forwards(model: Any, settings: RunSettings) -> Iterator[None]:
     """Within: forwards of `model` as the settings ask."""
     with ExitStack() as held:
         if settings.precision == "bfloat16":
-            # no cache of cast weights: one filled by the pass without gradient would cut the next pass's graph
+            # no cache of cast weights: whether one filled without gradient serves a pass with it is torch's own affair
             held.enter_context(torch.autocast(model.device.type, torch.bfloat16, cache_enabled=False))
         if settings.checkpoint_activations:
             held.enter_context(checkpointed(model))

@@ -109,7 +109,7 @@ MUTANTS = [
     ("train/loop.py", 'row["eval_loss"] < best["eval_loss"]', 'row["eval_loss"] > best["eval_loss"]', RUNS),
     ("train/loop.py", "world.share(batch)", "batch", "test_world.py"),
     ("train/loop.py", "(loss * world.size)", "loss", "test_world.py"),
-    ("train/forwards.py", "cache_enabled=False", "cache_enabled=True", "test_forwards.py"),
+    ("train/forwards.py", 'settings.precision == "bfloat16"', 'settings.precision == "x"', "test_forwards.py"),
     ("train/forwards.py", "nullcontext(), _attention(config, attention)", "nullcontext(), nullcontext()", "test_forwards.py"),
     ("train/alone.py", 'len(r["candidates"]) > 1 and', "", "test_alone.py"),
     ("train/alone.py", "if getattr(facts, k) != v]", "if getattr(facts, k) == 0]", "test_alone.py"),
