@@ -17,11 +17,11 @@ from itertools import accumulate
 from statistics import median
 from typing import Any
 
+import llama
 import torch
 from figures import ROUNDS, interleaved, line
-from tokenizers import Tokenizer, models, pre_tokenizers
+from llama import VOCABULARY
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from prefdata.logprob import batches, grouped_logps
@@ -31,31 +31,10 @@ from prefdata.settings import ReferenceSettings
 SHAPES = {(8, 192, 96): 2.0, (4, 192, 96): 1.7, (8, 64, 192): 1.15}
 """(candidates a prompt, prompt tokens, completion tokens): the speed-up to reach."""
 PROMPTS = 12
-VOCABULARY = 4096
 BATCH_TOKENS = 2048
 THREADS = 2
 Group = tuple[list[int], list[list[int]]]
 """Ids of a prompt and of its candidates."""
-
-
-def write_model(folder: str) -> None:
-    """A random fp32 Llama of 9 million parameters and a tokenizer with one token a word, so that texts have any length."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=320,
-        intermediate_size=864,
-        num_hidden_layers=6,
-        num_attention_heads=5,
-        num_key_value_heads=5,
-        head_dim=64,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0").save_pretrained(folder)
 
 
 def groups(count: int, prompt: int, completion: int) -> list[Group]:
@@ -164,7 +143,7 @@ def main() -> None:
     disable_progress_bar()
     print(f"{THREADS} threads, batches of {BATCH_TOKENS} tokens, {PROMPTS} prompts, {ROUNDS} rounds", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        write_model(folder)
+        llama.write(llama.small(), folder)
         worst = max(measure(folder, shape) for shape in SHAPES)
     line("score_max_diff_per_token", worst, "nats", "<= 1e-4")
 

@@ -10,10 +10,10 @@ import sys
 import tempfile
 from dataclasses import replace
 
+import llama
 import torch
 from figures import line
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 from trl_peer import Peer, pairs, peer
 
 from train.batches import Example
@@ -42,25 +42,12 @@ VOCABULARY = 64
 BETA = 0.3
 
 
-def write_model(folder: str) -> LlamaForCausalLM:
-    """A random fp32 Llama and a tokenizer of words."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.2,
-    )
-    model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0", eos_token="w1", pad_token="w2").save_pretrained(folder)
-    return model.eval()
+def tiny() -> LlamaForCausalLM:
+    """Grouped keys and values, as real models have them."""
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return llama.llama(
+        vocab_size=VOCABULARY, num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.2, **shape
+    ).eval()
 
 
 def rows() -> list[Example]:
@@ -125,7 +112,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, peer() as trl:
         if trl is None:
             sys.exit(1)
-        model = write_model(folder)
+        model = tiny()
+        llama.write(model, folder)
         compare(trl, folder, model, rows())
         compare_cpo(trl)
 

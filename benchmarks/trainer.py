@@ -23,13 +23,13 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+import llama
 import numpy as np
 import torch
 from figures import ROUNDS, interleaved, line
-from tokenizers import Tokenizer, models, pre_tokenizers
+from llama import VOCABULARY
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl_peer import Peer, pairs, peer
 
 from prefdata.logprob import grouped_logps
@@ -44,7 +44,6 @@ PROMPT, COMPLETION = 192, 96
 PROMPTS = 8
 """In a step."""
 MICRO_TOKENS = 4096
-VOCABULARY = 4096
 TRL = {"": 8, "_in_twos": 2}
 """Pairs a batch: its default, and where it is fastest here."""
 THREADS = 2
@@ -52,23 +51,6 @@ BETA = 0.1
 MCPO = {4: (1.7, 0.90), 8: (1.9, 1.15)}
 """Candidates: the speed-up over row-wise MC-PO, the time over row-wise DPO."""
 Row = tuple[list[int], list[int]]
-
-
-def model() -> Any:
-    """A random fp32 Llama of 9 million parameters."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=320,
-        intermediate_size=864,
-        num_hidden_layers=6,
-        num_attention_heads=5,
-        num_key_value_heads=5,
-        head_dim=64,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(config)
 
 
 def examples(count: int) -> list[Example]:
@@ -86,14 +68,6 @@ def examples(count: int) -> list[Example]:
     return made
 
 
-def write_model(folder: str) -> None:
-    """The same for TRL, with a tokenizer of words (rows come as ids)."""
-    model().save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0", eos_token="w1", pad_token="w2").save_pretrained(folder)
-
-
 # ---- ours ----
 
 
@@ -105,7 +79,7 @@ class Ours:
             {"batch_prompts": len(data), "micro_tokens": micro_tokens, "steps": 1000, "loss": {"beta": BETA}}
         )
         row = OBJECTIVES[objective]
-        self.model, self.data = model(), data
+        self.model, self.data = llama.small(), data
         self.settings = with_defaults(settings, row)
         self.optimizer = loop.make_optimizer(self.model, self.settings)
         self.plan = loop.Plan(self.settings, Order(tuple(e.prompt_id for e in data), len(data), 0))
@@ -122,7 +96,7 @@ class Rows:
     """DPO or MC-PO over padded rows."""
 
     def __init__(self, data: list[Example], kernel: bool) -> None:
-        self.model, self.data, self.kernel = model(), data, kernel
+        self.model, self.data, self.kernel = llama.small(), data, kernel
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
         self.draw = np.random.default_rng(0)
 
@@ -209,7 +183,7 @@ def scoring(trl: Peer | None) -> None:
     if trl is None:
         line("score_speedup_vs_trl_n8", None, "x TRL's reference pass", ">= 4")
         return
-    data, lm = examples(8), model()
+    data, lm = examples(8), llama.small()
     listed = [p for e in data for k in range(0, 8, 2) for p in pairs([_only(e, k)])]
 
     def ours() -> list[list[float]]:
@@ -261,7 +235,7 @@ def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
 def matmul_share(count: int, data: list[Example], seconds: float) -> None:
     """Model FLOPs of our step (2 a weight and token forward, 4 backward; head at scored tokens) over the measured rate of the
     model's own largest product."""
-    trunk, head = sum(p.numel() for n, p in model().named_parameters() if "layers" in n), VOCABULARY * 320
+    trunk, head = sum(p.numel() for n, p in llama.small().named_parameters() if "layers" in n), VOCABULARY * 320
     flops = 0
     for e in data:
         completions = [len(c) for c in e.completions]
@@ -315,7 +289,7 @@ def main() -> None:
     print(f"{THREADS} threads, {PROMPTS} prompts a step, {ROUNDS} rounds", file=sys.stderr)
     activations()
     with peer() as trl, tempfile.TemporaryDirectory() as folder:
-        write_model(folder)
+        llama.write(llama.small(), folder)
         for run in (speed, scoring):  # each from the same weights
             if trl is not None:
                 trl.ask("load", model=folder, loss="sigmoid", beta=BETA)

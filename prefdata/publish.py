@@ -49,7 +49,7 @@ def _require_rows(job: Job, hashes: dict[str, str]) -> None:
     if any(name.startswith("data/sets/") for name in hashes):
         return
     stages = json.loads(report.path(job.run).read_text(encoding="utf-8"))["stages"]
-    dropped = Counter({r: n for e in stages for r, n in e["drops"].items()}).most_common(3)
+    dropped = sum((Counter(e["drops"]) for e in stages), Counter[str]()).most_common(3)
     said = ", ".join(f"{n} {reason}" for reason, n in dropped) or "no rows came in"
     raise PublishError(
         f"the preference set is empty ({said})",

@@ -12,7 +12,7 @@ from train.batchwise import RunningMean
 from train.forwards import checkpointed, forwards
 from train.metrics import Metrics
 from train.objectives import OBJECTIVES
-from train.policy import ADAPTER, adapted, merged
+from train.policy import adapted, merged
 from train.settings import LoraSettings, with_defaults
 from train.step import Step
 
@@ -74,12 +74,13 @@ def test_bf16_is_near_and_keeps_every_gradient(name: str, shared: bool, monkeypa
     if not shared:
         monkeypatch.setattr(logprob, "shares_prefix", lambda model, longest: False)
     lm = model(dtype=torch.float32)
-    # all candidates are drawn by either, so that rounding cannot draw another
+    # with replacement, so that the kernel weighs its pool whatever its size
     settings = run_settings(negatives={"count": 2, "replacement": True})
     loss, plain = gradients(lm, name, settings)
     near, found = gradients(lm, name, settings.model_copy(update={"precision": "bfloat16"}))
     assert near != loss
-    assert near == pytest.approx(loss, rel=0.02)
+    # a bf16 product is off by 2^-9 at most, relatively; two layers and the head make about ten of them in a row
+    assert near == pytest.approx(loss, rel=10 * 2**-9)
     assert len(found) == len(plain) > 0
     assert all(g.dtype == torch.float32 for g in found)
     whole, other = (torch.cat([g.flatten() for g in some]) for some in (plain, found))
@@ -129,4 +130,4 @@ def test_merged_adapters_are_a_plain_model_with_the_same_logits() -> None:
     with torch.no_grad():
         assert torch.allclose(plain(ids).logits, lm(ids).logits, atol=1e-9)
         assert not torch.allclose(plain(ids).logits, model()(ids).logits, atol=1e-3)
-    assert ADAPTER in next(iter(m for m in lm.modules() if hasattr(m, "lora_A"))).lora_A  # still adapted
+    assert any("lora_A" in name for name, _ in lm.named_parameters())  # still adapted

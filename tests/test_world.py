@@ -70,8 +70,8 @@ def test_two_processes_give_the_losses_and_the_weights_of_one(recipe_: Run, fold
         for one, other in zip(mine, theirs, strict=True):
             assert one.keys() == other.keys()
             for key in one.keys() - {"accuracy", "eval_accuracy"}:  # at the start margins are 0 but for rounding
-                value = one[key]
-                assert other[key] == pytest.approx(value, abs=1e-5, rel=1e-4), (name, key)
+                # losses, means and norms of fp32 sums in another order; log-probs of -20 nats are the largest
+                assert other[key] == pytest.approx(one[key], abs=1e-5, rel=1e-6), (name, key)
         first, second = (dict(load_model(str(p)).named_parameters()) for p in (alone, two))
         assert all(torch.allclose(first[n], second[n], atol=1e-4) for n in first)
         assert load_model(str(two)).config.architectures == ["LlamaForCausalLM"]

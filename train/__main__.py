@@ -68,9 +68,8 @@ def _alone(asked: argparse.Namespace) -> None:
     os.environ["OMP_NUM_THREADS"] = str(made.recipe.threads)  # before torch is imported
     from train.loop import train
 
-    _train(
-        asked, made.run.root / "locks" / "train", lambda: train(made.recipe, made.name, made.run), partial(alone.prepare, made)
-    )
+    call = partial(train, made.recipe, made.name, made.run)
+    _train(asked, made.run.root / "locks" / "train", call, partial(alone.prepare, made))
 
 
 def _of_recipe(asked: argparse.Namespace) -> None:
@@ -98,7 +97,7 @@ def _train(
     here = world.join()
     try:
         with logged(asked.log if here.first else None), lock(lock_) if here.first else nullcontext():
-            if here.first and prepare is not None:
+            if here.first:
                 prepare()
             here.any(False)  # wait for the first
             folder = call()

@@ -5,7 +5,6 @@ already is not done again. A set that prefdata published is taken with its log-p
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -316,8 +315,3 @@ def _scored(row: dict[str, Any], name: str, values: dict[tuple[str, str], dict[s
             others = [x for x in candidate["logps"] if x["reference"] != name]
             made.append({**candidate, "logps": [*others, {"reference": name, **value}]})
     return made
-
-
-def clean(alone: Alone) -> None:
-    """Remove <output>.work."""
-    shutil.rmtree(alone.run.root.parent, ignore_errors=True)

@@ -18,8 +18,6 @@ from train.losses import LOSSES
 from train.objectives import Objective
 from train.settings import InitSettings, LoraSettings, RunSettings
 
-ADAPTER = "default"
-
 
 def policy(run: Run, settings: RunSettings, seed: int, frame: pl.DataFrame) -> tuple[Any, Encoder, str]:
     """The model to train, its encoder and what it started from."""

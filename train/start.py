@@ -1,7 +1,6 @@
 """What a run starts with: the rows of its set, the references' weights, its examples."""
 
 import sys
-from collections.abc import Sequence
 
 import polars as pl
 
@@ -89,9 +88,4 @@ def held_out(
             "name a split that the set has, or leave evaluation.every out",
         )
     data = read_examples(frame, encoder, recipe, settings, objective, limit)
-    return first(data, asked.prompts, seed)
-
-
-def first(data: Sequence[Example], most: int, seed: int) -> list[Example]:
-    """The `most` with the smallest keyed number, whatever their order."""
-    return sorted(data, key=lambda e: (hash64(seed, "evaluation", e.prompt_id), e.prompt_id))[:most]
+    return sorted(data, key=lambda e: (hash64(seed, "evaluation", e.prompt_id), e.prompt_id))[: asked.prompts]

@@ -25,7 +25,7 @@ def outputs(run: Run, name: str) -> list[str]:
     folder = run.model_path(f"run:{name}")
     return [
         *run.model_files(f"run:{name}"),
-        *(f"{folder}/{name}" for name in ("metrics.jsonl", "metrics.png", "metrics.html", "README.md")),
+        *(f"{folder}/{file}" for file in ("metrics.jsonl", "metrics.png", "metrics.html", "README.md")),
     ]
 
 
