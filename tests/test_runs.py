@@ -19,8 +19,9 @@ from prefdata.settings import Settings, TrainSettings
 from prefdata.tokens import load_encoder
 from prefdata.toy import tokenizers
 from train import loop
+from train.batches import Order
 from train.objectives import OBJECTIVES
-from train.settings import resolve, validate
+from train.settings import RunSettings, resolve, validate
 from train.start import held_out, read_set
 from train.step import Step
 
@@ -205,6 +206,27 @@ def test_a_run_continues_anothers_optimizer_schedule_and_steps(prepared: Run) ->
     kept = ("step", "lr", "loss", "grad_norm")
     assert [{k: r[k] for k in kept} for r in first + second] == [{k: r[k] for k in kept} for r in whole]
     assert [r["epoch"] for r in second] == [0, 1, 2]
+
+
+def test_a_continued_run_takes_its_own_data_from_the_beginning() -> None:
+    order = Order(tuple(f"{i:016x}" for i in range(12)), 4, seed=0)
+    plan = loop.Plan(RunSettings(steps=3), order, first=7)
+    assert [plan.members(7 + k) for k in range(3)] == [order.members(k) for k in range(3)]
+    assert order.members(0) != order.members(7)
+    assert (plan.last, plan.epoch(7)) == (10, 0)
+
+
+def test_a_run_that_died_under_other_references_begins_anew(prepared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rows and the same start, but another reference is the primary one."""
+    run = {"steps": 4, "batch_prompts": 8, "checkpoint_s": 1e-9, "model": prepared.settings.score.references[0].model}
+    settings = with_runs(prepared, {"dpo/cut": run, "dpo/whole": run})
+    dies_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(settings, "dpo/cut")
+    monkeypatch.undo()
+    turned = settings.score.model_copy(update={"references": settings.score.references[::-1]})
+    settings = settings.model_copy(update={"score": turned})
+    assert rows_of(loop.train(settings, "dpo/cut")) == rows_of(loop.train(settings, "dpo/whole"))
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ MUTANTS = [
     ("train/forwards.py", "nullcontext(), _attention(config, attention)", "nullcontext(), nullcontext()", "test_forwards.py"),
     ("train/alone.py", 'len(r["candidates"]) > 1 and', "", "test_alone.py"),
     ("train/alone.py", "if getattr(facts, k) != v]", "if getattr(facts, k) == 0]", "test_alone.py"),
-    ("train/loop.py", "json.dumps([references, [", "json.dumps([[], [", "test_alone.py"),
+    ("train/loop.py", "json.dumps([references, [", "json.dumps([[], [", RUNS),
     ("train/save.py", '<= set(receipt["files"])', ">= set()", "test_alone.py"),
     ("prefdata/judge_check.py", "(observed - expected) / (1 - expected)", "observed", "test_judge_check.py"),
     ("prefdata/judge_check.py", "rates[one] - rates[other]", "rates[one]", "test_judge_check.py"),
