@@ -56,12 +56,19 @@ class ChunkStore:
         return found
 
     def missing(self, keys: Sequence[str]) -> list[str]:
-        """Those keys that are not stored, in order; counts hits and misses for the log."""
-        found = self.get(keys)
+        """Those keys that are not stored, in order, or whose failure may be gone (`transient`); counts hits and misses for
+        the log."""
+        found = {k: v for k, v in self.get(keys).items() if not v.get("transient")}
         absent = [k for k in dict.fromkeys(keys) if k not in found]
         self.hits += len(found)
         self.misses += len(absent)
         return absent
+
+    def total(self, field: str) -> float:
+        """The sum of a number over all stored values; null counts 0."""
+        with _told(self.path):
+            (found,) = self._connection.execute("SELECT SUM(json_extract(value, ?)) FROM items", (f"$.{field}",)).fetchone()
+        return float(found or 0)
 
     def put(self, values: Mapping[str, Value]) -> None:
         """Commit finished items together; a kill loses all of them or none."""

@@ -1,43 +1,70 @@
 """Stage `generate`: candidates sampled from a model, `per_temperature` at each temperature."""
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import polars as pl
 
 from prefdata import chunked, tables
 from prefdata.chunks import ChunkStore, Value
-from prefdata.draws import item_key
-from prefdata.engines import Engine, Request
+from prefdata.draws import hash64, item_key
+from prefdata.engines import Engine, Request, in_order, load
+from prefdata.errors import EngineError
 from prefdata.parts import generator
 from prefdata.rows import candidate_id
 from prefdata.run import Frames, Job
+from prefdata.settings import GenerateSettings
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
+NO_ROOM = "no_room"
 
 
 def run(job: Job) -> None:
     """Fill the store, write candidates and drops (too_long:<producer>: the prompt leaves no room)."""
     model, settings = generator(job.settings, job.unit), job.settings.generate
-    path = job.run.model_path(model.model)
-    revision = job.run.revision(model.model, model.revision)
-    producer = f"{model.name}@{revision}"
-
-    @cache
-    def engine() -> Engine:
-        from prefdata.engines.transformers import TransformersEngine
-
-        return TransformersEngine(path, model.revision, model.template, model.end, producer, job.settings.seed)
+    producer = f"{model.name}@{load.revision(job.run, model)}"
+    common = (producer, job.settings.seed, json.dumps(model.identity(), sort_keys=True), settings.max_tokens)
 
     def items(frames: Frames) -> dict[str, Request]:
-        common = (producer, job.settings.seed, model.template, model.end, settings.max_tokens)
-        return keyed(requests(prompts_of(frames, settings.splits), sampling(settings), settings.max_tokens), common)
+        asked = requests(prompts_of(frames, settings.splits), sampling(settings), settings.max_tokens)
+        if model.engine != "transformers":  # the embedded engine keys every token's draw itself
+            asked = [replace(r, seed=seed_of(job.settings.seed, producer, r)) for r in asked]
+        return keyed(asked, common)
 
-    with ChunkStore(job.run.chunks("generate", job.unit)) as store:
+    with ChunkStore(job.run.chunks("generate", job.unit)) as store, ExitStack() as stack:
+        log = job.run.root / "logs" / "generate" / job.unit / "server.log"
+        spent = store.total("cost")
+        engine = cache(lambda: stack.enter_context(load.started(job.run, model, producer, log, spent)))
         chunked.fill(job, store, settings.chunk_prompts, items, lambda some: complete(engine(), some))
-        chunked.write(job, lambda frames: rows(frames, items(frames), store, producer, job.settings.seed))
+        made = partial(rows, store=store, producer=producer, seed=job.settings.seed, reasoning_end=model.reasoning_end)
+        _require_few_failures(job, settings, items, store)
+        chunked.write(job, lambda frames: made(frames, items(frames)))
+
+
+def seed_of(seed: int, producer: str, request: Request) -> int:
+    """The seed of one sample: 63 bits, a function of the prompt, the model, the temperature and the sample's number."""
+    return hash64(seed, "sample", request.id, producer, request.temperature, request.sample) >> 1
+
+
+def _require_few_failures(
+    job: Job, settings: GenerateSettings, items: Callable[[Frames], Mapping[str, Request]], store: ChunkStore
+) -> None:
+    reasons, count = Counter[str](), 0
+    for frames in job.parts():
+        values = store.get(list(items(frames)))
+        count += len(values)
+        reasons.update(v["reason"] for v in values.values() if v["finish"] == "error" and v["reason"] != NO_ROOM)
+    if reasons.total() > settings.max_failed * count:
+        raise EngineError(
+            f"{reasons.total()} of {count} answers failed: {dict(reasons.most_common(5))}",
+            f"generate {job.unit}",
+            "look at the model or the server, or raise generate.max_failed",
+        )
 
 
 def sampling(settings: Any) -> list[tuple[float, int]]:
@@ -79,41 +106,61 @@ def keyed(asked: Sequence[Request], common: tuple[Any, ...]) -> dict[str, Reques
 
 def complete(engine: Engine, some: Sequence[Request]) -> list[Value]:
     """The engine's completions as values of the store."""
-    return [{"text": c.text, "finish": c.finish, "num_tokens": c.num_tokens, "reason": c.reason} for c in engine.complete(some)]
+    kept = ("text", "finish", "num_tokens", "reason", "cost", "transient")
+    return [{name: getattr(c, name) for name in kept} for c in in_order(engine.complete(some))]
 
 
-def rows(frames: Frames, asked: Mapping[str, Request], store: ChunkStore, producer: str, seed: int) -> Frames:
-    """Candidates of what was completed, drops of the prompts that left no room."""
+def rows(
+    frames: Frames,
+    asked: Mapping[str, Request],
+    store: ChunkStore,
+    producer: str,
+    seed: int,
+    reasoning_end: str | None = None,
+) -> Frames:
+    """Candidates of what was completed; drops of the prompts that left no room, and of single answers that failed."""
     values = store.get(list(asked))
-    made = [candidate(r, values[k], producer, seed) for k, r in asked.items() if values[k]["finish"] != "error"]
-    failed = {r.id: values[k]["reason"] for k, r in asked.items() if values[k]["finish"] == "error"}
-    sources = frames["prompts"].filter(pl.col("prompt_id").is_in(list(failed)))
-    drops = [
-        {
-            "scope": "prompt",
-            "prompt_id": p["prompt_id"],
-            "source": p["source"],
-            "source_row": p["source_row"],
-            "stage": "generate",
-            "reason": f"too_long:{producer.partition('@')[0]}" if failed[p["prompt_id"]] == "no_room" else "failed",
-            "detail": json.dumps(failed[p["prompt_id"]]),
-        }
-        for p in sources.to_dicts()
-    ]
+    made, failed = [], list[tuple[str, str]]()
+    for key, request in asked.items():
+        value = values[key]
+        text = None if value["finish"] == "error" else answer_of(value["text"], reasoning_end)
+        if text is None:
+            failed.append((request.id, value["reason"] or "unended_reasoning"))
+        else:
+            made.append(candidate(request, value, producer, seed, text))
+    prompts = {p["prompt_id"]: p for p in frames["prompts"].to_dicts()}
+    no_room = dict.fromkeys(id for id, reason in failed if reason == NO_ROOM)
+    drops = [_drop(prompts[id], "prompt", f"too_long:{producer.partition('@')[0]}", NO_ROOM) for id in no_room]
+    drops += [_drop(prompts[id], "row", "failed_answer", reason) for id, reason in failed if reason != NO_ROOM]
     return {"candidates": tables.frame("candidates", made), "drops": tables.frame("drops", drops)}
 
 
-def candidate(request: Request, value: Value, producer: str, seed: int) -> dict[str, Any]:
-    """One row of candidates."""
-    ids = (request.id, value["text"], "generated", producer, request.temperature, request.sample)
+def _drop(prompt: Mapping[str, Any], scope: str, reason: str, detail: str) -> dict[str, Any]:
+    own = {k: prompt[k] for k in ("prompt_id", "source", "source_row")}
+    return {**own, "scope": scope, "stage": "generate", "reason": reason, "detail": detail}
+
+
+def answer_of(text: str, reasoning_end: str | None) -> str | None:
+    """What follows the reasoning, less the white space before it; None where the reasoning never ended or nothing follows."""
+    if reasoning_end is None:
+        return text
+    _, ended, answer = text.partition(reasoning_end)
+    return (answer.lstrip() or None) if ended else None
+
+
+def candidate(request: Request, value: Value, producer: str, seed: int, response: str | None = None) -> dict[str, Any]:
+    """One row of candidates. `response`: the answer, where it is not the whole text."""
+    text = value["text"] if response is None else response
+    ids = (request.id, text, "generated", producer, request.temperature, request.sample)
     return {
         "prompt_id": request.id,
         "candidate_id": candidate_id(*ids),
-        "response": value["text"],
+        "response": text,
+        "raw": value["text"] if text != value["text"] else None,
         "origin": "generated",
         "producer": producer,
         "temperature": request.temperature,
-        "seed": seed,
+        "seed": seed if request.seed is None else request.seed,
         "sample": request.sample,
         "finish": value["finish"],
         "num_tokens": value["num_tokens"],

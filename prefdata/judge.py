@@ -1,148 +1,279 @@
-"""Stage `judge`: comparisons of candidates in both orders, in rounds over all prompts of the job.
+"""Stage `judge`: comparisons of candidates in rounds over all prompts of the job, or a score of each alone.
 
-A round asks each undecided prompt its next comparison; chunks of prompts are committed as they finish, so a kill
-repeats at most one chunk of one round, and grouping changes no verdict.
+A round asks every undecided prompt its next comparisons. Replies are committed as they arrive, so a kill repeats what was in
+flight and nothing else; what is asked depends on verdicts alone, so neither grouping nor the order of arrival changes one.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from itertools import chain
+from typing import Any, Literal
 
 import polars as pl
 
-from prefdata import champion, chunked, tables
+from prefdata import chunked, tables
 from prefdata.chunks import ChunkStore, Value
-from prefdata.draws import item_key
+from prefdata.draws import item_key, uniform
 from prefdata.engines import Completion, Engine, Request
 from prefdata.errors import EngineError
 from prefdata.generate import prompts_of
-from prefdata.judges import JUDGES, Judge
+from prefdata.judges import Judge
+from prefdata.judges.pointwise import Pointwise
+from prefdata.judges.registry import JUDGES, POINTWISE
 from prefdata.parts import judge as settings_of
+from prefdata.procedures import PROCEDURES
+from prefdata.procedures.verdicts import Outcome, Pair, settle
 from prefdata.progress import Progress
 from prefdata.run import Frames, Job
+from prefdata.score import Item, pairs
 from prefdata.settings import JudgeSettings
 
-STAGE_VERSION = 2
-Pair = tuple[str, str]
-Known = dict[str, champion.Outcomes]
+STAGE_VERSION = 3
+Order = Literal["ab", "ba"]
+Orders = dict[str, tuple[str, float | None]]
+"""Of one pair, the orders that were asked: outcome and margin."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One order of one pair of a prompt."""
+
+    key: str
+    pair: Pair
+    order: Order
+    request: Request
+
+
+@dataclass
+class Known:
+    """What is known of every prompt's pairs, and in which round each was asked first."""
+
+    pairs: dict[str, dict[Pair, Orders]]
+    rounds: dict[str, dict[Pair, int]]
+    round: int = 0
+
+    def learn(self, asking: Asking, value: Value) -> None:
+        id = asking.request.id
+        self.pairs.setdefault(id, {}).setdefault(asking.pair, {})[asking.order] = (value["outcome"], value["margin"])
+        self.rounds.setdefault(id, {}).setdefault(asking.pair, self.round)
 
 
 def run(job: Job) -> None:
-    """Ask until every prompt has its champion, then write the verdicts."""
+    """Ask until every prompt is decided, then write the verdicts."""
     settings = settings_of(job.settings, job.unit)
-    judge = JUDGES[settings.judge]
-    known: Known = {}
-    engine = cache(judge.engine)
     with ChunkStore(job.run.chunks("judge", job.unit)) as store:
-        with Progress(f"judge {job.unit} comparisons", None) as progress:
-            while asked := _round(job, settings, judge, engine, store, known):
-                progress.advance(asked)
-        chunked.told(job, store)
-        _require_quality(known, settings)
-        chunked.write(job, lambda frames: {"verdicts": _rows(frames, known, settings, judge, store)})
+        if settings.judge in POINTWISE:
+            score_alone(job, settings, POINTWISE[settings.judge](job.run, settings), store)
+        else:
+            compare(job, settings, JUDGES[settings.judge](job.run, settings), store)
 
 
-def _round(job: Job, settings: JudgeSettings, judge: Judge, engine: Any, store: ChunkStore, known: Known) -> int:
-    """Ask every undecided prompt its next comparison in both orders; the number of comparisons asked."""
-    asked = 0
-    for frames in job.parts(prompts=settings.chunk_prompts):
-        items: dict[str, tuple[Pair, str, Request]] = {}
-        for prompt, texts in _groups(frames, settings):
-            decided = known.setdefault(prompt["prompt_id"], {})
-            pair = champion.next_pair(prompt["prompt_id"], list(texts), decided, job.settings.seed)
-            if pair is None:
-                continue
-            asked += 1
-            for order in ("ab", "ba"):
-                items[_key(settings, judge, prompt, pair, order)] = (
-                    pair,
-                    order,
-                    _request(judge, prompt, pair, order, texts),
-                )
-        _finish(items, judge, engine, store)
-        values = store.get(list(items))
-        for key, (pair, order, request) in items.items():
-            outcomes = known[request.id].get(pair, (None, None))
-            outcome = values[key]["outcome"]
-            known[request.id][pair] = (outcome, outcomes[1]) if order == "ab" else (outcomes[0], outcome)
+def compare(job: Job, settings: JudgeSettings, judge: Judge, store: ChunkStore) -> None:
+    """Rounds of comparisons."""
+    known = Known({}, {})
+    with ExitStack() as stack, Progress(f"judge {job.unit} comparisons", None) as progress:
+        engine = cache(lambda: stack.enter_context(judge.engine(store.total("cost"))))
+        known.round = 1
+        while asked := _round(job, settings, judge, engine, store, known, progress):
+            print(f"judge {job.unit}: round {known.round}, {asked} askings", file=sys.stderr)
+            known.round += 1
+    chunked.told(job, store)
+    _require_quality(known, settings)
+    chunked.write(job, lambda frames: {"verdicts": _rows(frames, known, settings, judge, store)})
+
+
+def _round(
+    job: Job,
+    settings: JudgeSettings,
+    judge: Judge,
+    engine: Callable[[], Engine],
+    store: ChunkStore,
+    known: Known,
+    progress: Progress,
+) -> int:
+    """Ask every undecided prompt its next comparisons; how many askings there were, those found in the store included."""
+    asked, flying = 0, list[Asking | None]()
+
+    def missing() -> Iterator[Request]:
+        nonlocal asked
+        for frames in job.parts(prompts=settings.chunk_prompts):
+            askings = list(_askings(frames, job.settings.seed, settings, judge, known))
+            found = store.get([a.key for a in askings])
+            asked += len(askings)
+            for asking in askings:
+                value = found.get(asking.key)
+                if value is not None and not value["transient"]:
+                    store.hits += 1
+                    known.learn(asking, value)
+                    continue
+                flying.append(asking)
+                yield asking.request
+
+    requests = missing()
+    if (first := next(requests, None)) is not None:
+        every = chain([first], requests)
+        real = engine()
+        for place, reply in real.complete(every) if judge.labels is None else real.choose(every, judge.labels):
+            asking, flying[place] = flying[place], None
+            assert asking is not None
+            value = value_of(judge, asking.order, reply)
+            store.put({asking.key: value})
+            store.misses += 1
+            known.learn(asking, value)
+            progress.advance()
     return asked
+
+
+def _askings(frames: Frames, seed: int, settings: JudgeSettings, judge: Judge, known: Known) -> Iterator[Asking]:
+    """What every undecided prompt of a part is asked next."""
+    procedure = PROCEDURES[settings.procedure]
+    for prompt, texts in _groups(frames, settings):
+        id = prompt["prompt_id"]
+        own = known.pairs.get(id, {})
+        asked = {pair: orders for pair, orders in own.items() if not _orders(id, pair, orders, seed, settings)}
+        done = {pair: settle(_outcomes(orders)) for pair, orders in asked.items()}
+        for pair in procedure.wanted(id, list(texts), done, seed):
+            for order in _orders(id, pair, own.get(pair, {}), seed, settings):
+                first, second = pair if order == "ab" else pair[::-1]
+                messages = judge.ask(prompt, texts[first], texts[second])
+                request = Request(id, messages, max_tokens=judge.max_tokens)
+                yield Asking(_key(judge, prompt, pair, order), pair, order, request)
+
+
+def _orders(prompt_id: str, pair: Pair, known: Orders, seed: int, settings: JudgeSettings) -> list[Order]:
+    """The orders of a pair that are still to be asked: both, or one by a keyed draw and the other if its margin is small."""
+    both: list[Order] = ["ab", "ba"]
+    if settings.swap_margin is None:
+        return [o for o in both if o not in known]
+    if not known:
+        return [both[uniform(seed, f"swap:{prompt_id}", pair[0], 0, (pair[1],)) < 0.5]]
+    if len(known) == 2:
+        return []
+    _, margin = next(iter(known.values()))
+    sure = margin is not None and abs(margin) >= settings.swap_margin
+    return [] if sure else [o for o in both if o not in known]
+
+
+def _outcomes(orders: Orders) -> dict[str, str]:
+    return {order: outcome for order, (outcome, _) in orders.items()}
 
 
 def _groups(frames: Frames, settings: JudgeSettings) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
     """(prompt row, {candidate_id: response}) of each prompt with something to compare."""
     prompts = {r["prompt_id"]: r for r in prompts_of(frames, settings.splits).to_dicts()}
     kept = tables.alive(frames["candidates"], frames["drops"]).filter(pl.col("prompt_id").is_in(list(prompts)))
-    for (prompt,), group in kept.group_by("prompt_id", maintain_order=True):
+    for (prompt,), group in contenders(kept, settings.truncated).group_by("prompt_id", maintain_order=True):
         texts = dict(zip(group["candidate_id"], group["response"], strict=True))
         if len(texts) > 1:
             yield prompts[str(prompt)], texts
 
 
-def _key(settings: JudgeSettings, judge: Judge, prompt: Mapping[str, Any], pair: Pair, order: str) -> str:
+def contenders(candidates: pl.DataFrame, truncated: str) -> pl.DataFrame:
+    """The candidates that are compared: not those that the length limit cut, unless they are to be judged like others."""
+    return candidates if truncated == "judged" else candidates.filter(pl.col("finish") != "length")
+
+
+def _key(judge: Judge, prompt: Mapping[str, Any], pair: Pair, order: str) -> str:
     """A prompt's id says its messages; its final answer is asked with it too."""
     asked = (prompt["prompt_id"], prompt["answer"] or "")
-    return item_key(STAGE_VERSION, settings.judge, judge.revision, judge.rubric_hash, *asked, *pair, order)
-
-
-def _request(judge: Judge, prompt: dict[str, Any], pair: Pair, order: str, texts: dict[str, str]) -> Request:
-    first, second = pair if order == "ab" else pair[::-1]
-    return Request(prompt["prompt_id"], judge.ask(prompt, texts[first], texts[second]))
-
-
-def _finish(items: dict[str, tuple[Pair, str, Request]], judge: Judge, engine: Any, store: ChunkStore) -> None:
-    missing = store.missing(list(items))
-    if missing:
-        real: Engine = engine()
-        replies = real.complete([items[k][2] for k in missing])
-        store.put({k: value_of(judge, items[k][1], reply) for k, reply in zip(missing, replies, strict=True)})
+    return item_key("pair", STAGE_VERSION, judge.revision, judge.identity, judge.rubric_hash, *asked, *pair, order)
 
 
 def value_of(judge: Judge, order: str, reply: Completion) -> Value:
     """One stored verdict: outcome and margin about candidates a and b, whatever order they were shown in."""
+    value = {"margin": None, "tokens": reply.prompt_tokens + reply.num_tokens, "cost": reply.cost, "transient": reply.transient}
     if reply.finish == "error":
-        return {"outcome": "missing", "margin": None, "reason": reply.reason, "raw": reply.text, "tokens": 0}
-    reading = judge.read(reply.text)
+        return {**value, "outcome": "missing", "reason": reply.reason, "raw": reply.text}
+    reading = judge.read(reply)
     shown = ("a", "b") if order == "ab" else ("b", "a")
     outcome = {"first": shown[0], "second": shown[1]}.get(reading.outcome, reading.outcome)
     margin = reading.margin if reading.margin is None or order == "ab" else -reading.margin
-    return {
-        "outcome": outcome,
-        "margin": margin,
-        "reason": reading.reason,
-        "raw": reply.text,
-        "tokens": reply.num_tokens,
-    }
+    raw = reply.text
+    if judge.labels is not None and reply.logps is not None:
+        told = {label: v if math.isfinite(v) else None for label, v in zip(judge.labels, reply.logps, strict=True)}
+        raw = json.dumps(told)
+    return {**value, "outcome": outcome, "margin": margin, "reason": reading.reason, "raw": raw}
 
 
 def _rows(frames: Frames, known: Known, settings: JudgeSettings, judge: Judge, store: ChunkStore) -> pl.DataFrame:
-    """Verdict rows; a prompt's pairs were asked in insertion order, one a round."""
+    """Verdict rows; a pair's round is the one in which it was asked first."""
     rows = []
     for row in frames["prompts"].select("prompt_id", "answer").to_dicts():
         prompt = row["prompt_id"]
-        pairs = list(known.get(prompt, {}))
-        keys = {_key(settings, judge, row, p, o): (p, o) for p in pairs for o in ("ab", "ba")}
+        asked = known.pairs.get(prompt, {})
+        keys = {_key(judge, row, p, o): (known.rounds[prompt][p], p, o) for p, orders in asked.items() for o in orders}
         for key, value in store.get(list(keys)).items():
-            pair, order = keys[key]
-            place = {"prompt_id": prompt, "a": pair[0], "b": pair[1], "order": order, "round": pairs.index(pair) + 1}
-            rows.append({**place, "judge": f"{settings.name}@{judge.revision}", "rubric": judge.rubric_hash, **value})
+            number, pair, order = keys[key]
+            place = {"prompt_id": prompt, "a": pair[0], "b": pair[1], "order": order, "round": number}
+            told = {k: v for k, v in value.items() if k != "transient"}
+            rows.append({**place, "judge": f"{settings.name}@{judge.revision}", "rubric": judge.rubric_hash, **told})
     return tables.frame("verdicts", rows)
 
 
 def _require_quality(known: Known, settings: JudgeSettings) -> None:
     """Raise EngineError where too many verdicts are missing or too few pairs agree in both orders."""
-    pairs = [o for outcomes in known.values() for o in outcomes.values()]
-    missing = sum(o == "missing" for pair in pairs for o in pair)
-    if missing > settings.max_failed * 2 * len(pairs):
+    pairs_ = [_outcomes(orders) for own in known.pairs.values() for orders in own.values()]
+    said = [outcome for orders in pairs_ for outcome in orders.values()]
+    _require_present(said.count("missing"), len(said), settings)
+    whole = [settle(orders) for orders in pairs_ if len(orders) == 2]
+    decided: list[Outcome] = [o for o in whole if o != "missing"]
+    agreeing = sum(o != "inconsistent" for o in decided)
+    if agreeing < settings.min_consistency * len(decided):
         raise EngineError(
-            f"{missing} of {2 * len(pairs)} verdicts are missing",
-            f"judge {settings.name}",
-            "look at the reasons in the log, or raise judge.max_failed",
-        )
-    whole = [pair for pair in pairs if "missing" not in pair]
-    agreeing = sum(a == b for a, b in whole)
-    if agreeing < settings.min_consistency * len(whole):
-        raise EngineError(
-            f"only {agreeing} of {len(whole)} pairs agree in both orders",
+            f"only {agreeing} of {len(decided)} pairs agree in both orders",
             f"judge {settings.name}",
             "the judge looks at the place, not the answer: choose another, or lower judge.min_consistency",
         )
+
+
+def _require_present(missing: int, count: int, settings: JudgeSettings) -> None:
+    if missing > settings.max_failed * count:
+        raise EngineError(
+            f"{missing} of {count} verdicts are missing",
+            f"judge {settings.name}",
+            "look at the reasons in the log, or raise judge.max_failed",
+        )
+
+
+# ---- judges that score one answer at a time ----
+
+
+def score_alone(job: Job, settings: JudgeSettings, judge: Pointwise, store: ChunkStore) -> None:
+    """A score of every candidate, committed chunk by chunk."""
+
+    def items(frames: Frames) -> dict[str, Item]:
+        kept = contenders(frames["candidates"], settings.truncated)
+        return {_item_key(judge, i): i for i in pairs({**frames, "candidates": kept}, settings.splits)}
+
+    def compute(some: Sequence[Item]) -> list[Value]:
+        return [{"score": score, "reason": reason} for score, reason in judge.scores(some)]
+
+    chunked.fill(job, store, settings.chunk_prompts, items, compute)
+    counts = [0, 0]
+
+    def rows(frames: Frames) -> Frames:
+        wanted = items(frames)
+        values = store.get(list(wanted))
+        counts[0] += sum(v["score"] is None for v in values.values())
+        counts[1] += len(values)
+        place = {"judge": f"{settings.name}@{judge.revision}", "rubric": item_key("pointwise", judge.what)[:16], "round": 1}
+        made = [
+            {"prompt_id": i.prompt["prompt_id"], "a": i.candidate["candidate_id"], **place, **values[key]}
+            for key, i in wanted.items()
+        ]
+        return {"verdicts": tables.frame("verdicts", made)}
+
+    for frames in job.parts():
+        rows(frames)
+    _require_present(counts[0], counts[1], settings)
+    chunked.write(job, rows)
+
+
+def _item_key(judge: Pointwise, item: Item) -> str:
+    asked = (item.prompt["prompt_id"], item.prompt["answer"] or "", item.candidate["candidate_id"], item.candidate["finish"])
+    return item_key("score", STAGE_VERSION, judge.revision, judge.what, *asked)

@@ -75,12 +75,24 @@ def load_config(path: str, revision: str | None = None) -> Any:
 
 def load_model(path: str, revision: str | None = None, dtype: str = "float32") -> Any:
     """A causal LM in evaluation mode, on the GPU if there is one. Raises ConfigError where it cannot be loaded."""
-    import torch
     from transformers import AutoModelForCausalLM
+
+    return _loaded(AutoModelForCausalLM, path, revision, dtype)
+
+
+def load_classifier(path: str, revision: str | None = None, dtype: str = "float32") -> Any:
+    """A sequence classifier, such as a reward model, likewise."""
+    from transformers import AutoModelForSequenceClassification
+
+    return _loaded(AutoModelForSequenceClassification, path, revision, dtype)
+
+
+def _loaded(kind: Any, path: str, revision: str | None, dtype: str) -> Any:
+    import torch
 
     capped = getattr(load_config(path, revision).get_text_config(), "attn_logit_softcapping", None)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = kind.from_pretrained(
             path,
             revision=revision,
             dtype=getattr(torch, dtype),

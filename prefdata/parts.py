@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from prefdata.draws import hex_id
-from prefdata.settings import GeneratorSettings, JudgeSettings, ReferenceSettings, Settings
+from prefdata.settings import GeneratorSettings, JudgeSettings, LanguageModelSettings, ReferenceSettings, Settings
 
 Model = tuple[str, str | None]
 """A reference to a model and its revision."""
@@ -26,7 +26,15 @@ def unit_of(name: str, *identity: str | None) -> str:
 
 
 def generator_unit(model: GeneratorSettings) -> str:
-    return unit_of(model.name, model.model, model.revision)
+    other = [model.engine] if model.engine != "transformers" else []
+    return unit_of(model.name, model.model, model.revision, *other)
+
+
+def local_model(model: LanguageModelSettings | None) -> list[Model]:
+    """The model whose files a job reads: none where a server holds it, unless it is one of this run's or a folder."""
+    if model is None or (model.server is not None and not model.server.command):
+        return []
+    return [(model.model, model.revision)]
 
 
 def reference_unit(reference: ReferenceSettings) -> str:
@@ -34,7 +42,8 @@ def reference_unit(reference: ReferenceSettings) -> str:
 
 
 def judge_unit(judge: JudgeSettings) -> str:
-    return unit_of(judge.name, judge.judge)
+    model = judge.model
+    return unit_of(judge.name, judge.judge, *([model.engine, model.model, model.revision] if model else []))
 
 
 def method_unit(settings: Settings, method: str) -> str:

@@ -1,24 +1,36 @@
 """Stage `rank`: ranks by one method, the source's own order or a judge's verdicts.
 
-Rank 1 is best; ranks are dense and ties share. Champion gives the winner 1 and all others 2. y_0, the chosen, is fixed
-here: a keyed draw among those at rank 1, a pure function of the ranks (`chosen`), which later drops never change.
+Rank 1 is best; ranks are dense and ties share. Champion and knock-out give the winner 1 and all others 2. y_0, the chosen, is
+fixed here: a keyed draw among those at rank 1, a pure function of the ranks (`chosen`), which later drops never change.
 """
+
+from collections.abc import Sequence
 
 import polars as pl
 
-from prefdata import champion, tables
+from prefdata import tables
 from prefdata.draws import choose
-from prefdata.parts import method
+from prefdata.judge import contenders
+from prefdata.judges.registry import POINTWISE
+from prefdata.parts import judge, method
+from prefdata.procedures import PROCEDURES
+from prefdata.procedures.verdicts import Rank, settled
 from prefdata.run import Frames, Job
+from prefdata.settings import JudgeSettings
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 def rank(frames: Frames, job: Job) -> Frames:
     """candidates (+ verdicts of the unit's judge) -> ranks of the unit's method."""
     kept = tables.alive(frames["candidates"], frames["drops"])
     name = method(job.settings, job.unit)
-    made = by_source(kept) if name == "source" else by_verdicts(kept, frames["verdicts"], job.settings.seed)
+    if name == "source":
+        made = by_source(kept)
+    else:
+        own = judge(job.settings, job.unit)
+        by = by_scores if own.judge in POINTWISE else by_verdicts
+        made = by(kept, frames["verdicts"], own, job.settings.seed)
     return {"ranks": made.with_columns(pl.lit(name).alias("method"))}
 
 
@@ -34,27 +46,58 @@ def by_source(candidates: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def by_verdicts(candidates: pl.DataFrame, verdicts: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """Champion ranks: replay the comparisons of each judged prompt; the last champion is 1, all others are 2.
+def by_verdicts(candidates: pl.DataFrame, verdicts: pl.DataFrame, settings: JudgeSettings, seed: int) -> pl.DataFrame:
+    """Ranks of each judged prompt by the judge's procedure.
 
-    A prompt without any winner (ties, inconsistencies, missing verdicts) has all at 1: no preference, never a random
-    one. A lone candidate, which nobody needs to judge, is 1.
-    win_prob is null: champion comparisons do not estimate it.
+    A prompt without any winner (ties, inconsistencies, missing verdicts) has all at 1: no preference, never a random one. A
+    lone candidate, which nobody needs to judge, is 1. Answers that the length limit cut stand behind all others, unless they
+    were judged too.
     """
     asked = verdicts.partition_by("prompt_id", as_dict=True)
-    known = pl.col("prompt_id").is_in(verdicts["prompt_id"].unique().to_list())
-    judged = candidates.filter(known | (pl.len().over("prompt_id") == 1))
-    winners: list[str] = []
-    for (prompt,), group in judged.group_by("prompt_id", maintain_order=True):
-        outcomes = champion.outcomes(asked.get((prompt,), verdicts.clear()))
-        winners += champion.replay(str(prompt), group["candidate_id"].to_list(), outcomes, seed)
-    return judged.select(
+    procedure, made = PROCEDURES[settings.procedure], list[dict[str, object]]()
+    for (prompt,), group in candidates.group_by("prompt_id", maintain_order=True):
+        compared = contenders(group, settings.truncated)["candidate_id"].to_list()
+        if (prompt,) not in asked and len(compared) > 1:
+            continue
+        known = settled(asked.get((prompt,), verdicts.clear()))
+        ranks = procedure.ranks(str(prompt), compared, known, seed) if compared else []
+        behind = sorted(set(group["candidate_id"]) - set(compared))
+        made += [{"prompt_id": prompt, **vars(r)} for r in [*ranks, *_behind(ranks, behind)]]
+    return _frame(made)
+
+
+def _behind(ranks: Sequence[Rank], cut: Sequence[str]) -> list[Rank]:
+    """Cut answers: behind the others; among the losers where the others have a winner and losers only. Where nobody won, all
+    share the first place: a cut answer makes no preference among equals."""
+    places = {r.rank for r in ranks}
+    undecided = not ranks or (len(ranks) > 1 and places == {1})
+    only_winner = len(ranks) > 1 and ranks[0].score is None
+    last = 1 if undecided else 2 if only_winner else max(places) + 1
+    return [Rank(c, last) for c in cut]
+
+
+def by_scores(candidates: pl.DataFrame, verdicts: pl.DataFrame, settings: JudgeSettings, seed: int) -> pl.DataFrame:
+    """Dense ranks by a pointwise judge's scores, higher is better; equal scores share. An unscored candidate has no rank; one
+    that the length limit cut stands behind the scored ones, unless it was scored too."""
+    scores = verdicts.filter(pl.col("score").is_not_null()).select("prompt_id", pl.col("a").alias("candidate_id"), "score")
+    scored = candidates.join(scores, on=["prompt_id", "candidate_id"], maintain_order="left")
+    ranked = scored.select(
         "prompt_id",
         "candidate_id",
-        pl.when(pl.col("candidate_id").is_in(winners)).then(1).otherwise(2).cast(pl.Int32).alias("rank"),
-        pl.lit(None, dtype=pl.Float64).alias("score"),
+        pl.col("score").rank("dense", descending=True).over("prompt_id").cast(pl.Int32).alias("rank"),
+        "score",
         pl.lit(None, dtype=pl.Float64).alias("win_prob"),
     )
+    if settings.truncated == "judged":
+        return ranked
+    worst = ranked.group_by("prompt_id").agg((pl.col("rank").max() + 1).alias("rank"))
+    cut = candidates.filter(pl.col("finish") == "length").select("prompt_id", "candidate_id").join(worst, on="prompt_id")
+    return pl.concat([ranked, cut], how="diagonal")
+
+
+def _frame(rows: Sequence[dict[str, object]]) -> pl.DataFrame:
+    columns = {"prompt_id": pl.String, "candidate_id": pl.String, "rank": pl.Int32, "score": pl.Float64, "win_prob": pl.Float64}
+    return pl.DataFrame(list(rows), schema=columns)
 
 
 def chosen(ranks: pl.DataFrame, seed: int) -> pl.DataFrame:

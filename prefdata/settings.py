@@ -154,14 +154,74 @@ class PruneSettings(BaseModel, frozen=True, extra="forbid"):
     )
 
 
-class GeneratorSettings(BaseModel, frozen=True, extra="forbid"):
+class VllmSettings(BaseModel, frozen=True, extra="forbid"):
+    """vLLM's offline engine, with our token ids in and out (pip install "prefdata[vllm]"; on a CPU: docs/judges.md)."""
+
+    tensor_parallel: int = Field(1, ge=1, description="devices that share the model; more models: shards_per_engine")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: the model's own")
+    max_model_len: int | None = Field(None, ge=2, description="prompt + answer; default: the model's context")
+    memory_share: float = Field(0.9, gt=0, le=1, description="of a device's memory, for weights and cache")
+    eager: bool = Field(False, description="no compilation: a faster start, slower tokens")
+    batch_requests: int = Field(4096, ge=1, description="requests handed over together; finished ones are kept together")
+
+
+class ServerSettings(BaseModel, frozen=True, extra="forbid"):
+    """An OpenAI-compatible server; the key is read from the environment."""
+
+    url: str = Field("http://127.0.0.1:8000/v1", pattern=r"^https?://", description="up to /v1; {port} with a command")
+    api_key_env: str = Field("OPENAI_API_KEY", description="name of the variable that holds the key; unset: none is sent")
+    concurrency: int = Field(32, ge=1, description="requests in flight; a kill repeats at most as many")
+    timeout_s: float = Field(120, gt=0, description="of one try, however slowly it answers")
+    deadline_s: float = Field(600, gt=0, description="of one request with its retries; pauses do not count")
+    backoff_s: float = Field(1, gt=0, description="first wait before a retry (doubling, with jitter), and of a bare 429")
+    pause_s: float = Field(900, gt=0, description="longest pause that a Retry-After gets")
+    top_logprobs: int = Field(20, ge=1, description="alternatives asked for where labels are chosen; servers have a limit")
+    price_in: float = Field(0, ge=0, description="per million prompt tokens, in the currency of max_cost")
+    price_out: float = Field(0, ge=0, description="per million generated tokens")
+    max_cost: float | None = Field(None, gt=0, description="the stage stops there; what is in flight is still kept")
+    command: list[str] = Field(
+        default_factory=list, description="started for the length of a job; {port}, {model} and {python} are filled in"
+    )
+    start_s: float = Field(600, gt=0, description="how long that may take to answer")
+
+
+class LanguageModelSettings(BaseModel, frozen=True, extra="forbid"):
+    """A model and the engine that runs it: the embedded one (transformers), or vllm, or a server where one is given."""
+
+    model: str = Field(description="run:<objective>/<variant>, a local folder, a Hub id, or the name a server knows")
+    revision: Commit | None = Field(None, description="commit hash, for a Hub id")
+    template: Literal["chat", "plain"] = Field("chat", description="how prompts are rendered (a server renders its own)")
+    end: Literal["eos", "none"] = Field("eos", description="whether its completions end with an end token")
+    vllm: VllmSettings | None = Field(None, description="run it by vLLM: {} takes the defaults")
+    server: ServerSettings | None = Field(None, description="ask a server for it")
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> "LanguageModelSettings":
+        if self.vllm is not None and self.server is not None:
+            raise ValueError("give vllm or server, not both")
+        return self
+
+    @property
+    def engine(self) -> str:
+        return "server" if self.server else "vllm" if self.vllm else "transformers"
+
+    def identity(self) -> dict[str, Any]:
+        """What can change this model's answers: not where it runs, nor how many at once."""
+        own = self.model_dump(mode="json", include={"model", "revision", "template", "end"})
+        vllm = self.vllm.model_dump(mode="json", include={"dtype", "max_model_len"}) if self.vllm else {}
+        server = self.server.model_dump(mode="json", include={"top_logprobs"}) if self.server else {}
+        return {**own, "engine": self.engine, **vllm, **server}
+
+
+class GeneratorSettings(LanguageModelSettings, frozen=True, extra="forbid"):
     """One model that answers the prompts."""
 
     name: Name = Field(description="how the model is called")
-    model: str = Field(description="run:<objective>/<variant>, a local folder or a Hub id")
-    revision: Commit | None = Field(None, description="commit hash, for a Hub id")
-    template: Literal["chat", "plain"] = Field("chat", description="how prompts are rendered")
-    end: Literal["eos", "none"] = Field("eos", description="whether its completions end with an end token")
+    reasoning_end: str | None = Field(
+        None,
+        min_length=1,
+        description='what ends the reasoning before an answer, such as "</think>"; only the rest is the answer',
+    )
 
 
 class GenerateSettings(BaseModel, frozen=True, extra="forbid"):
@@ -169,28 +229,64 @@ class GenerateSettings(BaseModel, frozen=True, extra="forbid"):
 
     models: list[GeneratorSettings] = Field(default_factory=list, description="none: no candidates are generated")
     temperatures: list[Annotated[float, Field(ge=0)]] = Field(
-        default=[0.7, 1.0], description="one batch of samples at each; 0 is greedy"
+        default=[0.6, 0.8, 1.0], description="one batch of samples at each; 0 is greedy"
     )
     per_temperature: int = Field(2, ge=1, description="samples per prompt and temperature")
     max_tokens: int = Field(512, ge=1, description="an answer cut here has finish = length")
+    max_failed: Share = Field(0.05, description="the stage fails when more answers than this are errors of the engine")
     splits: list[SplitName] = Field(default=["train"], description="whose prompts are answered")
     chunk_prompts: int = Field(128, ge=1, description="prompts committed together; a kill loses at most one chunk")
     shards_per_engine: int | None = Field(None, ge=1, description="shards per start of the model; all by default")
 
 
+class NoisySettings(BaseModel, frozen=True, extra="forbid"):
+    """Planted errors of the embedded world's noisy judge, in its score's units (0 to 1): will a report find them?"""
+
+    spread: float = Field(0.1, ge=0, description="scale of the logistic noise of one asking")
+    first_place: float = Field(0.0, description="what the answer that is read first gains")
+    length: float = Field(0.0, description="what the longer answer gains")
+
+
 class JudgeSettings(BaseModel, frozen=True, extra="forbid"):
-    """One judge and how it is asked; every comparison is asked in both orders."""
+    """One judge and how it is asked; every comparison is asked in both orders unless swap_margin says otherwise."""
 
     name: Name = Field("exact", description="the method that `sets.method` may name")
-    judge: Literal["exact"] = Field("exact", description="exact = the embedded world's own verifier")
-    procedure: Literal["champion"] = Field(
-        "champion", description="champion against the next candidate, n-1 comparisons (arXiv 2411.05875)"
+    judge: Literal["exact", "noisy", "pairwise", "likelihood", "reward", "verifier"] = Field(
+        "exact",
+        description="pairwise: a language model compares two answers by a rubric; likelihood: a model's nats per character; "
+        "reward: a sequence classifier's score; verifier: against the final answer; exact, noisy: the embedded world's own",
     )
+    model: LanguageModelSettings | None = Field(None, description="of pairwise, likelihood and reward")
+    rubric: str = Field("helpfulness", description="of pairwise: one of ours (rubrics/) or the path of a file")
+    verdicts: Literal["labels", "text"] = Field(
+        "labels", description="of pairwise: log-probs of the rubric's labels (one token), or the last line of a reply"
+    )
+    max_tokens: int = Field(1024, ge=1, description="of a reply, where verdicts are text")
+    procedure: Literal["champion", "knockout", "round_robin"] = Field(
+        "champion",
+        description="champion against the next candidate, n-1 comparisons (arXiv 2411.05875); knockout: as many, in "
+        "ceil(log2 n) rounds; round_robin: all pairs and Bradley-Terry scores",
+    )
+    swap_margin: float | None = Field(
+        None, gt=0, description="ask the second order only where the first one's margin is below; null: always both"
+    )
+    truncated: Literal["last", "judged"] = Field(
+        "last", description="an answer cut by the length limit is behind every whole one unasked, or judged like others"
+    )
+    noisy: NoisySettings = Field(default_factory=NoisySettings, description="of the judge noisy")
     splits: list[SplitName] = Field(default=["train", "validation", "test"], description="whose candidates are judged")
     max_failed: Share = Field(0.05, description="the stage fails when more verdicts than this are missing")
     min_consistency: Share = Field(0.5, description="the stage fails when fewer pairs than this agree in both orders")
-    chunk_prompts: int = Field(512, ge=1, description="prompts committed together within a round")
+    chunk_prompts: int = Field(512, ge=1, description="prompts read together")
     shards_per_engine: int | None = Field(None, ge=1, description="shards per start of the judge; all by default")
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> "JudgeSettings":
+        if self.judge in ("pairwise", "likelihood", "reward") and self.model is None:
+            raise ValueError(f"the judge {self.judge} needs its model")
+        if self.judge in ("likelihood", "reward") and self.model is not None and self.model.engine != "transformers":
+            raise ValueError(f"the judge {self.judge} is run by transformers: leave {self.model.engine} out")
+        return self
 
 
 class NoiseSettings(BaseModel, frozen=True, extra="forbid"):
@@ -384,6 +480,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 
     def _unknown_runs(self) -> list[str]:
         asked = [m.model for m in self.generate.models] + [r.model for r in self.score.references]
+        asked += [j.model.model for j in self.judge if j.model]
         asked += [f"run:{r}" for r in self.evaluate.runs]
         return [
             f"{ref} is no run under train.runs{did_you_mean(ref[4:], self.train.runs)}"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from prefdata.judges import rubric
 from prefdata.parts import (
     PROMPTS,
     Model,
@@ -18,6 +19,7 @@ from prefdata.parts import (
     judge,
     judge_reads,
     judge_unit,
+    local_model,
     method,
     noise_parts,
     policy_beside,
@@ -71,6 +73,25 @@ def _sets_slice(settings: Settings, unit: str) -> Slice:
         return {**_less(settings.sets, "method", "splits", "origins", "filters"), "seed": settings.seed}
     names = [r.name for r in settings.score.references]
     return {**_less(settings.sets, "sft_method", "sft_splits"), "seed": settings.seed, "references": names}
+
+
+def _generate_slice(settings: Settings, unit: str) -> Slice:
+    own = generator(settings, unit)
+    model = {**own.identity(), "name": own.name, "reasoning_end": own.reasoning_end}
+    return {**_less(settings.generate, "models", "shards_per_engine", "max_failed"), "model": model, "seed": settings.seed}
+
+
+def _judge_slice(settings: Settings, unit: str) -> Slice:
+    own = judge(settings, unit)
+    model = {"model": own.model.identity()} if own.model else {}
+    asked = {"rubric": rubric.load(own.rubric).hash} if own.judge == "pairwise" else {}
+    return {**_less(own, "shards_per_engine", "chunk_prompts", "model", "rubric"), **model, **asked, "seed": settings.seed}
+
+
+def _rank_slice(settings: Settings, unit: str) -> Slice:
+    own = None if unit == "source" else judge(settings, unit)
+    how = {} if own is None else {"procedure": own.procedure, "truncated": own.truncated, "judge": own.judge}
+    return {"method": method(settings, unit), "seed": settings.seed, **how}
 
 
 def _noise_slice(settings: Settings, unit: str) -> Slice:
@@ -158,12 +179,8 @@ _EVERY: tuple[Stage, ...] = (
         writes=("candidates", "drops"),
         units=lambda s: [generator_unit(m) for m in s.generate.models],
         reads=lambda s, u: [*PROMPTS, *prompt_drops(s)],
-        slice=lambda s, u: {
-            **_less(s.generate, "models", "shards_per_engine"),
-            "model": _less(generator(s, u)),
-            "seed": s.seed,
-        },
-        models=lambda s, u: [(generator(s, u).model, generator(s, u).revision)],
+        slice=_generate_slice,
+        models=lambda s, u: local_model(generator(s, u)),
     ),
     Stage(
         "judge",
@@ -173,7 +190,8 @@ _EVERY: tuple[Stage, ...] = (
         writes=("verdicts",),
         units=lambda s: [judge_unit(j) for j in s.judge],
         reads=judge_reads,
-        slice=lambda s, u: {**_less(judge(s, u), "shards_per_engine"), "seed": s.seed},
+        slice=_judge_slice,
+        models=lambda s, u: local_model(judge(s, u).model),
     ),
     Stage(
         "rank",
@@ -183,7 +201,7 @@ _EVERY: tuple[Stage, ...] = (
         writes=("ranks",),
         units=rank_units,
         reads=rank_reads,
-        slice=lambda s, u: {"method": method(s, u), "seed": s.seed},
+        slice=_rank_slice,
     ),
     Stage(
         "noise",

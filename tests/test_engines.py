@@ -10,7 +10,7 @@ from conftest import nectar
 from models import config, model
 
 from prefdata import logprob
-from prefdata.engines import Request
+from prefdata.engines import Request, in_order
 from prefdata.engines.transformers import TransformersEngine
 from prefdata.errors import EngineError
 from prefdata.logprob import row_logps
@@ -49,16 +49,16 @@ def request(text: str = "Sba", **keys: object) -> Request:
 
 def test_a_sample_does_not_depend_on_its_batch(folder: Path) -> None:
     asked = [request(t, temperature=1.0, sample=s) for t in ("a", "Sbacd", "Rab") for s in range(3)]
-    together = engine(folder).complete(asked)
-    alone = [engine(folder).complete([r])[0] for r in reversed(asked)]
+    together = in_order(engine(folder).complete(asked))
+    alone = [in_order(engine(folder).complete([r]))[0] for r in reversed(asked)]
     assert together == alone[::-1]
     assert len({c.text for c in together}) > 5, "another sample is another text"
-    assert engine(folder, seed=1).complete(asked) != together
+    assert in_order(engine(folder, seed=1).complete(asked)) != together
 
 
 def test_greedy_is_the_argmax_of_every_step(folder: Path) -> None:
     lm = engine(folder)
-    text = lm.complete([request("Sba")])[0]
+    text = in_order(lm.complete([request("Sba")]))[0]
     ids = lm.encoder.prompt(request("Sba").messages)
     for _ in range(text.num_tokens):
         ids.append(int(lm.model(torch.tensor([ids])).logits[0, -1].argmax()))
@@ -72,16 +72,18 @@ def test_first_tokens_follow_the_models_probabilities(folder: Path) -> None:
     prompt = lm.encoder.prompt(request().messages)
     p = torch.softmax(lm.model(torch.tensor([prompt])).logits[0, -1].double() / 1.3, -1)
     top = int(p.argmax())
-    drawn = lm.complete([request(temperature=1.3, sample=s, max_tokens=1) for s in range(n)])
+    drawn = in_order(lm.complete([request(temperature=1.3, sample=s, max_tokens=1) for s in range(n)]))
     seen = Counter(c.text for c in drawn)
     share, expected = seen[lm.encoder.decode([top])] / n, float(p[top].detach())
     assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / n)
 
 
 def test_length_and_stop_and_no_room(folder: Path) -> None:
-    cut = engine(folder, end="none").complete([request(max_tokens=3, temperature=1.0)])[0]
+    cut = in_order(engine(folder, end="none").complete([request(max_tokens=3, temperature=1.0)]))[0]
     assert (cut.finish, cut.num_tokens) == ("length", 3)
-    long = engine(folder).complete([request("S" * 100), request("a"), request("b" * 60, max_tokens=500, temperature=1.0)])
+    long = in_order(
+        engine(folder).complete([request("S" * 100), request("a"), request("b" * 60, max_tokens=500, temperature=1.0)])
+    )
     assert (long[0].finish, long[0].reason, long[0].text) == ("error", "no_room", "")
     assert long[1].finish in ("stop", "length")
     assert long[2].num_tokens <= 64 - 61, "never past the model's context"
@@ -89,7 +91,7 @@ def test_length_and_stop_and_no_room(folder: Path) -> None:
 
 def test_choose_is_the_log_prob_of_each_label(folder: Path) -> None:
     lm = engine(folder)
-    rows = lm.choose([request("a"), request("Sbac")], ["A", "BC"])
+    rows = [c.logps for c in in_order(lm.choose([request("a"), request("Sbac")], ["A", "BC"]))]
     for r, row in zip(("a", "Sbac"), rows, strict=True):
         prompt = lm.encoder.prompt(request(r).messages)
         exact = row_logps(lm.model, [prompt, prompt], lm.encoder.contents(["A", "BC"]))

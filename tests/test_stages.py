@@ -10,10 +10,10 @@ from conftest import nectar, run_stages
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefdata import champion, files, noise, prune, rank, sets, split, tables
+from prefdata import files, noise, prune, rank, sets, split, tables
 from prefdata.draws import hex_id
 from prefdata.errors import DataError
-from prefdata.settings import SplitSettings
+from prefdata.settings import JudgeSettings, SplitSettings
 from prefdata.tokens import load_encoder
 
 P = "0" * 16
@@ -103,30 +103,39 @@ def verdict(a: int, b: int, order: str, outcome: str, round_: int = 1) -> dict[s
     }
 
 
-def test_winner_needs_both_orders() -> None:
-    assert champion.winner_of("x", "y", ("a", "a")) == "x"
-    assert champion.winner_of("x", "y", ("b", "b")) == "y"
-    for pair in (("a", "b"), ("tie", "tie"), ("missing", "a"), ("a", None), ("missing", "missing")):
-        assert champion.winner_of("x", "y", pair) is None
-
-
-@given(st.permutations(range(5)), st.integers(0, 30))
-def test_champion_finds_the_best_in_n_minus_1_comparisons(strength: list[int], seed: int) -> None:
-    power = dict(zip(C, strength, strict=False))
-    known: champion.Outcomes = {}
-    while pair := champion.next_pair(P, C[:5], known, seed):
-        assert pair[0] < pair[1]
-        outcome = "a" if power[pair[0]] > power[pair[1]] else "b"
-        known[pair] = (outcome, outcome)
-    assert len(known) == 4
-    assert [power[c] for c in champion.replay(P, C[:5], known, seed)] == [4]
-
-
 def test_by_verdicts_gives_the_winner_1_and_all_others_2() -> None:
     rows = tables.frame("candidates", [candidate(i) for i in range(2)])
     asked = tables.frame("verdicts", [verdict(*sorted((0, 1), key=lambda i: C[i]), o, "a") for o in ("ab", "ba")])
-    made = rank.by_verdicts(rows, asked, 0)
+    made = rank.by_verdicts(rows, asked, JudgeSettings(), 0)
     assert made.sort("rank")["candidate_id"].to_list() == sorted(C[:2])
+
+
+def test_an_answer_that_was_cut_never_wins_by_accident() -> None:
+    """Alone with whole ones it is behind them; where nobody won, it is among the equals; judged only where that is asked."""
+    rows = [candidate(0), candidate(1), {**candidate(2), "finish": "length"}]
+    low, high = sorted((0, 1), key=lambda i: C[i])
+    won = [verdict(low, high, o, "a") for o in ("ab", "ba")]
+    tied = [verdict(low, high, o, "tie") for o in ("ab", "ba")]
+
+    def ranks(asked: list[dict[str, object]], of: list[dict[str, object]] = rows, **keys: object) -> dict[str, int]:
+        made = rank.by_verdicts(tables.frame("candidates", of), tables.frame("verdicts", asked), JudgeSettings(**keys), 0)
+        return dict(made.select("candidate_id", "rank").iter_rows())
+
+    assert ranks(won) == {C[low]: 1, C[high]: 2, C[2]: 2}
+    assert ranks(won, procedure="round_robin") == {C[low]: 1, C[high]: 2, C[2]: 3}
+    assert ranks(tied) == {C[0]: 1, C[1]: 1, C[2]: 1}
+    assert ranks([], [candidate(0), {**candidate(2), "finish": "length"}]) == {C[0]: 1, C[2]: 2}
+    assert ranks([], [{**candidate(i), "finish": "length"} for i in (1, 2)]) == {C[1]: 1, C[2]: 1}
+    assert ranks(won, truncated="judged").keys() == {C[0], C[1], C[2]}
+
+
+def test_by_scores_ranks_densely_and_leaves_the_unscored_out() -> None:
+    rows = [candidate(0), candidate(1), candidate(2), candidate(3), {**candidate(4), "finish": "length"}]
+    scores = [0.5, 2.0, 0.5, None]
+    alone = [{"prompt_id": P, "a": C[i], "judge": "j", "rubric": "r", "round": 1, "score": s} for i, s in enumerate(scores)]
+    made = rank.by_scores(tables.frame("candidates", rows), tables.frame("verdicts", alone), JudgeSettings(), 0)
+    assert dict(made.select("candidate_id", "rank").iter_rows()) == {C[0]: 2, C[1]: 1, C[2]: 2, C[4]: 3}
+    assert made.filter(pl.col("rank") == 1)["score"].to_list() == [2.0]
 
 
 # ---- noise ----
@@ -335,12 +344,12 @@ def test_no_winner_is_no_preference_never_a_random_one(outcomes: tuple[str, str]
     rows = tables.frame("candidates", [candidate(i) for i in range(2)])
     place = sorted((0, 1), key=lambda i: C[i])
     asked = tables.frame("verdicts", [verdict(*place, o, said) for o, said in zip(("ab", "ba"), outcomes, strict=True)])
-    assert rank.by_verdicts(rows, asked, 0)["rank"].to_list() == [1, 1]
+    assert rank.by_verdicts(rows, asked, JudgeSettings(), 0)["rank"].to_list() == [1, 1]
 
 
 def test_a_lone_candidate_needs_no_verdict() -> None:
     lone = tables.frame("candidates", [candidate(0)])
-    assert rank.by_verdicts(lone, tables.TABLES["verdicts"].empty(), 0)["rank"].to_list() == [1]
+    assert rank.by_verdicts(lone, tables.TABLES["verdicts"].empty(), JudgeSettings(), 0)["rank"].to_list() == [1]
 
 
 def test_scores_rank_where_the_source_has_no_ranks() -> None:

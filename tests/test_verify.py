@@ -6,6 +6,9 @@ import pytest
 from conftest import nectar, run_stages
 
 from prefdata import files
+from prefdata.engines import Request, in_order
+from prefdata.engines.exact import ExactJudge
+from prefdata.judges import toy
 from prefdata.parts import Part
 from prefdata.verify import same, score
 
@@ -47,14 +50,9 @@ def test_the_exact_judge_prefers_the_right_final_answer(make_run, write_rows) ->
     run_stages(run, "sources", "split", "prune", "judge")
     verdicts = files.read_table(run.table(Part("verdicts", "judge", run.units("judge")[0]), 0), "verdicts")
     assert verdicts.is_empty(), "one answer is compared with nothing"
-    from prefdata.judges import JUDGES
-
-    exact = JUDGES["exact"]
     prompt = {"messages": [{"role": "user", "content": "2+2?"}], "answer": "4"}
-    from prefdata.engines import Request
-
-    reply = exact.engine().complete([Request("0" * 16, exact.ask(prompt, "#### 5", "#### 4"))])[0]
-    assert exact.read(reply.text).outcome == "second"
+    reply = in_order(ExactJudge().complete([Request("0" * 16, toy.ask(prompt, "#### 5", "#### 4"))]))[0]
+    assert toy.read(reply).outcome == "second"
     assert json.loads(reply.text)["margin"] == -1.0
     assert nectar()["prompt"] not in reply.text
 

@@ -1,31 +1,50 @@
-"""The exact judge: an engine that reads two answers and the task out of a request, and prefers the better one."""
+"""The embedded world's judge: an engine that knows the answers, reads two of them out of a request and prefers the better.
+
+With settings it errs as real judges do: by chance, for the place that is read first, for the longer answer.
+"""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
-from prefdata.engines import Completion, Request
+from prefdata.draws import uniform
+from prefdata.engines import Completion, Replies, Request
+from prefdata.settings import NoisySettings
 from prefdata.verify import score
 
 
 class ExactJudge:
-    """An engine that knows the answers. It is asked with a JSON object: task, answer (final, or null), first, second."""
+    """It is asked with a JSON object: task, answer (final, or null), first, second."""
 
-    def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        """Replies {"verdict": "A" | "B" | "tie", "margin": score of A - score of B}, or an error for no task."""
-        return [self._one(json.loads(r.messages[-1]["content"])) for r in requests]
+    def __init__(self, noise: NoisySettings | None = None, seed: int = 0) -> None:
+        self.noise, self.seed = noise, seed
 
-    def _one(self, asked: dict[str, str]) -> Completion:
+    def complete(self, requests: Iterable[Request]) -> Replies:
+        """Replies {"verdict": "A" | "B" | "tie", "margin": how much A is better}, or an error for no task."""
+        for place, request in enumerate(requests):
+            yield place, self._one(request)
+
+    def _one(self, request: Request) -> Completion:
+        asked = json.loads(request.messages[-1]["content"])
         first, second = (score(asked["task"], asked["answer"], asked[k]) for k in ("first", "second"))
         if first is None or second is None:
             return Completion("", "error", 0, "not_a_task")
-        verdict = "tie" if first == second else "A" if first > second else "B"
-        return Completion(json.dumps({"verdict": verdict, "margin": first - second}), "stop", 0)
+        margin = first - second + self._error(request.id, asked)
+        verdict = "tie" if margin == 0 else "A" if margin > 0 else "B"
+        return Completion(json.dumps({"verdict": verdict, "margin": margin}), "stop", 0)
 
-    def choose(self, requests: Sequence[Request], labels: Sequence[str]) -> list[list[float]]:
-        """0 nats for the label it means, -inf for the others (a tie: the first label's and the second's log 1/2)."""
-        half = -0.6931471805599453
-        rows = []
-        for completion in self.complete(requests):
-            verdict = json.loads(completion.text)["verdict"] if completion.text else None
-            rows.append([half if verdict == "tie" else 0.0 if v == verdict else -float("inf") for v in labels])
-        return rows
+    def _error(self, id: str, asked: dict[str, str]) -> float:
+        if self.noise is None:
+            return 0.0
+        u = uniform(self.seed, "noisy judge", id, 0, (asked["first"], asked["second"]))
+        longer = len(asked["first"]) - len(asked["second"])
+        chance = self.noise.spread * math.log(u / (1 - u))
+        return chance + self.noise.first_place + self.noise.length * math.copysign(bool(longer), longer)
+
+    def choose(self, requests: Iterable[Request], labels: Sequence[str]) -> Replies:
+        """0 nats for the label it means, -inf for the others (a tie: log 1/2 each)."""
+        for place, reply in self.complete(requests):
+            verdict = json.loads(reply.text)["verdict"] if reply.text else None
+            tie = verdict == "tie"
+            logps = tuple(math.log(0.5) if tie else 0.0 if v == verdict else -math.inf for v in labels)
+            yield place, Completion(reply.text, reply.finish, 0, reply.reason, logps)

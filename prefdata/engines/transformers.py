@@ -1,6 +1,6 @@
 """The transformers engine: batched sampling whose every token is a keyed draw, and label log-probs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from prefdata import logprob
 from prefdata.draws import uniform
-from prefdata.engines import Completion, Request
+from prefdata.engines import Completion, Replies, Request, batches, chosen
 from prefdata.models import context_of, load_model
 from prefdata.tokens import End, Template, load_encoder
 
@@ -33,19 +33,23 @@ class TransformersEngine:
         ids = configured if isinstance(configured, list) else [configured]
         return frozenset(int(i) for i in (*ids, self.encoder.end_id, self.encoder.tokenizer.eos_token_id) if i is not None)
 
-    @torch.no_grad()
-    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+    def complete(self, requests: Iterable[Request]) -> Replies:
         """Sample every request; a prompt that leaves no room is an error with the reason no_room."""
-        done: list[Completion | None] = [None] * len(requests)
+        first = 0
+        for some in batches(requests, BATCH_ROWS):
+            yield from enumerate(self._batch(some), first)
+            first += len(some)
+
+    @torch.no_grad()
+    def _batch(self, requests: list[Request]) -> list[Completion]:
         prompts = [self.encoder.prompt(r.messages, r.tools, r.template_kwargs) for r in requests]
         fitting = [i for i, p in enumerate(prompts) if 0 < len(p) < self.context]
-        for start in range(0, len(fitting), BATCH_ROWS):
-            batch = fitting[start : start + BATCH_ROWS]
-            for i, c in zip(batch, self._sample([requests[i] for i in batch], [prompts[i] for i in batch]), strict=True):
-                done[i] = c
-        return [c or Completion("", "error", 0, "no_room") for c in done]
+        made = dict(zip(fitting, self._sample([requests[i] for i in fitting], [prompts[i] for i in fitting]), strict=True))
+        return [made.get(i) or Completion("", "error", 0, "no_room") for i in range(len(requests))]
 
     def _sample(self, requests: list[Request], prompts: list[list[int]]) -> list[Completion]:
+        if not requests:
+            return []
         unique = {tuple(p): None for p in prompts}
         place = {p: i for i, p in enumerate(unique)}
         rows = torch.tensor([place[tuple(p)] for p in prompts], device=self.model.device)
@@ -103,9 +107,18 @@ class TransformersEngine:
         u = uniform(self.seed, "sample", request.id, 0, key)
         return int(np.searchsorted(total, u * total[-1], side="right"))
 
+    def choose(self, requests: Iterable[Request], labels: Sequence[str]) -> Replies:
+        """Log-prob of each label's tokens as the beginning of the answer (no end token), by one forward."""
+        first, ids = 0, self.encoder.contents(labels)
+        for some in batches(requests, BATCH_ROWS):
+            yield from enumerate(self._choices(some, ids, labels), first)
+            first += len(some)
+
     @torch.no_grad()
-    def choose(self, requests: Sequence[Request], labels: Sequence[str]) -> list[list[float]]:
-        """Log-prob of each label's tokens as the beginning of the answer (no end token)."""
+    def _choices(self, requests: list[Request], ids: list[list[int]], labels: Sequence[str]) -> list[Completion]:
         prompts = [self.encoder.prompt(r.messages, r.tools, r.template_kwargs) for r in requests]
-        ids = self.encoder.contents(labels)
-        return [sums.tolist() for sums in logprob.grouped_logps(self.model, prompts, [ids] * len(prompts))]
+        room = self.context - max(map(len, ids))
+        fitting = [i for i, p in enumerate(prompts) if 0 < len(p) <= room]
+        sums = logprob.grouped_logps(self.model, [prompts[i] for i in fitting], [ids] * len(fitting)) if fitting else []
+        made = {i: chosen(labels, s.tolist(), len(prompts[i])) for i, s in zip(fitting, sums, strict=True)}
+        return [made.get(i) or Completion("", "error", 0, "no_room") for i in range(len(requests))]

@@ -1,0 +1,288 @@
+"""The server engine: any OpenAI-compatible endpoint, with a bounded number of requests in flight.
+
+The client's own retries are off; ours have a total deadline a request. A 429 pauses every request, not only its own, and
+a pause does not count against a deadline. What comes back is untrusted: it is read strictly, and what cannot be read is
+asked again twice, then data with a reason. The key is read from the environment and is in no message.
+"""
+
+import asyncio
+import json
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from prefdata.engines import Completion, Replies, Request, chosen
+from prefdata.errors import EngineError
+from prefdata.settings import ServerSettings
+
+UNREADABLE_TRIES = 3
+MEANINGS = {401: "the key is not valid", 403: "the key may not use this model", 404: "no such model or address"}
+
+
+class Refused(Exception):
+    """The server will answer no request of ours: the run stops."""
+
+
+class Unreadable(Exception):
+    """A reply that is not one."""
+
+
+class Bad(Exception):
+    """The server will not answer this one request."""
+
+
+class Later(Exception):
+    """Worth another try."""
+
+
+class ServerEngine:
+    """Talks to one model at one address. `spent` is what earlier runs of the same work have cost."""
+
+    def __init__(self, model: str, asked: ServerSettings, url: str, spent: float = 0.0) -> None:
+        from openai import AsyncOpenAI
+
+        self.model, self.asked, self.spent, self.url = model, asked, spent, url
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="server-engine", daemon=True)
+        self._thread.start()
+        key = os.environ.get(asked.api_key_env, "none")
+        self._client = AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=asked.timeout_s)
+        self._paused_until = 0.0
+
+    def complete(self, requests: Iterable[Request]) -> Replies:
+        """Chat completions, as they arrive."""
+        return self._each(requests, self._body, _completion)
+
+    def choose(self, requests: Iterable[Request], labels: Sequence[str]) -> Replies:
+        """One token and its likeliest alternatives; a label that is not among them gets -inf."""
+
+        def body(request: Request) -> dict[str, Any]:
+            return {
+                **self._body(request),
+                "max_tokens": 1,
+                "temperature": 0.0,
+                "logprobs": True,
+                "top_logprobs": self.asked.top_logprobs,
+            }
+
+        return self._each(requests, body, lambda reply: _choice(reply, labels))
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": list(request.messages),
+            "temperature": request.temperature,
+            "max_tokens": request.max_tokens,
+        }
+        if request.seed is not None and request.temperature > 0:
+            body["seed"] = request.seed
+        if request.tools:
+            body["tools"] = json.loads(request.tools)
+        if request.template_kwargs:
+            body["chat_template_kwargs"] = json.loads(request.template_kwargs)
+        return body
+
+    def _each(
+        self,
+        requests: Iterable[Request],
+        body: Callable[[Request], dict[str, Any]],
+        read: Callable[[dict[str, Any]], Completion],
+    ) -> Replies:
+        """Keep `concurrency` requests in flight; the iterable is drawn from as places become free."""
+        finished: queue.SimpleQueue[tuple[int, Completion | BaseException]] = queue.SimpleQueue()
+        flying: dict[int, Any] = {}
+
+        def take() -> tuple[int, Completion]:
+            place, reply = finished.get()
+            flying.pop(place)
+            if isinstance(reply, BaseException):
+                raise reply
+            self.spent += reply.cost or 0.0
+            return place, reply
+
+        async def one(place: int, request: Request) -> None:
+            try:
+                finished.put((place, await self._answered(body(request), read)))
+            except BaseException as error:
+                finished.put((place, error))
+
+        try:
+            for place, request in enumerate(requests):
+                if self._over_cap():
+                    break
+                flying[place] = asyncio.run_coroutine_threadsafe(one(place, request), self._loop)
+                while len(flying) >= self.asked.concurrency or (flying and not finished.empty()):
+                    yield take()
+            while flying:
+                yield take()
+        except Refused as error:
+            raise EngineError(str(error), self.url, f"set {self.asked.api_key_env}, check server.url and model") from None
+        finally:
+            for future in flying.values():
+                future.cancel()
+        if self._over_cap():
+            raise EngineError(
+                f"the cost cap is reached: {self.spent:.4f} of {self.asked.max_cost}",
+                self.url,
+                "raise server.max_cost and run again; no finished call is repeated",
+            )
+
+    def _over_cap(self) -> bool:
+        return self.asked.max_cost is not None and self.spent >= self.asked.max_cost
+
+    async def _answered(self, body: dict[str, Any], read: Callable[[dict[str, Any]], Completion]) -> Completion:
+        """One request with its retries, inside its deadline. Raises Refused."""
+        import tenacity
+
+        started, paused, unreadable = time.monotonic(), 0.0, 0
+
+        def waited() -> float:
+            return time.monotonic() - started - paused
+
+        async def attempt() -> Completion:
+            nonlocal paused, unreadable
+            paused += await self._unpaused()
+            try:
+                reply = await self._sent(body, self.asked.deadline_s - waited())
+                return self._priced(read(reply), reply)
+            except Unreadable as error:
+                unreadable += 1
+                if unreadable >= UNREADABLE_TRIES:
+                    return Completion("", "error", 0, f"parse: {error}")
+                raise Later(f"parse: {error}") from error
+            except Bad as error:
+                return Completion("", "error", 0, str(error))
+
+        try:
+            async for tried in tenacity.AsyncRetrying(
+                retry=tenacity.retry_if_exception_type(Later),
+                wait=tenacity.wait_random_exponential(multiplier=self.asked.backoff_s, max=60),
+                stop=lambda state: waited() + state.upcoming_sleep >= self.asked.deadline_s,
+                reraise=True,
+            ):
+                with tried:
+                    return await attempt()
+        except Later as error:
+            return Completion("", "error", 0, f"deadline: {error}", transient=True)
+        raise AssertionError("a retry loop ends with a reply or an error")
+
+    async def _sent(self, body: dict[str, Any], left_s: float) -> dict[str, Any]:
+        """One HTTP exchange, whole within its time however slowly it drips. Raises Later, Refused, Unreadable."""
+        import openai
+
+        try:
+            async with asyncio.timeout(min(self.asked.timeout_s, max(left_s, 0.01))):
+                reply = await self._client.post("/chat/completions", cast_to=object, body=body, options={"max_retries": 0})
+        except TimeoutError as error:
+            raise Later("timeout") from error
+        except openai.APIStatusError as error:
+            raise self._sorted(error) from None
+        except openai.APIConnectionError as error:
+            raise Later("connection") from error
+        except (openai.OpenAIError, ValueError, RecursionError) as error:  # 200 with something that is no JSON
+            raise Unreadable("not JSON") from error
+        if not isinstance(reply, dict):
+            raise Unreadable("not an object")
+        return reply
+
+    def _sorted(self, error: Any) -> Exception:
+        """A status as what it means for the request or the run."""
+        status = int(error.status_code)
+        if status in MEANINGS:
+            return Refused(f"the server says {status}: {MEANINGS[status]}")
+        if status == 429:
+            wait = retry_after(error.response.headers.get("retry-after"), time.time())
+            self._pause(self.asked.backoff_s if wait is None else min(wait, self.asked.pause_s))
+            return Later("429")
+        if status >= 500 or status in (408, 409, 425):
+            return Later(str(status))
+        return Bad(f"status {status}")
+
+    def _pause(self, seconds: float) -> None:
+        """Nobody sends before then. Called on the loop's thread only."""
+        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+
+    async def _unpaused(self) -> float:
+        """Wait for the end of the pause, if there is one; the seconds waited."""
+        started = time.monotonic()
+        while (left := self._paused_until - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+        return time.monotonic() - started
+
+    def _priced(self, completion: Completion, reply: dict[str, Any]) -> Completion:
+        usage = reply.get("usage")
+        counts = [usage.get(k) if isinstance(usage, dict) else None for k in ("prompt_tokens", "completion_tokens")]
+        prompt, made = (c if isinstance(c, int) and c >= 0 else 0 for c in counts)
+        cost = (prompt * self.asked.price_in + made * self.asked.price_out) / 1e6
+        return replace(completion, prompt_tokens=prompt, num_tokens=made or completion.num_tokens, cost=cost)
+
+    def close(self) -> None:
+        """Stop the loop and the client."""
+        asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+
+def retry_after(header: str | None, now: float) -> float | None:
+    """Seconds to wait by a Retry-After header, which holds seconds or a date; None where it holds neither."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(header).timestamp() - now
+        except ValueError:
+            return None
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _first(reply: dict[str, Any]) -> dict[str, Any]:
+    """The first choice of a reply. Raises Unreadable."""
+    choices = reply.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise Unreadable("no choices")
+    return choices[0]
+
+
+def _completion(reply: dict[str, Any]) -> Completion:
+    """The text of a chat completion; a refusal is its own reason. Raises Unreadable."""
+    choice = _first(reply)
+    message, ended = choice.get("message"), choice.get("finish_reason")
+    if not isinstance(message, dict):
+        raise Unreadable("no message")
+    if message.get("refusal") or ended == "content_filter":
+        return Completion("", "error", 0, "refusal")
+    text = message.get("content")
+    if not isinstance(text, str):
+        raise Unreadable("no content")
+    return Completion(text, "length" if ended == "length" else "stop", 0)
+
+
+def _choice(reply: dict[str, Any], labels: Sequence[str]) -> Completion:
+    """The labels' log-probs; spellings that differ in white space are one label. Raises Unreadable."""
+    told = _first(reply).get("logprobs")
+    content = told.get("content") if isinstance(told, dict) else None
+    if not isinstance(content, list) or len(content) != 1 or not isinstance(content[0], dict):
+        return Completion("", "error", 0, "logprobs: one token's expected")
+    listed = content[0].get("top_logprobs")
+    shares = dict.fromkeys(labels, 0.0)
+    for entry in listed if isinstance(listed, list) else []:
+        token, logp = (entry.get(k) if isinstance(entry, dict) else None for k in ("token", "logprob"))
+        if not isinstance(token, str) or isinstance(logp, bool) or not isinstance(logp, int | float):
+            return Completion("", "error", 0, "logprobs: not a number")
+        if not logp <= 1e-6:  # NaN too
+            return Completion("", "error", 0, "logprobs: above 0")
+        if token.strip() in shares:
+            shares[token.strip()] += math.exp(logp)
+    if not any(shares.values()):
+        return Completion("", "error", 0, "no label among the likeliest tokens")
+    logps = [math.log(s) if s > 0 else -math.inf for s in shares.values()]
+    return chosen(labels, logps, 0)

@@ -1,0 +1,191 @@
+"""The server engine against a server that misbehaves on cue (FAULTS D): retries, pauses, deadlines, what stops a run."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from servers.scripted import Scripted, Server
+
+from prefdata.engines import Completion, Request, in_order
+from prefdata.engines.server import ServerEngine, retry_after
+from prefdata.errors import EngineError
+from prefdata.settings import ServerSettings
+
+FAST = {"backoff_s": 0.02, "timeout_s": 0.4, "deadline_s": 2.0, "pause_s": 0.6}
+
+
+@contextmanager
+def engine(scripted: Scripted | None = None, spent: float = 0.0, **keys: Any) -> Iterator[ServerEngine]:
+    with Server(scripted or Scripted()) as url:
+        made = ServerEngine("judge", ServerSettings(url=url, **{**FAST, **keys}), url, spent)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def asks(*texts: str, **keys: Any) -> list[Request]:
+    return [Request(f"{i:016x}", ({"role": "user", "content": t},), **keys) for i, t in enumerate(texts)]
+
+
+def one(text: str, **keys: Any) -> Completion:
+    with engine(**keys) as made:
+        return in_order(made.complete(asks(text)))[0]
+
+
+def test_replies_stand_at_their_places_and_carry_tokens_and_cost() -> None:
+    with engine(price_in=2.0, price_out=5.0) as made:
+        replies = in_order(made.complete(asks("hello", "cue:wait*1", "there")))
+    assert [r.text.splitlines()[-1] for r in replies] == ["[[C]]"] * 3
+    assert {(r.prompt_tokens, r.num_tokens, r.finish) for r in replies} == {(100, 10, "stop")}
+    assert replies[0].cost == pytest.approx((100 * 2 + 10 * 5) / 1e6)
+
+
+@pytest.mark.parametrize(
+    "cue", ["wait", "wait_date", "wait_bare", "wait_odd", "down", "reset", "hang", "drip", "html", "cut", "null"]
+)
+def test_what_passes_is_tried_again(cue: str) -> None:
+    assert one(f"cue:{cue}*2").finish == "stop"
+
+
+@pytest.mark.parametrize("cue", ["down", "hang", "drip", "reset"])
+def test_what_does_not_pass_ends_at_the_deadline_and_may_be_asked_again_by_a_later_run(cue: str) -> None:
+    started = time.monotonic()
+    reply = one(f"cue:{cue}")
+    assert (reply.finish, reply.transient) == ("error", True)
+    assert reply.reason.startswith("deadline: ")
+    assert time.monotonic() - started < 2.0 + 2.5, "the total deadline holds, however slowly it drips"
+
+
+@pytest.mark.parametrize(
+    ("cue", "reason"),
+    [
+        ("html", "parse: not"),
+        ("empty", "parse: not"),
+        ("cut", "parse: not JSON"),
+        ("deep", "parse: not"),
+        ("list", "parse: not an object"),
+        ("no_choices", "parse: no choices"),
+        ("null", "parse: no content"),
+        ("refusal", "refusal"),
+        ("filtered", "refusal"),
+        ("bad", "status 400"),
+    ],
+)
+def test_what_cannot_be_read_is_data_with_a_reason(cue: str, reason: str) -> None:
+    scripted = Scripted()
+    with engine(scripted) as made:
+        replies = in_order(made.complete(asks("before", f"cue:{cue}", "after")))
+    assert [r.finish for r in replies] == ["stop", "error", "stop"]
+    assert replies[1].reason.startswith(reason)
+    assert not replies[1].transient
+    assert max(scripted.tries.values()) == (3 if reason.startswith("parse") else 1), "two retries, then missing"
+
+
+def test_a_cut_reply_is_told() -> None:
+    assert one("cue:length").finish == "length"
+
+
+def test_a_429_pauses_everybody() -> None:
+    scripted = Scripted()
+    with engine(scripted, concurrency=1) as made:
+        in_order(made.complete(asks("cue:wait*1", "a", "b")))
+    gaps = [b - a for a, b in zip(scripted.arrivals, scripted.arrivals[1:], strict=False)]
+    assert gaps[0] >= 0.35
+    scripted = Scripted(latency_s=0.05)
+    with engine(scripted, concurrency=2) as made:
+        in_order(made.complete(asks("cue:wait*1", *(f"t{i}" for i in range(8)))))
+    begun = scripted.arrivals[0]
+    quiet = [t - begun for t in scripted.arrivals if 0.15 < t - begun < 0.4]
+    assert quiet == [], "no request, not even another one's, is sent in the pause"
+
+
+def test_a_pause_is_bounded_and_does_not_count_against_the_deadline() -> None:
+    started = time.monotonic()
+    reply = one("cue:wait_long*3", deadline_s=0.9)
+    assert reply.finish == "stop"
+    assert 1.5 < time.monotonic() - started < 5, "three pauses of pause_s, none of ten minutes"
+
+
+@pytest.mark.parametrize("cue", ["key", "forbidden", "nowhere"])
+def test_what_no_retry_mends_stops_the_run_at_once_and_names_no_key(cue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-1234")
+    scripted = Scripted(latency_s=0.02)
+    with engine(scripted, concurrency=2) as made, pytest.raises(EngineError) as told:
+        in_order(made.complete(asks(f"cue:{cue}", *(f"t{i}" for i in range(50)))))
+    assert "the server says 40" in str(told.value)
+    assert "canary" not in str(told.value)
+    assert scripted.keys == {"Bearer sk-canary-1234"}
+    assert scripted.tries.total() <= 6
+
+
+def test_the_number_in_flight_is_bounded_and_requests_are_taken_as_places_become_free() -> None:
+    scripted, taken = Scripted(latency_s=0.02), 0
+
+    def requests() -> Iterator[Request]:
+        nonlocal taken
+        for request in asks(*map(str, range(60))):
+            taken += 1
+            yield request
+
+    with engine(scripted, concurrency=7) as made:
+        for done, _ in enumerate(made.complete(requests()), 1):
+            assert taken <= done + 7
+    assert scripted.most_flying == 7
+    assert set(scripted.calls.values()) == {1}
+
+
+def test_the_cost_cap_stops_the_run_and_counts_what_was_spent_before() -> None:
+    scripted, kept = Scripted(), []
+    price = {"price_in": 1e4, "max_cost": 5.0, "concurrency": 2}  # 1 a call
+    with engine(scripted, spent=2.0, **price) as made, pytest.raises(EngineError, match="the cost cap is reached: .* of 5.0"):
+        for _, reply in made.complete(asks(*map(str, range(20)))):
+            kept.append(reply)
+    assert 3 <= len(kept) <= 4, "what was in flight is kept"
+    assert scripted.calls.total() == len(kept)
+
+
+@pytest.mark.parametrize(
+    ("cue", "reason"),
+    [
+        ("null_logprob", "logprobs: not a number"),
+        ("nan", "logprobs: above 0"),
+        ("above", "logprobs: above 0"),
+        ("no_label", "no label among"),
+        ("two_tokens", "logprobs: one token's expected"),
+        ("no_logprobs", "logprobs: one token's expected"),
+        ("minus_inf", "no label among"),
+    ],
+)
+def test_log_probs_that_are_none_are_a_missing_row(cue: str, reason: str) -> None:
+    with engine() as made:
+        replies = in_order(made.choose(asks("x", f"cue:{cue}"), ["A", "B", "C"]))
+    assert replies[0].logps == pytest.approx((-3.0, -3.0, -0.1))
+    assert (replies[1].finish, replies[1].logps) == ("error", None)
+    assert replies[1].reason.startswith(reason)
+
+
+def test_a_request_says_what_it_asks_for() -> None:
+    scripted = Scripted()
+    with engine(scripted, top_logprobs=5) as made:
+        in_order(made.complete(asks("x", temperature=0.7, seed=11, max_tokens=9, template_kwargs='{"enable_thinking": false}')))
+        in_order(made.choose(asks("x", temperature=0.7), ["A"]))
+    sampled, chosen = scripted.bodies
+    assert {k: sampled[k] for k in ("model", "temperature", "seed", "max_tokens")} == {
+        "model": "judge",
+        "temperature": 0.7,
+        "seed": 11,
+        "max_tokens": 9,
+    }
+    assert sampled["chat_template_kwargs"] == {"enable_thinking": False}
+    assert (chosen["max_tokens"], chosen["temperature"], chosen["logprobs"], chosen["top_logprobs"]) == (1, 0.0, True, 5)
+    assert "seed" not in chosen
+
+
+def test_retry_after_reads_seconds_and_dates() -> None:
+    assert retry_after("2.5", 0) == 2.5
+    assert retry_after("Thu, 01 Jan 1970 00:01:40 GMT", 40) == 60
+    assert retry_after("Thu, 01 Jan 1970 00:00:10 GMT", 40) == 0
+    assert [retry_after(h, 0) for h in (None, "soon", "nan", "inf", "")] == [None] * 5
