@@ -48,6 +48,7 @@ rule demo:
     input:
         run.root / "publish" / "receipt.json",
         run.root / "report" / "summary.txt",
+        house.judge_report_files(run),
         [run.model_files(f"run:{name}") for name in run.settings.train.runs],
 
 
@@ -168,7 +169,7 @@ for unit, group in run.engine_jobs("generate"):
         log:
             out / "logs/generate" / unit / f"{group[0]}.log",
         resources:
-            gpu=1,
+            gpu=run.gpus("generate", unit),
         params:
             trigger=run.trigger("generate", unit),
             unit=unit,
@@ -188,12 +189,32 @@ for unit, group in run.engine_jobs("judge"):
             update(run.outputs("judge", unit, group)),
         log:
             out / "logs/judge" / unit / f"{group[0]}.log",
+        resources:
+            gpu=run.gpus("judge", unit),
         params:
             trigger=run.trigger("judge", unit),
             unit=unit,
             shards=",".join(map(str, group)),
         shell:
             "exec prefdata judge --unit {params.unit} --shards {params.shards} --log {log}"
+
+
+for unit in run.units("judge_report"):
+
+    rule:
+        name:
+            f"judge_report_{unit}"
+        input:
+            run.inputs("judge_report", unit),
+        output:
+            update(house.judge_report_file(run, unit)),
+        log:
+            out / "logs/judge_report" / f"{unit}.log",
+        params:
+            trigger=run.trigger("judge_report", unit),
+            unit=unit,
+        shell:
+            "exec prefdata judge_report --unit {params.unit} --log {log}"
 
 
 for unit in run.units("rank"):
@@ -323,6 +344,7 @@ rule report:
 rule summary:
     input:
         out / "report/report.json",
+        house.judge_report_files(run),
         run.inputs("summary"),
     output:
         update(out / "report/evaluation.json"),

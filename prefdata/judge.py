@@ -7,9 +7,10 @@ flight and nothing else; what is asked depends on verdicts alone, so neither gro
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
 from typing import Any, Literal
@@ -53,14 +54,18 @@ class Asking:
 class Known:
     """What is known of every prompt's pairs, and in which round each was asked first."""
 
-    pairs: dict[str, dict[Pair, Orders]]
-    rounds: dict[str, dict[Pair, int]]
+    pairs: dict[str, dict[Pair, Orders]] = field(default_factory=dict)
+    rounds: dict[str, dict[Pair, int]] = field(default_factory=dict)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why verdicts are missing."""
     round: int = 0
 
     def learn(self, asking: Asking, value: Value) -> None:
         id = asking.request.id
         self.pairs.setdefault(id, {}).setdefault(asking.pair, {})[asking.order] = (value["outcome"], value["margin"])
         self.rounds.setdefault(id, {}).setdefault(asking.pair, self.round)
+        if value["outcome"] == "missing":
+            self.reasons[value["reason"] or "missing"] += 1
 
 
 def run(job: Job) -> None:
@@ -75,7 +80,7 @@ def run(job: Job) -> None:
 
 def compare(job: Job, settings: JudgeSettings, judge: Judge, store: ChunkStore) -> None:
     """Rounds of comparisons."""
-    known = Known({}, {})
+    known = Known()
     with ExitStack() as stack, Progress(f"judge {job.unit} comparisons", None) as progress:
         engine = cache(lambda: stack.enter_context(judge.engine(store.total("cost"))))
         known.round = 1
@@ -218,8 +223,7 @@ def _rows(frames: Frames, known: Known, settings: JudgeSettings, judge: Judge, s
 def _require_quality(known: Known, settings: JudgeSettings) -> None:
     """Raise EngineError where too many verdicts are missing or too few pairs agree in both orders."""
     pairs_ = [_outcomes(orders) for own in known.pairs.values() for orders in own.values()]
-    said = [outcome for orders in pairs_ for outcome in orders.values()]
-    _require_present(said.count("missing"), len(said), settings)
+    _require_present(known.reasons, sum(map(len, pairs_)), settings)
     whole = [settle(orders) for orders in pairs_ if len(orders) == 2]
     decided: list[Outcome] = [o for o in whole if o != "missing"]
     agreeing = sum(o != "inconsistent" for o in decided)
@@ -231,12 +235,13 @@ def _require_quality(known: Known, settings: JudgeSettings) -> None:
         )
 
 
-def _require_present(missing: int, count: int, settings: JudgeSettings) -> None:
-    if missing > settings.max_failed * count:
+def _require_present(reasons: Counter[str], count: int, settings: JudgeSettings) -> None:
+    if reasons.total() > settings.max_failed * count:
+        told = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common(5))
         raise EngineError(
-            f"{missing} of {count} verdicts are missing",
+            f"{reasons.total()} of {count} verdicts are missing ({told})",
             f"judge {settings.name}",
-            "look at the reasons in the log, or raise judge.max_failed",
+            "mend what the reasons say, or raise judge.max_failed",
         )
 
 
@@ -254,13 +259,16 @@ def score_alone(job: Job, settings: JudgeSettings, judge: Pointwise, store: Chun
         return [{"score": score, "reason": reason} for score, reason in judge.scores(some)]
 
     chunked.fill(job, store, settings.chunk_prompts, items, compute)
-    counts = [0, 0]
+    reasons, count = Counter[str](), 0
+    for frames in job.parts():
+        values = store.get(list(items(frames)))
+        count += len(values)
+        reasons.update(v["reason"] or "missing" for v in values.values() if v["score"] is None)
+    _require_present(reasons, count, settings)
 
     def rows(frames: Frames) -> Frames:
         wanted = items(frames)
         values = store.get(list(wanted))
-        counts[0] += sum(v["score"] is None for v in values.values())
-        counts[1] += len(values)
         place = {"judge": f"{settings.name}@{judge.revision}", "rubric": item_key("pointwise", judge.what)[:16], "round": 1}
         made = [
             {"prompt_id": i.prompt["prompt_id"], "a": i.candidate["candidate_id"], **place, **values[key]}
@@ -268,9 +276,6 @@ def score_alone(job: Job, settings: JudgeSettings, judge: Pointwise, store: Chun
         ]
         return {"verdicts": tables.frame("verdicts", made)}
 
-    for frames in job.parts():
-        rows(frames)
-    _require_present(counts[0], counts[1], settings)
     chunked.write(job, rows)
 
 

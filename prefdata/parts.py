@@ -117,6 +117,11 @@ def judge_reads(settings: Settings, unit: str) -> list[Part]:
     return [*PROMPTS, *pool(settings, judge(settings, unit).name)]
 
 
+def judge_report_reads(settings: Settings, unit: str) -> list[Part]:
+    """The judge's own candidates and verdicts, and the other judges' verdicts, which it is compared with."""
+    return [*judge_reads(settings, unit), *(Part("verdicts", "judge", judge_unit(j)) for j in settings.judge)]
+
+
 def rank_reads(settings: Settings, unit: str) -> list[Part]:
     parts = [*PROMPTS, *pool(settings, method(settings, unit))]
     return parts if unit == "source" else [*parts, Part("verdicts", "judge", unit)]

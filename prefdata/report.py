@@ -35,8 +35,8 @@ def _require_rate(gathered: Sequence[Facts], limit: float) -> None:
     """The share of bad input over all stages: what only a tokenizer finds comes on top of what `sources` found."""
     drops = sum((Counter(e["drops"]) for e in gathered), Counter[str]())
     bad = {reason: n for reason, n in drops.items() if reason in BAD}
-    read = next(e["out"] for e in gathered if e["stage"] == "sources")
-    total = read["prompts"] + read["candidates"] + sum(n for r, n in bad.items() if r in BAD_ROWS)
+    made = [e["out"] for e in gathered if e["stage"] in ("sources", "generate")]
+    total = sum(n for out in made for n in out.values()) + sum(n for r, n in bad.items() if r in BAD_ROWS)
     if sum(bad.values()) > limit * total:
         raise DataError(
             f"{sum(bad.values())} of {total} rows and answers are bad over all stages ({limit:.2%} allowed): {bad}",

@@ -17,7 +17,7 @@ from prefdata import files, tables
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, snippet
 from prefdata.models import RECEIPT, content_files, revision_of
-from prefdata.parts import Part
+from prefdata.parts import Part, generator, judge
 from prefdata.settings import Settings
 from prefdata.stages import STAGES, Stage
 from prefdata.tables import TABLES
@@ -76,6 +76,13 @@ class Run:
     def engine_jobs(self, stage: str) -> list[tuple[str, list[int]]]:
         """(unit, shards) of every job of an engine stage."""
         return [(unit, group) for unit in self.units(stage) for group in self.groups(stage)]
+
+    def gpus(self, stage: str, unit: str) -> int:
+        """Devices that a job of generate or judge needs: none where no model is run here."""
+        asked = generator(self.settings, unit) if stage == "generate" else judge(self.settings, unit).model
+        if asked is None or (asked.server is not None and not asked.server.command):
+            return 0
+        return asked.vllm.tensor_parallel if asked.vllm else 1
 
     def trigger(self, stage: str, unit: str = "all") -> str:
         """What re-runs a job when it changes: the stage's version and its slice of the settings."""

@@ -18,6 +18,7 @@ from prefdata.parts import (
     generator_unit,
     judge,
     judge_reads,
+    judge_report_reads,
     judge_unit,
     local_model,
     method,
@@ -192,6 +193,15 @@ _EVERY: tuple[Stage, ...] = (
         reads=judge_reads,
         slice=_judge_slice,
         models=lambda s, u: local_model(judge(s, u).model),
+    ),
+    Stage(
+        "judge_report",
+        "prefdata.judge_report:run",
+        "Say how far a judge can be trusted: consistency, position and length bias, cycles, calls, cost.",
+        per="engine",
+        units=lambda s: [judge_unit(j) for j in s.judge],
+        reads=judge_report_reads,
+        slice=lambda s, u: {"judges": [_judge_slice(s, judge_unit(j)) for j in s.judge]},
     ),
     Stage(
         "rank",

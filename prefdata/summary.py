@@ -7,15 +7,16 @@ beta) are of the held-out pairs under the primary reference. Standard errors are
 import io
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from prefdata import files, report, sets
+from prefdata import files, judge_report, report, sets
 from prefdata.parts import Part, unit_of
 from prefdata.run import Job, Run
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 TIE_NATS = 1e-4
 """Margins below this are ties: a log-prob may differ by as much between two batches."""
 
@@ -27,7 +28,8 @@ def run(job: Job) -> None:
     facts = evaluation(job.run)
     files.atomic_text(job.run.root / "report" / "evaluation.json", json.dumps(facts, indent=1, sort_keys=True))
     gathered = json.loads(report.path(job.run).read_text(encoding="utf-8"))
-    text = render(job.run, gathered, facts)
+    judges = [json.loads(Path(p).read_text(encoding="utf-8")) for p in judge_report.outputs(job.run)]
+    text = render(job.run, gathered, facts, judges)
     files.atomic_text(job.run.root / "report" / "summary.txt", text)
 
 
@@ -105,13 +107,14 @@ def _pairs(run: Run, name: str, pairs: pl.DataFrame) -> Facts:
     return {"pairs": joined.height, "accuracy": accuracy, "margin": mean_se(margin) if decided.len() else None}
 
 
-def render(run: Run, gathered: Facts, evaluated: list[Facts]) -> str:
+def render(run: Run, gathered: Facts, evaluated: list[Facts], judges: list[Facts]) -> str:
     """The summary as text."""
     from rich.console import Console
 
     out = io.StringIO()
     console = Console(file=out, width=132, color_system=None, legacy_windows=False)
-    console.print(_stage_table(gathered["stages"]))
+    for table in [_stage_table(gathered["stages"]), *judge_report.render(judges)]:
+        console.print(table)
     if evaluated:
         console.print(_evaluation_table(evaluated, run.settings.evaluate.split))
     places = [

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefdata import files, readers, recipe, report
+from prefdata import files, judge_report, readers, recipe, report
 from prefdata.errors import PrefdataError
 from prefdata.models import require_place
 from prefdata.progress import RUN_PID
@@ -99,7 +99,9 @@ def preflight(run: Run) -> list[str]:
             problems += [f"{p}: no such file; correct sources.sources ({source.name}).path" for p in missing]
         except PrefdataError as error:
             problems.append(str(error))
-    models = [r.model for r in run.settings.score.references] + [m.model for m in run.settings.generate.models]
+    models = [r.model for r in run.settings.score.references]
+    judged = [j.model for j in run.settings.judge if j.model]
+    models += [m.model for m in [*run.settings.generate.models, *judged] if m.server is None or m.server.command]
     for ref in dict.fromkeys(models):
         if not ref.startswith(("run:", "toy:")):
             try:
@@ -158,6 +160,15 @@ def evaluation_files(run: Run) -> list[str]:
     """Local files of the evaluation sets that training prompts are compared with."""
     against = run.settings.decontaminate.against if run.settings.decontaminate else []
     return [str(p) for e in against if e.path and (p := Path(e.path).expanduser()).is_file()]
+
+
+def judge_report_files(run: Run) -> list[str]:
+    """What the judge_report stage writes, of every judge."""
+    return judge_report.outputs(run)
+
+
+def judge_report_file(run: Run, unit: str) -> str:
+    return str(judge_report.path(run, unit))
 
 
 def report_files(run: Run) -> list[str]:

@@ -28,6 +28,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (folder := tmp_path_factory.mktemp("stories")).joinpath("r.yaml").write_text(text)
     settings = recipe.load(folder / "r.yaml").model_dump(mode="json")
     settings["sources"]["sources"][0]["path"] = str(ROOT / "tests" / "data" / "stories.jsonl")
+    settings["generate"]["models"], settings["judge"], settings["sets"]["method"] = [], [], "source"
     settings["split"] = {"train": 1.0, "validation": 0.0, "test": 0.0}
     for reference in settings["score"]["references"]:
         reference["model"] = str(MODELS / NAMES[reference["name"]])

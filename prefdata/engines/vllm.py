@@ -14,7 +14,8 @@ from prefdata.models import context_of
 from prefdata.settings import VllmSettings
 from prefdata.tokens import End, Template, load_encoder
 
-QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+SHUTDOWN_S = 5.0
 
 
 class VllmEngine:
@@ -41,7 +42,6 @@ class VllmEngine:
             gpu_memory_utilization=asked.memory_share,
             enforce_eager=asked.eager,
             generation_config="vllm",  # no sampling defaults of the model's author
-            skip_tokenizer_init=True,
         )
         self.stops = self._stops(path, revision)
 
@@ -72,7 +72,7 @@ class VllmEngine:
 
         first = 0
         for some in batches(requests, self.asked.batch_requests):
-            yield from enumerate(self._generated(some, asked, 1, self._completion), first)
+            yield from enumerate(self._generated(some, asked, self._completion), first)
             first += len(some)
 
     def choose(self, requests: Iterable[Request], labels: Sequence[str]) -> Replies:
@@ -90,7 +90,7 @@ class VllmEngine:
 
         first = 0
         for some in batches(requests, self.asked.batch_requests):
-            yield from enumerate(self._generated(some, asked, 1, choice), first)
+            yield from enumerate(self._generated(some, asked, choice), first)
             first += len(some)
 
     def _label_ids(self, labels: Sequence[str]) -> list[int]:
@@ -102,13 +102,13 @@ class VllmEngine:
                 )
         return [ids[0] for ids in encoded]
 
-    def _generated(self, requests: list[Request], asked: Any, least: int, read: Any) -> list[Completion]:
+    def _generated(self, requests: list[Request], asked: Any, read: Any) -> list[Completion]:
         """One batch of the engine, less the prompts without room, which would fail it whole."""
         from vllm.inputs import TokensPrompt
 
         prompts = self.encoder.prompts([(r.messages, r.tools, r.template_kwargs) for r in requests])
         rooms = [int(self.context) - len(p) if p else 0 for p in prompts]
-        fitting = [i for i, room in enumerate(rooms) if room >= least]
+        fitting = [i for i, room in enumerate(rooms) if room > 0]
         outputs = self.llm.generate(
             [TokensPrompt(prompt_token_ids=prompts[i]) for i in fitting],
             [asked(requests[i], rooms[i]) for i in fitting],
@@ -126,4 +126,4 @@ class VllmEngine:
 
     def close(self) -> None:
         """Stop the engine's own process."""
-        self.llm.llm_engine.engine_core.shutdown()
+        self.llm.llm_engine.engine_core.shutdown(timeout=SHUTDOWN_S)

@@ -8,6 +8,7 @@ from typing import Any
 
 from prefdata import files
 from prefdata.errors import ConfigError
+from prefdata.judges import rubric
 from prefdata.run import Job
 from prefdata.settings import ToySettings
 from prefdata.toy import tasks, tokenizers, writers
@@ -38,6 +39,24 @@ def rows(settings: ToySettings, seed: int) -> Iterator[dict[str, Any]]:
             prompt = _fresh(tasks.KINDS[number % len(tasks.KINDS)], rng, seen)
             authors = [rng.choice(names[3:])] if split == "sft" else names
             yield _row(prompt, authors, split, settings.judge_sd, rng)
+    yield from _judgements(settings.judgements, rng, seen)
+
+
+def _judgements(count: int, rng: random.Random, seen: set[str]) -> Iterator[dict[str, Any]]:
+    """Comparisons as the rubric `toy` asks them, on tasks of their own, answered by the label of the better answer."""
+    asks, names, made = rubric.load("toy"), list(writers.WRITERS), 0
+    while made < count:
+        task = tasks.make(tasks.KINDS[made % len(tasks.KINDS)], rng)
+        first, second = (writers.answer(a, task, rng) for a in rng.sample(names, 2))
+        ahead = (tasks.score(task, first) or 0.0) - (tasks.score(task, second) or 0.0)
+        content = asks.messages({"messages": [{"role": "user", "content": task}], "answer": None}, first, second, "labels")
+        shown = content[-1]["content"]
+        if ahead == 0 or task in seen or shown in seen:
+            continue
+        seen.add(shown)
+        made += 1
+        label = asks.labels["first" if ahead > 0 else "second"]
+        yield {**_nectar(shown, [("judge", label)], [1.0]), "split": "validation"}
 
 
 def _fresh(kind: str, rng: random.Random, seen: set[str]) -> str:
@@ -54,12 +73,15 @@ def _row(prompt: str, authors: list[str], split: str, judge_sd: float, rng: rand
     quality = [(tasks.score(prompt, text) or 0.0) + rng.gauss(0, judge_sd) for _, text in answers]
     order = sorted(range(len(answers)), key=lambda i: -quality[i])
     ranks = {i: float(position) for position, i in enumerate(order, 1)}
+    return {**_nectar(prompt, answers, [ranks[i] for i in range(len(answers))]), "split": split}
+
+
+def _nectar(prompt: str, answers: list[tuple[str, str]], ranks: list[float]) -> dict[str, Any]:
     return {
         "prompt": f"\n\nHuman: {prompt}\n\nAssistant: ",
-        "answers": [{"answer": t, "model": a, "rank": ranks[i]} for i, (a, t) in enumerate(answers)],
+        "answers": [{"answer": t, "model": a, "rank": r} for (a, t), r in zip(answers, ranks, strict=True)],
         "turns": 1,
         "num_responses": len(answers),
         "source": ["toy"],
         "good_natured": True,
-        "split": split,
     }
