@@ -328,6 +328,23 @@ for unit, group in run.engine_jobs("evaluate"):
             "exec prefdata evaluate --unit {params.unit} --shards {params.shards} --log {log}"
 
 
+if run.units("win_rate"):
+
+    rule win_rate:
+        input:
+            run.inputs("win_rate"),
+        output:
+            update(house.win_rate_files(run)),
+        log:
+            out / "logs/win_rate.log",
+        resources:
+            gpu=1,
+        params:
+            trigger=run.trigger("win_rate"),
+        shell:
+            "exec prefdata win_rate --log {log}"
+
+
 rule report:
     input:
         run.inputs("report") + run.inputs("publish"),
@@ -345,6 +362,7 @@ rule summary:
     input:
         out / "report/report.json",
         house.judge_report_files(run),
+        house.win_rate_files(run),
         run.inputs("summary"),
     output:
         update(out / "report/evaluation.json"),

@@ -106,22 +106,51 @@ def show_settings() -> None:
 @app.command("judge-check")
 def judge_check(
     pairs: Annotated[Path, typer.Argument(help="pairs judged by people: {prompt, a, b, human, judges} a line")],
+    path: Annotated[Path | None, typer.Option("--settings", help="a recipe whose judge is run on the pairs too")] = None,
+    judge: Annotated[list[str] | None, typer.Option("--judge", help="its name there; may be repeated; default: all")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
     seed: Annotated[int, typer.Option(help="of the resampling")] = 0,
 ) -> None:
-    """Compare judges' recorded verdicts with people's: agreement, Cohen's kappa, intervals, and two yardsticks."""
+    """Compare judges with people: agreement, Cohen's kappa, intervals, and two yardsticks. Recorded verdicts are read; with
+    --settings the recipe's judges are asked, in both orders."""
     import json
     from dataclasses import asdict
 
     from prefdata import judge_check as check
 
     read = check.read(pairs)
+    if path is None and judge:
+        raise ConfigError("--judge names a judge of a recipe", "--judge", "give --settings too")
+    if path is not None:
+        run = Run(recipe.load(path))
+        for name in judge or [j.name for j in run.settings.judge]:
+            read = check.with_judge(read, run, name)
     found, differences = check.check(read, seed)
     if as_json:
         figures = {"judges": [asdict(f) for f in found], "differences": differences, "people": check.among_people(read)}
         print(json.dumps(figures, indent=1))
     else:
         print(check.render(read, found, differences))
+
+
+@app.command("win-rate")
+def win_rate(
+    systems: Annotated[list[Path], typer.Argument(help="answers of systems, an AlpacaEval file each")],
+    against: Annotated[Path, typer.Option("--against", help="answers of the baseline to the same instructions")],
+    judge: Annotated[str, typer.Option("--judge", help="a judge of the recipe")],
+    path: SettingsFile = Path("config/demo.yaml"),
+    save: Annotated[Path | None, typer.Option("--annotations", help="also write AlpacaEval's annotations here")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Win rates of systems against a baseline, asked in both orders: adjusted for ties, and length-controlled."""
+    import json
+
+    from prefdata import win_rate as rates
+
+    found, apart, notes, baseline = rates.of_files(Run(recipe.load(path)), judge, systems, against)
+    if save is not None:
+        files.atomic_text(save, json.dumps(notes, indent=1, ensure_ascii=False))
+    print(json.dumps({"systems": found, "differences": apart}, indent=1) if as_json else rates.render(found, apart, baseline))
 
 
 @app.command("clean")

@@ -8,7 +8,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
@@ -102,36 +102,64 @@ def _round(
     progress: Progress,
 ) -> int:
     """Ask every undecided prompt its next comparisons; how many askings there were, those found in the store included."""
-    asked, flying = 0, list[Asking | None]()
+    asked = 0
 
-    def missing() -> Iterator[Request]:
+    def parts() -> Iterator[list[Asking]]:
         nonlocal asked
         for frames in job.parts(prompts=settings.chunk_prompts):
             askings = list(_askings(frames, job.settings.seed, settings, judge, known))
-            found = store.get([a.key for a in askings])
             asked += len(askings)
+            yield askings
+
+    def learn(asking: Asking, value: Value) -> None:
+        known.learn(asking, value)
+        progress.advance()
+
+    ask(parts(), judge, engine, store, learn)
+    return asked
+
+
+def ask(
+    parts: Iterable[Sequence[Asking]],
+    judge: Judge,
+    engine: Callable[[], Engine],
+    store: ChunkStore,
+    learn: Callable[[Asking, Value], None],
+) -> None:
+    """Learn the verdict of each asking: from the store, or from the engine, which is started when one is missing. A verdict
+    is committed as it arrives."""
+    flying = list[Asking | None]()
+
+    def missing() -> Iterator[Request]:
+        for askings in parts:
+            found = store.get([a.key for a in askings])
             for asking in askings:
                 value = found.get(asking.key)
                 if value is not None and not value["transient"]:
                     store.hits += 1
-                    known.learn(asking, value)
-                    continue
-                flying.append(asking)
-                yield asking.request
+                    learn(asking, value)
+                else:
+                    flying.append(asking)
+                    yield asking.request
 
     requests = missing()
-    if (first := next(requests, None)) is not None:
-        every = chain([first], requests)
-        real = engine()
-        for place, reply in real.complete(every) if judge.labels is None else real.choose(every, judge.labels):
-            asking, flying[place] = flying[place], None
-            assert asking is not None
-            value = value_of(judge, asking.order, reply)
-            store.put({asking.key: value})
-            store.misses += 1
-            known.learn(asking, value)
-            progress.advance()
-    return asked
+    if (first := next(requests, None)) is None:
+        return
+    real, every = engine(), chain([first], requests)
+    for place, reply in real.complete(every) if judge.labels is None else real.choose(every, judge.labels):
+        asking, flying[place] = flying[place], None
+        assert asking is not None
+        value = value_of(judge, asking.order, reply)
+        store.put({asking.key: value})
+        store.misses += 1
+        learn(asking, value)
+
+
+def asking_of(judge: Judge, prompt: Mapping[str, Any], pair: Pair, order: Order, texts: Mapping[str, str]) -> Asking:
+    """One order of a pair of candidates, whose texts are given by their ids."""
+    first, second = pair if order == "ab" else pair[::-1]
+    request = Request(prompt["prompt_id"], judge.ask(prompt, texts[first], texts[second]), max_tokens=judge.max_tokens)
+    return Asking(_key(judge, prompt, pair, order), pair, order, request)
 
 
 def _askings(frames: Frames, seed: int, settings: JudgeSettings, judge: Judge, known: Known) -> Iterator[Asking]:
@@ -144,10 +172,7 @@ def _askings(frames: Frames, seed: int, settings: JudgeSettings, judge: Judge, k
         done = {pair: settle(_outcomes(orders)) for pair, orders in asked.items()}
         for pair in procedure.wanted(id, list(texts), done, seed):
             for order in _orders(id, pair, own.get(pair, {}), seed, settings):
-                first, second = pair if order == "ab" else pair[::-1]
-                messages = judge.ask(prompt, texts[first], texts[second])
-                request = Request(id, messages, max_tokens=judge.max_tokens)
-                yield Asking(_key(judge, prompt, pair, order), pair, order, request)
+                yield asking_of(judge, prompt, pair, order, texts)
 
 
 def _orders(prompt_id: str, pair: Pair, known: Orders, seed: int, settings: JudgeSettings) -> list[Order]:

@@ -1,4 +1,4 @@
-"""How far judges agree with people: `prefdata judge-check PAIRS`.
+"""How far judges agree with people: `prefdata judge-check PAIRS`, recorded judges and those of a recipe.
 
 A file of pairs holds {prompt, a, b, human, judges} a line: `human` is the people's majority (a, b or tie), `judges` maps the
 name of a judge to the verdict recorded for it (a, b or tie; anything else is missing). Two yardsticks are added as judges of
@@ -6,7 +6,7 @@ their own: whichever answer is longer, and whichever stands first.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ import numpy.typing as npt
 from prefdata import readers
 from prefdata.draws import hash64
 from prefdata.errors import DataError
+from prefdata.judged_pairs import TextPair, judge_named, judged, text_pair, verdict
 from prefdata.rows import Fields
+from prefdata.run import Run
 
 VERDICTS = ("a", "b", "tie")
 MISSING = "missing"
@@ -28,11 +30,12 @@ Codes = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Verdicts as places in VERDICTS, 3 = missing: of people [n], of each judge [n], and of a row's annotators."""
+    """Verdicts as places in VERDICTS, 3 = missing: of people [n], of each judge [n], and of a row's annotators; the texts."""
 
     human: Codes
     judges: dict[str, Codes]
     annotators: list[list[int]]
+    texts: list[TextPair]
 
 
 @dataclass(frozen=True)
@@ -52,19 +55,29 @@ class Agreement:
 
 def read(path: Path) -> Pairs:
     """A file of pairs. Raises ConfigError, DataError (file:row:field)."""
-    human, rows, annotators = [], [], []
+    human, rows, annotators, texts = [], [], [], []
     for where, row in readers.from_file(path, "PAIRS"):
         fields = Fields(row, {}, where)
         human.append(_code(fields.get("human", str), fields.at("human")))
         # real files hold answers such as true or 7: texts that a converter took for values
         answers = [str(fields.get(name, str, bool, int, float)) for name in ("a", "b")]
+        texts.append(text_pair(str(fields.get("prompt", str)), *answers))
         recorded = fields.get("judges", dict) if fields.has("judges") else {}
         rows.append({**{str(k): _place(v) for k, v in recorded.items()}, LONGER: _longer(*answers), FIRST: 0})
         if fields.has("annotators"):
             annotators.append([_code(v, fields.at("annotators")) for v in fields.get("annotators", list)])
     names = sorted({name for row in rows for name in row}, key=lambda n: (n in (LONGER, FIRST), n))
     judges = {name: np.array([row.get(name, len(VERDICTS)) for row in rows], dtype=np.int64) for name in names}
-    return Pairs(np.array(human, dtype=np.int64), judges, annotators)
+    return Pairs(np.array(human, dtype=np.int64), judges, annotators, texts)
+
+
+def with_judge(pairs: Pairs, run: Run, name: str) -> Pairs:
+    """The pairs with the verdicts of one of the recipe's judges, asked in both orders now or before; orders that disagree are
+    a tie. Raises ConfigError, EngineError."""
+    settings = judge_named(run, name)
+    said = [verdict(orders) for orders in judged(run, settings, pairs.texts, "judge-check")]
+    codes = np.array([_place(v) for v in said], dtype=np.int64)
+    return replace(pairs, judges={name: codes, **pairs.judges})
 
 
 def _code(value: Any, at: str) -> int:

@@ -140,6 +140,15 @@ def rank_units(settings: Settings) -> list[str]:
     return list(dict.fromkeys(method_unit(settings, m) for m in (settings.sets.sft_method, settings.sets.method)))
 
 
+def answers_of_runs(settings: Settings) -> list[Part]:
+    return [Part("candidates", "evaluate", unit_of(f"run:{r}")) for r in settings.evaluate.runs]
+
+
+def win_rate_judge(settings: Settings) -> str:
+    """The unit of the judge that compares trained models."""
+    return judge_unit(next(j for j in settings.judge if j.name == settings.evaluate.judge))
+
+
 def primary_model(settings: Settings) -> list[Model]:
     """The primary reference's model, whose tokenizer is the policy's; empty where there is no reference."""
     return [(r.model, r.revision) for r in settings.score.references[:1]]

@@ -420,6 +420,7 @@ class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):
     """Answers of trained models on held-out prompts, checked by the verifier."""
 
     runs: list[str] = Field(default_factory=list, description="<objective>/<variant> of the models; the first is the baseline")
+    judge: Name | None = Field(None, description="a judge that compares greedy answers with the first run's: win rates")
     split: SplitName = Field("test", description="whose prompts are answered")
     samples: int = Field(4, ge=1, description="answers sampled per prompt beside the greedy one")
     temperature: float = Field(1.0, gt=0, description="of the samples")
@@ -507,8 +508,12 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         return problems + ([] if "source" not in judges else ["judge: the name source means the source's own order"])
 
     def _unknown_methods(self) -> list[str]:
-        known = ["source", *(j.name for j in self.judge)]
-        return [
+        judges = [j.name for j in self.judge]
+        known = ["source", *judges]
+        lacking, comparing = list[str](), self.evaluate.judge
+        if comparing is not None and comparing not in judges:
+            lacking = [f"evaluate.judge: {comparing!r} is no judge's name{did_you_mean(comparing, judges)}"]
+        return lacking + [
             f"sets.{key}: {method!r} is neither source nor a judge's name{did_you_mean(method, known)}"
             for key, method in (("method", self.sets.method), ("sft_method", self.sets.sft_method))
             if method not in known

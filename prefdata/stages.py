@@ -13,6 +13,7 @@ from prefdata.parts import (
     PROMPTS,
     Model,
     Part,
+    answers_of_runs,
     evaluated,
     generator,
     generator_unit,
@@ -38,6 +39,7 @@ from prefdata.parts import (
     source_drops,
     split_reads,
     unit_of,
+    win_rate_judge,
 )
 from prefdata.settings import Settings
 
@@ -257,6 +259,16 @@ _EVERY: tuple[Stage, ...] = (
             "seed": s.seed,
         },
         models=lambda s, u: [(f"run:{evaluated(s, u)}", None)],
+    ),
+    Stage(
+        "win_rate",
+        "prefdata.win_rate:run",
+        "Let a judge compare trained models' greedy answers with the first one's, in both orders.",
+        per="run",
+        units=lambda s: ["all"] if s.evaluate.judge else [],
+        reads=lambda s, u: [*PROMPTS, *answers_of_runs(s)],
+        slice=lambda s, u: {"runs": s.evaluate.runs, "judge": _judge_slice(s, win_rate_judge(s))} if s.evaluate.judge else {},
+        models=lambda s, u: local_model(judge(s, win_rate_judge(s)).model) if s.evaluate.judge else [],
     ),
     Stage(
         "report",

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from prefdata import files, judge_report, report, sets
+from prefdata import files, judge_report, report, sets, win_rate
 from prefdata.parts import Part, unit_of
 from prefdata.run import Job, Run
 
@@ -29,7 +29,8 @@ def run(job: Job) -> None:
     files.atomic_text(job.run.root / "report" / "evaluation.json", json.dumps(facts, indent=1, sort_keys=True))
     gathered = json.loads(report.path(job.run).read_text(encoding="utf-8"))
     judges = [json.loads(Path(p).read_text(encoding="utf-8")) for p in judge_report.outputs(job.run)]
-    text = render(job.run, gathered, facts, judges)
+    rates = json.loads(win_rate.path(job.run).read_text(encoding="utf-8")) if job.settings.evaluate.judge else None
+    text = render(job.run, gathered, facts, judges, rates)
     files.atomic_text(job.run.root / "report" / "summary.txt", text)
 
 
@@ -107,7 +108,7 @@ def _pairs(run: Run, name: str, pairs: pl.DataFrame) -> Facts:
     return {"pairs": joined.height, "accuracy": accuracy, "margin": mean_se(margin) if decided.len() else None}
 
 
-def render(run: Run, gathered: Facts, evaluated: list[Facts], judges: list[Facts]) -> str:
+def render(run: Run, gathered: Facts, evaluated: list[Facts], judges: list[Facts], rates: Facts | None) -> str:
     """The summary as text."""
     from rich.console import Console
 
@@ -117,6 +118,9 @@ def render(run: Run, gathered: Facts, evaluated: list[Facts], judges: list[Facts
         console.print(table)
     if evaluated:
         console.print(_evaluation_table(evaluated, run.settings.evaluate.split))
+    if rates and rates["systems"]:
+        title = f"Win rates by the judge {rates['judge']}"
+        console.print(f"{title}\n{win_rate.render(rates['systems'], rates['differences'], rates['baseline'])}", highlight=False)
     places = [
         ("set", run.root / "publish" / "dataset"),
         ("models", run.root / "models"),

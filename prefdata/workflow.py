@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefdata import files, judge_report, readers, recipe, report
+from prefdata import files, judge_report, readers, recipe, report, win_rate
 from prefdata.errors import PrefdataError
 from prefdata.models import require_place
 from prefdata.progress import RUN_PID
@@ -169,6 +169,11 @@ def judge_report_files(run: Run) -> list[str]:
 
 def judge_report_file(run: Run, unit: str) -> str:
     return str(judge_report.path(run, unit))
+
+
+def win_rate_files(run: Run) -> list[str]:
+    """What the win_rate stage writes, where the recipe asks for it."""
+    return win_rate.files_of(run)
 
 
 def report_files(run: Run) -> list[str]:

@@ -33,7 +33,7 @@ def recipe(engine: dict[str, Any]) -> dict[str, Any]:
         run["steps"] = 4 if name.startswith("mcpo") else 60
     made["generate"]["models"][0] |= engine
     made["judge"][0]["model"] |= engine
-    made["judge"][0] |= {"truncated": "judged", "min_consistency": 0.0}
+    made["judge"] = [{**judge, "truncated": "judged", "min_consistency": 0.0} for judge in made["judge"]]
     return made
 
 
@@ -119,9 +119,13 @@ def test_vllms_own_server_judges_over_http_and_lives_as_long_as_the_job(ours: Pa
     assert len(units) == 2
     pairs = [u.select("prompt_id", "a", "b", "order", "margin", "outcome") for u in units.values()]
     both = pairs[0].join(pairs[1], on=["prompt_id", "a", "b", "order"], suffix="_http")
+    # a server reads "<bos>" in an answer as its control token, which our own tokenisation does not (docs/judges.md)
+    candidates = pl.concat([rows(ours, "candidates", "sources"), rows(ours, "candidates", "generate")])
+    marked = candidates.filter(pl.col("response").str.contains("<"))["candidate_id"].to_list()
+    both = both.filter(~pl.col("a").is_in(marked) & ~pl.col("b").is_in(marked))
     assert both.height > 100, "knock-outs part where a verdict is a matter of the last bits"
-    assert (both["margin"] - both["margin_http"]).abs().max() < 1e-2
-    clear = both.filter(pl.col("margin").abs() > 1e-2)
+    assert (both["margin"] - both["margin_http"]).abs().max() < 1e-3
+    clear = both.filter(pl.col("margin").abs() > 1e-3)
     assert clear["outcome"].to_list() == clear["outcome_http"].to_list()
     assert not [p for p in psutil.process_iter() if "api_server" in " ".join(_command(p))]
 
