@@ -37,7 +37,7 @@ SMALL, LARGE = 10_000, 100_000
 SHARDS = 8
 ANSWERS = 6
 THREADS = 2
-WITH_MODELS = {"toy", "generate", "judge", "score", "evaluate", "summary"}
+WITH_MODELS = {"toy", "generate", "judge", "judge_report", "score", "evaluate", "win_rate", "summary"}
 """Stages that start a model or read what one made; without references `noise` only writes its empty tables."""
 PEAK = (
     "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=2).returncode; "

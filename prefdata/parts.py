@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from prefdata.draws import hex_id
 from prefdata.settings import GeneratorSettings, JudgeSettings, LanguageModelSettings, ReferenceSettings, Settings
@@ -31,10 +32,15 @@ def generator_unit(model: GeneratorSettings) -> str:
 
 
 def local_model(model: LanguageModelSettings | None) -> list[Model]:
-    """The model whose files a job reads: none where a server holds it, unless it is one of this run's or a folder."""
-    if model is None or (model.server is not None and not model.server.command):
+    """The model whose files a job reads: of a server's only what this run made, or a folder that is here."""
+    if model is None or (model.server is not None and not is_local(model.model)):
         return []
     return [(model.model, model.revision)]
+
+
+def is_local(model: str) -> bool:
+    """Whether a model's content can be looked at: made in this run, or a folder."""
+    return model.startswith(("run:", "toy:")) or Path(model).expanduser().is_dir()
 
 
 def reference_unit(reference: ReferenceSettings) -> str:

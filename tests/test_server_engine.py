@@ -72,6 +72,7 @@ def test_what_does_not_pass_ends_at_the_deadline_and_may_be_asked_again_by_a_lat
         ("refusal", "refusal"),
         ("filtered", "refusal"),
         ("bad", "status 400"),
+        ("too_long", "no_room"),
     ],
 )
 def test_what_cannot_be_read_is_data_with_a_reason(cue: str, reason: str) -> None:

@@ -16,13 +16,15 @@ from urllib.request import urlopen
 from prefdata.draws import hex_id
 from prefdata.engines import Engine
 from prefdata.errors import EngineError
+from prefdata.parts import is_local
 from prefdata.run import Run
 from prefdata.settings import LanguageModelSettings, ServerSettings
 
 
 def revision(run: Run, asked: LanguageModelSettings) -> str:
-    """What identifies a model's results; of a server's model its name is all that is known, unless a revision is given."""
-    if asked.server is not None:
+    """What identifies a model's results; of a model that only a server has its name is all that is known, unless a revision is
+    given."""
+    if asked.server is not None and not is_local(asked.model):
         return asked.revision or hex_id("served", asked.model)
     return run.revision(asked.model, asked.revision)
 

