@@ -20,7 +20,7 @@ import polars as pl
 from prefdata import chunked, tables
 from prefdata.chunks import ChunkStore, Value
 from prefdata.draws import item_key, uniform
-from prefdata.engines import Completion, Engine, Request
+from prefdata.engines import Completion, Engine, Request, batches
 from prefdata.errors import EngineError
 from prefdata.generate import prompts_of
 from prefdata.judges import Judge
@@ -35,6 +35,8 @@ from prefdata.score import Item, pairs
 from prefdata.settings import JudgeSettings
 
 STAGE_VERSION = 3
+LOOKED_UP = 32
+"""Askings made and looked up together: while more are made, no place of a server's that becomes free is taken."""
 Order = Literal["ab", "ba"]
 Orders = dict[str, tuple[str, float | None]]
 """Of one pair, the orders that were asked: outcome and margin."""
@@ -104,23 +106,23 @@ def _round(
     """Ask every undecided prompt its next comparisons; how many askings there were, those found in the store included."""
     asked = 0
 
-    def parts() -> Iterator[list[Asking]]:
+    def askings() -> Iterator[Asking]:
         nonlocal asked
         for frames in job.parts(prompts=settings.chunk_prompts):
-            askings = list(_askings(frames, job.settings.seed, settings, judge, known))
-            asked += len(askings)
-            yield askings
+            for asking in _askings(frames, job.settings.seed, settings, judge, known):
+                asked += 1
+                yield asking
 
     def learn(asking: Asking, value: Value) -> None:
         known.learn(asking, value)
         progress.advance()
 
-    ask(parts(), judge, engine, store, learn)
+    ask(askings(), judge, engine, store, learn)
     return asked
 
 
 def ask(
-    parts: Iterable[Sequence[Asking]],
+    askings: Iterable[Asking],
     judge: Judge,
     engine: Callable[[], Engine],
     store: ChunkStore,
@@ -131,9 +133,9 @@ def ask(
     flying = list[Asking | None]()
 
     def missing() -> Iterator[Request]:
-        for askings in parts:
-            found = store.get([a.key for a in askings])
-            for asking in askings:
+        for some in batches(askings, LOOKED_UP):
+            found = store.get([a.key for a in some])
+            for asking in some:
                 value = found.get(asking.key)
                 if value is not None and not value["transient"]:
                     store.hits += 1

@@ -68,10 +68,10 @@ def _compared(run: Run, settings: JudgeSettings, pairs: Sequence[TextPair], stor
         progress.advance()
 
     different = [p for p in pairs if p.a != p.b]
-    chunks = ([a for p in different[i : i + CHUNK] for a in askings(p)] for i in range(0, len(different), CHUNK))
+    every = (a for p in different for a in askings(p))
     with ExitStack() as stack, Progress(f"judge {settings.name}", 2 * len(different)) as progress:
         engine = cache(lambda: stack.enter_context(judge.engine(store.total("cost"))))
-        ask(chunks, judge, engine, store, learn)
+        ask(every, judge, engine, store, learn)
     tie: dict[str, Outcome] = {"ab": "tie", "ba": "tie"}
     return [tie if p.a == p.b else {a.order: found[a.key] for a in askings(p)} for p in pairs]
 

@@ -10,11 +10,13 @@ import json
 import math
 import os
 import queue
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from itertools import cycle
 from typing import Any
 
 from prefdata.engines import Completion, Replies, Request, chosen
@@ -22,6 +24,10 @@ from prefdata.errors import EngineError
 from prefdata.settings import ServerSettings
 
 UNREADABLE_TRIES = 3
+AHEAD = 32
+"""Requests made before a place is free for them."""
+POOL = 4
+"""Connections of one client: its pool looks at each of them for every request, most of a request's time where 256 share it."""
 MEANINGS = {401: "the key is not valid", 403: "the key may not use this model", 404: "no such model or address"}
 
 
@@ -45,14 +51,25 @@ class ServerEngine:
     """Talks to one model at one address. `spent` is what earlier runs of the same work have cost."""
 
     def __init__(self, model: str, asked: ServerSettings, url: str, spent: float = 0.0) -> None:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         self.model, self.asked, self.spent, self.url = model, asked, spent, url
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="server-engine", daemon=True)
         self._thread.start()
         key = os.environ.get(asked.api_key_env, "none")
-        self._client = AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=asked.timeout_s)
+        trusted = ssl.create_default_context()  # reading the certificates once, not for every client
+        self._clients = [
+            AsyncOpenAI(
+                api_key=key,
+                base_url=url,
+                max_retries=0,
+                timeout=asked.timeout_s,
+                http_client=DefaultAsyncHttpxClient(verify=trusted),
+            )
+            for _ in range(-(-asked.concurrency // POOL))
+        ]
+        self._turns = cycle(self._clients)
         self._paused_until = 0.0
 
     def complete(self, requests: Iterable[Request]) -> Replies:
@@ -94,39 +111,48 @@ class ServerEngine:
         body: Callable[[Request], dict[str, Any]],
         read: Callable[[dict[str, Any]], Completion],
     ) -> Replies:
-        """Keep `concurrency` requests in flight; the iterable is drawn from as places become free."""
-        finished: queue.SimpleQueue[tuple[int, Completion | BaseException]] = queue.SimpleQueue()
-        flying: dict[int, Any] = {}
+        """Keep `concurrency` requests in flight, and a few more ready: a place is free when its reply has been taken in."""
+        finished: queue.SimpleQueue[tuple[int, Completion | BaseException | None]] = queue.SimpleQueue()
+        waiting: dict[int, Any] = {}
+        places, unsent = asyncio.Semaphore(self.asked.concurrency), 0
 
-        def take() -> tuple[int, Completion]:
+        def take() -> Replies:
+            nonlocal unsent
             place, reply = finished.get()
-            flying.pop(place)
+            waiting.pop(place)
             if isinstance(reply, BaseException):
                 raise reply
-            self.spent += reply.cost or 0.0
-            return place, reply
+            if reply is None:
+                unsent += 1
+            else:
+                yield place, reply
+            # whoever asks for the next reply has committed this one: a kill then repeats what was in flight, no more
+            self._loop.call_soon_threadsafe(places.release)
 
         async def one(place: int, request: Request) -> None:
             try:
-                finished.put((place, await self._answered(body(request), read)))
+                await places.acquire()
+                reply = None if self._over_cap() else await self._answered(body(request), read)
+                self.spent += (reply and reply.cost) or 0.0
+                finished.put((place, reply))
             except BaseException as error:
                 finished.put((place, error))
 
         try:
             for place, request in enumerate(requests):
-                if self._over_cap():
+                waiting[place] = asyncio.run_coroutine_threadsafe(one(place, request), self._loop)
+                while len(waiting) >= self.asked.concurrency + AHEAD or (waiting and not finished.empty()):
+                    yield from take()
+                if unsent:
                     break
-                flying[place] = asyncio.run_coroutine_threadsafe(one(place, request), self._loop)
-                while len(flying) >= self.asked.concurrency or (flying and not finished.empty()):
-                    yield take()
-            while flying:
-                yield take()
+            while waiting:
+                yield from take()
         except Refused as error:
             raise EngineError(str(error), self.url, f"set {self.asked.api_key_env}, check server.url and model") from None
         finally:
-            for future in flying.values():
+            for future in waiting.values():
                 future.cancel()
-        if self._over_cap():
+        if unsent:
             raise EngineError(
                 f"the cost cap is reached: {self.spent:.4f} of {self.asked.max_cost}",
                 self.url,
@@ -178,7 +204,8 @@ class ServerEngine:
 
         try:
             async with asyncio.timeout(min(self.asked.timeout_s, max(left_s, 0.01))):
-                reply = await self._client.post("/chat/completions", cast_to=object, body=body, options={"max_retries": 0})
+                client = next(self._turns)
+                reply = await client.post("/chat/completions", cast_to=object, body=body, options={"max_retries": 0})
         except TimeoutError as error:
             raise Later("timeout") from error
         except openai.APIStatusError as error:
@@ -226,7 +253,8 @@ class ServerEngine:
 
     def close(self) -> None:
         """Stop the loop and the client."""
-        asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(10)
+        for client in self._clients:
+            asyncio.run_coroutine_threadsafe(client.close(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
