@@ -338,7 +338,7 @@ if run.units("win_rate"):
         log:
             out / "logs/win_rate.log",
         resources:
-            gpu=1,
+            gpu=run.gpus("win_rate", "all"),
         params:
             trigger=run.trigger("win_rate"),
         shell:

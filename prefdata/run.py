@@ -17,7 +17,7 @@ from prefdata import files, tables
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, snippet
 from prefdata.models import RECEIPT, content_files, revision_of
-from prefdata.parts import Part, generator, judge
+from prefdata.parts import Part, generator, judge, win_rate_judge
 from prefdata.settings import Settings
 from prefdata.stages import STAGES, Stage
 from prefdata.tables import TABLES
@@ -78,8 +78,9 @@ class Run:
         return [(unit, group) for unit in self.units(stage) for group in self.groups(stage)]
 
     def gpus(self, stage: str, unit: str) -> int:
-        """Devices that a job of generate or judge needs: none where no model is run here."""
-        asked = generator(self.settings, unit) if stage == "generate" else judge(self.settings, unit).model
+        """Devices that a job of generate, judge or win_rate needs: none where no model is run here."""
+        of_judge = win_rate_judge(self.settings) if stage == "win_rate" else unit
+        asked = generator(self.settings, unit) if stage == "generate" else judge(self.settings, of_judge).model
         if asked is None or (asked.server is not None and not asked.server.command):
             return 0
         return asked.vllm.tensor_parallel if asked.vllm else 1

@@ -229,6 +229,18 @@ def test_a_run_that_died_under_other_references_begins_anew(prepared: Run, monke
     assert rows_of(loop.train(settings, "dpo/cut")) == rows_of(loop.train(settings, "dpo/whole"))
 
 
+def test_a_run_that_died_under_another_seed_says_so(prepared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held-out prompts are drawn by the seed too: that other ones are compared hides no change of the seed."""
+    run = {"steps": 4, "batch_prompts": 8, "checkpoint_s": 1e-9, "evaluation": {"every": 2, "prompts": 3}}
+    dies_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(with_runs(prepared, {"dpo/cut": {**run, "seed": 5}}), "dpo/cut")
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="begun with the seed 5, not 6"):
+        loop.train(with_runs(prepared, {"dpo/cut": {**run, "seed": 6}}), "dpo/cut")
+    assert len(rows_of(loop.train(with_runs(prepared, {"dpo/cut": {**run, "seed": 5}}), "dpo/cut"))) == 4
+
+
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [

@@ -15,7 +15,7 @@ from models import FAMILIES, VOCABULARY, model
 
 from prefdata import logprob
 from prefdata.draws import hex_id
-from prefdata.errors import DataError, EngineError
+from prefdata.errors import ConfigError, DataError, EngineError
 from train import checkpoint, loop
 from train.batches import Example, Order, micro_batches
 from train.batchwise import RunningMean
@@ -267,20 +267,25 @@ def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
     assert all(torch.equal(a, b) or a.isnan().all() for a, b in zip(before, lm.parameters(), strict=True))
 
 
+def of(name: str, seed: int = 0) -> checkpoint.Identity:
+    """The identity of a run; another seed changes its whole, not its base."""
+    return checkpoint.Identity(f"{name}{seed}", f"{name}'s base", seed)
+
+
 @pytest.mark.parametrize("name", ["sft", "dpo", "mcpo", "mrpo", "bco", "kto"])
 @pytest.mark.parametrize("killed_at", [1, 3, 6])
 def test_resume_is_bit_equal(tmp_path: Path, name: str, killed_at: int) -> None:
     whole, _, rows = optimize(name, 60, 8)
     running = RunningMean()
     lm, optimizer, first = optimize(name, 60, killed_at, running=running)
-    kept = {"identity": "me", "rows": first, "running": [running.total, running.count]}
+    kept = {**of("me").state(), "rows": first, "running": [running.total, running.count]}
     checkpoint.save(tmp_path, killed_at, lm, optimizer, kept)
     fresh = model()
     with torch.no_grad():
         for parameter in fresh.parameters():
             parameter.zero_()
     again = loop.make_optimizer(fresh, run_settings())
-    state = checkpoint.resume(tmp_path, "me", fresh, again)
+    state = checkpoint.resume(tmp_path, of("me"), fresh, again)
     assert state is not None
     assert state["step"] == killed_at
     _, _, rest = optimize(name, 60, 8, fresh, killed_at, again, RunningMean(*state["running"]))
@@ -291,25 +296,25 @@ def test_resume_is_bit_equal(tmp_path: Path, name: str, killed_at: int) -> None:
 def test_only_whole_checkpoints_of_this_run_are_loaded(tmp_path: Path) -> None:
     lm, optimizer, _ = optimize("dpo", 10_000, 2)
     for step in (1, 2, 3):
-        checkpoint.save(tmp_path, step, lm, optimizer, {"identity": "me", "rows": []})
+        checkpoint.save(tmp_path, step, lm, optimizer, {**of("me").state(), "rows": []})
     assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
     newest = tmp_path / "step-00000003" / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:100])
     (tmp_path / "step-00000009").mkdir()  # killed before its state was written
-    state = checkpoint.resume(tmp_path, "me", lm, optimizer)
+    state = checkpoint.resume(tmp_path, of("me"), lm, optimizer)
     assert state is not None
     assert state["step"] == 2
-    assert checkpoint.resume(tmp_path, "another", lm, optimizer) is None
+    assert checkpoint.resume(tmp_path, of("another"), lm, optimizer) is None
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lm, optimizer, _ = optimize("dpo", 10_000, 1)
-    checkpoint.save(tmp_path, 1, lm, optimizer, {"identity": "me", "rows": []})
+    checkpoint.save(tmp_path, 1, lm, optimizer, {**of("me").state(), "rows": []})
     monkeypatch.setattr(checkpoint.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(DataError, match="cannot write a checkpoint: No space left"):
-        checkpoint.save(tmp_path, 2, lm, optimizer, {"identity": "me", "rows": []})
-    assert checkpoint.resume(tmp_path, "me", lm, optimizer)["step"] == 1
+        checkpoint.save(tmp_path, 2, lm, optimizer, {**of("me").state(), "rows": []})
+    assert checkpoint.resume(tmp_path, of("me"), lm, optimizer)["step"] == 1
 
 
 def test_the_start_up_check_stops_a_model_that_loses_its_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,14 +376,23 @@ def test_margin_and_accuracy_are_under_the_primary_reference() -> None:
     assert metrics.means()["accuracy"] == float(margin > 0)
 
 
+def test_another_seed_is_a_mistake_and_costs_no_checkpoint(tmp_path: Path) -> None:
+    lm, optimizer, _ = optimize("dpo", 10_000, 2)
+    checkpoint.save(tmp_path, 2, lm, optimizer, {**of("me", 3).state(), "rows": []})
+    with pytest.raises(ConfigError, match="begun with the seed 3, not 4; take the old seed back, or remove"):
+        checkpoint.resume(tmp_path, of("me", 4), lm, optimizer)
+    assert checkpoint.resume(tmp_path, of("me", 3), lm, optimizer)["step"] == 2
+    assert checkpoint.resume(tmp_path, of("another", 4), lm, optimizer) is None
+
+
 def test_a_checkpoint_of_another_run_never_outlives_ours(tmp_path: Path) -> None:
     lm, optimizer, _ = optimize("dpo", 10_000, 2)
     for step in (100, 140):
-        checkpoint.save(tmp_path, step, lm, optimizer, {"identity": "old", "rows": []})
+        checkpoint.save(tmp_path, step, lm, optimizer, {**of("old").state(), "rows": []})
     (tmp_path / ".step-00000001.77.tmp").mkdir()
-    assert checkpoint.resume(tmp_path, "new", lm, optimizer) is None
-    checkpoint.save(tmp_path, 10, lm, optimizer, {"identity": "new", "rows": []})
-    assert checkpoint.resume(tmp_path, "new", lm, optimizer)["step"] == 10
+    assert checkpoint.resume(tmp_path, of("new"), lm, optimizer) is None
+    checkpoint.save(tmp_path, 10, lm, optimizer, {**of("new").state(), "rows": []})
+    assert checkpoint.resume(tmp_path, of("new"), lm, optimizer)["step"] == 10
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000010"]
 
 

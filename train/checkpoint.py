@@ -7,6 +7,7 @@ last, so the newest complete one always loads.
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,26 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if (p / "state.json").exists())
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What a checkpoint is of: `whole` names everything that its run depends on, `base` all of it but the seed."""
+
+    whole: str
+    base: str
+    seed: int
+
+    def state(self) -> dict[str, Any]:
+        return {"identity": self.whole, "base": self.base, "seed": self.seed}
+
+
 def resume(
-    folder: Path, identity: str, model: Any, optimizer: torch.optim.Optimizer, world: World = ALONE
+    folder: Path, identity: Identity, model: Any, optimizer: torch.optim.Optimizer, world: World = ALONE
 ) -> dict[str, Any] | None:
     """Load the newest complete checkpoint of this very run into model and optimizer; its state, or None.
 
-    A checkpoint of other settings, data or start (`identity`) is not ours: it is removed and the run begins anew. Raises
-    ConfigError where it is ours, of another number of processes: they would sum in another order.
+    A checkpoint of other settings, data or start is not ours: it is removed and the run begins anew. Raises ConfigError where
+    only the seed is another one, or the number of processes, which would sum in another order: both are slips more often
+    than wishes, and would cost the steps that are done.
     """
     with world.first_then_all():
         if world.first:
@@ -101,10 +115,18 @@ def _state(path: Path) -> dict[str, Any]:
     return json.loads((path / "state.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
-def _discard_others(folder: Path, identity: str) -> None:
+def _discard_others(folder: Path, identity: Identity) -> None:
     for path in checkpoints(folder):
-        if _state(path)["identity"] != identity:
-            shutil.rmtree(path, ignore_errors=True)
+        state = _state(path)
+        if state["identity"] == identity.whole:
+            continue
+        if state.get("base") == identity.base and state["seed"] != identity.seed:
+            raise ConfigError(
+                f"the run was begun with the seed {state['seed']}, not {identity.seed}",
+                str(path),
+                f"take the old seed back, or remove {folder} to begin anew",
+            )
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def save_best(folder: Path, model: Any, world: World) -> None:

@@ -61,7 +61,9 @@ def train(recipe: Settings, name: str, run: Run | None = None) -> Path:
     optimizer = make_optimizer(model, settings)
     references = [r.name for r in recipe.score.references]
     compared = json.dumps([references, [[e.prompt_id, e.completions, e.logps] for e in held]])
-    identity = hex_id("run", VERSION, name, json.dumps(resume_slice(settings)), data_hash, start, seed, compared)
+    base = hex_id("run", VERSION, name, json.dumps({**resume_slice(settings), "seed": None}), data_hash, start)
+    whole = hex_id(base, json.dumps(resume_slice(settings)), seed, compared)
+    identity = checkpoint.Identity(whole, base, seed)
     scratch = run.root / "chunks" / "train" / name
     before = checkpoint.continued(run, settings, optimizer)
     state = checkpoint.resume(scratch, identity, model, optimizer, world) or before
@@ -85,7 +87,7 @@ def train(recipe: Settings, name: str, run: Run | None = None) -> Path:
             asked = world.any(stopping.asked)
             due = world.any(time.monotonic() - saved >= settings.checkpoint_s) or asked
             if due and step + 1 < plan.last:
-                kept = {"identity": identity, "rows": state["rows"], "running": [running.total, running.count], "best": best}
+                kept = {"rows": state["rows"], "running": [running.total, running.count], "best": best, **identity.state()}
                 checkpoint.save(scratch, step + 1, world.settled(model), optimizer, kept, world=world)
                 saved = time.monotonic()
                 if asked:
