@@ -4,7 +4,7 @@ Finished items are never computed again; a model is started only when an item is
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from prefdata.chunks import ChunkStore, Value
@@ -19,17 +19,24 @@ def fill(
     store: ChunkStore,
     chunk_prompts: int,
     items: Callable[[Frames], Mapping[str, Item]],
-    compute: Callable[[Sequence[Item]], Sequence[Value]],
+    compute: Callable[[dict[str, Item]], Iterator[dict[str, Value]]],
 ) -> None:
-    """Compute and commit every missing item, `chunk_prompts` prompts at a time; batches never cross a chunk."""
+    """Compute every missing item, `chunk_prompts` prompts at a time; batches never cross a chunk. What `compute` yields is
+    committed together."""
     with Progress(f"{job.stage.name} {job.unit}", None) as progress:
         for frames in job.parts(prompts=chunk_prompts):
             wanted = items(frames)
             missing = store.missing(list(wanted))
             if missing:
-                store.put(dict(zip(missing, compute([wanted[k] for k in missing]), strict=True)))
+                for finished in compute({k: wanted[k] for k in missing}):
+                    store.put(finished)
             progress.advance(len(wanted))
     told(job, store)
+
+
+def whole(compute: Callable[[Sequence[Item]], Sequence[Value]]) -> Callable[[dict[str, Item]], Iterator[dict[str, Value]]]:
+    """Commit a chunk's items together, so that a batch is the same one whenever it is made again."""
+    return lambda wanted: iter([dict(zip(wanted, compute(list(wanted.values())), strict=True))])
 
 
 def told(job: Job, store: ChunkStore) -> None:

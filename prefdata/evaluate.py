@@ -54,7 +54,7 @@ def run(job: Job) -> None:
         return [(answers if kind == "answer" else logps).pop(0) for kind, _ in some]
 
     with ChunkStore(job.run.chunks("evaluate", job.unit)) as store:
-        chunked.fill(job, store, settings.chunk_prompts, items, compute)
+        chunked.fill(job, store, settings.chunk_prompts, items, chunked.whole(compute))
         chunked.write(job, lambda frames: rows(frames, items(frames), store, producer, name, job.settings.seed))
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, partial
@@ -13,7 +13,7 @@ import polars as pl
 from prefdata import chunked, tables
 from prefdata.chunks import ChunkStore, Value
 from prefdata.draws import hash64, item_key
-from prefdata.engines import Engine, Request, in_order, load
+from prefdata.engines import Completion, Engine, Request, in_order, load
 from prefdata.errors import EngineError
 from prefdata.parts import generator
 from prefdata.rows import candidate_id
@@ -40,7 +40,15 @@ def run(job: Job) -> None:
         log = job.run.root / "logs" / "generate" / job.unit / "server.log"
         spent = store.total("cost")
         engine = cache(lambda: stack.enter_context(load.started(job.run, model, producer, log, spent)))
-        chunked.fill(job, store, settings.chunk_prompts, items, lambda some: complete(engine(), some))
+
+        def together(some: Sequence[Request]) -> list[Value]:
+            return complete(engine(), some)
+
+        def one_by_one(wanted: Mapping[str, Request]) -> Iterator[dict[str, Value]]:
+            return as_they_finish(engine(), wanted)
+
+        compute = chunked.whole(together) if model.engine == "transformers" else one_by_one
+        chunked.fill(job, store, settings.chunk_prompts, items, compute)
         made = partial(rows, store=store, producer=producer, seed=job.settings.seed, reasoning_end=model.reasoning_end)
         _require_few_failures(job, settings, items, store)
         chunked.write(job, lambda frames: made(frames, items(frames)))
@@ -106,8 +114,19 @@ def keyed(asked: Sequence[Request], common: tuple[Any, ...]) -> dict[str, Reques
 
 def complete(engine: Engine, some: Sequence[Request]) -> list[Value]:
     """The engine's completions as values of the store."""
+    return [_value(c) for c in in_order(engine.complete(some))]
+
+
+def as_they_finish(engine: Engine, wanted: Mapping[str, Request]) -> Iterator[dict[str, Value]]:
+    """Each completion by itself: what was paid for is kept, whatever happens to the others."""
+    keys = list(wanted)
+    for place, completion in engine.complete(wanted.values()):
+        yield {keys[place]: _value(completion)}
+
+
+def _value(completion: Completion) -> Value:
     kept = ("text", "finish", "num_tokens", "reason", "cost", "transient")
-    return [{name: getattr(c, name) for name in kept} for c in in_order(engine.complete(some))]
+    return {name: getattr(completion, name) for name in kept}
 
 
 def rows(

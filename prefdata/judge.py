@@ -251,6 +251,8 @@ def _require_quality(known: Known, settings: JudgeSettings) -> None:
     """Raise EngineError where too many verdicts are missing or too few pairs agree in both orders."""
     pairs_ = [_outcomes(orders) for own in known.pairs.values() for orders in own.values()]
     _require_present(known.reasons, sum(map(len, pairs_)), settings)
+    if settings.swap_margin is not None:
+        return  # only pairs of a small margin are asked twice: that many of them disagree says nothing of the others
     whole = [settle(orders) for orders in pairs_ if len(orders) == 2]
     decided: list[Outcome] = [o for o in whole if o != "missing"]
     agreeing = sum(o != "inconsistent" for o in decided)
@@ -285,7 +287,7 @@ def score_alone(job: Job, settings: JudgeSettings, judge: Pointwise, store: Chun
     def compute(some: Sequence[Item]) -> list[Value]:
         return [{"score": score, "reason": reason} for score, reason in judge.scores(some)]
 
-    chunked.fill(job, store, settings.chunk_prompts, items, compute)
+    chunked.fill(job, store, settings.chunk_prompts, items, chunked.whole(compute))
     reasons, count = Counter[str](), 0
     for frames in job.parts():
         values = store.get(list(items(frames)))

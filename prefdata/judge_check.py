@@ -77,7 +77,8 @@ def with_judge(pairs: Pairs, run: Run, name: str) -> Pairs:
     settings = judge_named(run, name)
     said = [verdict(orders) for orders in judged(run, settings, pairs.texts, "judge-check")]
     codes = np.array([_place(v) for v in said], dtype=np.int64)
-    return replace(pairs, judges={name: codes, **pairs.judges})
+    recorded = {other: own for other, own in pairs.judges.items() if other != name}
+    return replace(pairs, judges={name: codes, **recorded})
 
 
 def _code(value: Any, at: str) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from prefdata import files
+from prefdata import files, tables
 from prefdata.judge import contenders
 from prefdata.judges.registry import POINTWISE
 from prefdata.parts import judge as settings_of
@@ -119,7 +119,8 @@ def _pairs(
     judges: Sequence[JudgeSettings],
     found: Gathered,
 ) -> None:
-    sizes = dict(contenders(frames["candidates"], own.truncated).group_by("prompt_id").len().iter_rows())
+    kept = tables.alive(frames["candidates"], frames["drops"])
+    sizes = dict(contenders(kept, own.truncated).group_by("prompt_id").len().iter_rows())
     others = {j.name: _settled(of_judge(frames["verdicts"], j)) for j in judges if j != own and j.judge not in POINTWISE}
     for prompt, pairs in _settled(verdicts).items():
         found.bound += PROCEDURES[own.procedure].most(sizes[prompt])
@@ -181,7 +182,7 @@ def scored_facts(own: JudgeSettings, found: Gathered) -> Facts:
     """The figures of a judge that scores alone."""
     values = np.array(found.scores, dtype=np.float64).reshape(-1, 2)
     spread = len(values) > 2 and values.std(0).min() > 0
-    by_length = float(np.corrcoef(values.argsort(0).argsort(0).T)[0, 1]) if spread else None
+    by_length = float(np.corrcoef([pl.Series(column).rank("average") for column in values.T])[0, 1]) if spread else None
     return {
         "judge": own.name,
         "procedure": "scores",

@@ -63,11 +63,10 @@ class Run:
         """What a job writes."""
         return self.files([Part(t, stage, unit) for t in STAGES[stage].writes], shards)
 
-    def groups(self, stage: str) -> list[list[int]]:
-        """The shards of each job of an engine stage."""
-        section = getattr(self.settings, stage)
-        sections = section if isinstance(section, list) else [section]
-        size = max((s.shards_per_engine or len(self.shards) for s in sections), default=len(self.shards))
+    def groups(self, stage: str, unit: str) -> list[list[int]]:
+        """The shards of each job of an engine stage's unit."""
+        section = judge(self.settings, unit) if stage == "judge" else getattr(self.settings, stage)
+        size = section.shards_per_engine or len(self.shards)
         return [self.shards[i : i + size] for i in range(0, len(self.shards), size)]
 
     def units(self, stage: str) -> list[str]:
@@ -75,7 +74,7 @@ class Run:
 
     def engine_jobs(self, stage: str) -> list[tuple[str, list[int]]]:
         """(unit, shards) of every job of an engine stage."""
-        return [(unit, group) for unit in self.units(stage) for group in self.groups(stage)]
+        return [(unit, group) for unit in self.units(stage) for group in self.groups(stage, unit)]
 
     def gpus(self, stage: str, unit: str) -> int:
         """Devices that a job of generate, judge or win_rate needs: none where no model is run here."""

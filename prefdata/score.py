@@ -120,7 +120,7 @@ def run(job: Job) -> None:
         return keyed(pairs(frames, job.settings.sets.splits), common)
 
     with ChunkStore(job.run.chunks("score", job.unit)) as store:
-        chunked.fill(job, store, score.chunk_prompts, items, scorer.values)
+        chunked.fill(job, store, score.chunk_prompts, items, chunked.whole(scorer.values))
         chunked.write(job, lambda frames: rows(frames, items(frames), store, own.name, policy))
 
 

@@ -181,7 +181,9 @@ class ServerSettings(BaseModel, frozen=True, extra="forbid"):
     top_logprobs: int = Field(20, ge=1, description="alternatives asked for where labels are chosen; servers have a limit")
     price_in: float = Field(0, ge=0, description="per million prompt tokens, in the currency of max_cost")
     price_out: float = Field(0, ge=0, description="per million generated tokens")
-    max_cost: float | None = Field(None, gt=0, description="the stage stops there; what is in flight is still kept")
+    max_cost: float | None = Field(
+        None, gt=0, description="a job stops there, what earlier ones spent included; in flight is kept"
+    )
     command: list[str] = Field(
         default_factory=list, description="started for the length of a job; {port}, {model} and {python} are filled in"
     )
@@ -212,8 +214,7 @@ class LanguageModelSettings(BaseModel, frozen=True, extra="forbid"):
         """What can change this model's answers: not where it runs, nor how many at once."""
         own = self.model_dump(mode="json", include={"model", "revision", "template", "end"})
         vllm = self.vllm.model_dump(mode="json", include={"dtype", "max_model_len"}) if self.vllm else {}
-        server = self.server.model_dump(mode="json", include={"top_logprobs"}) if self.server else {}
-        return {**own, "engine": self.engine, **vllm, **server}
+        return {**own, "engine": self.engine, **vllm}
 
 
 class GeneratorSettings(LanguageModelSettings, frozen=True, extra="forbid"):
@@ -289,6 +290,8 @@ class JudgeSettings(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"the judge {self.judge} needs its model")
         if self.judge in ("likelihood", "reward") and self.model is not None and self.model.engine != "transformers":
             raise ValueError(f"the judge {self.judge} is run by transformers: leave {self.model.engine} out")
+        if self.swap_margin is not None and self.judge == "pairwise" and self.verdicts == "text":
+            raise ValueError("swap_margin needs a margin, which only verdicts: labels have")
         return self
 
 
@@ -513,6 +516,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         lacking, comparing = list[str](), self.evaluate.judge
         if comparing is not None and comparing not in judges:
             lacking = [f"evaluate.judge: {comparing!r} is no judge's name{did_you_mean(comparing, judges)}"]
+        elif comparing is not None and len(self.evaluate.runs) < 2:
+            lacking = ["evaluate.judge: name two runs at least under evaluate.runs, the first is the baseline"]
         return lacking + [
             f"sets.{key}: {method!r} is neither source nor a judge's name{did_you_mean(method, known)}"
             for key, method in (("method", self.sets.method), ("sft_method", self.sets.sft_method))

@@ -87,7 +87,11 @@ def _generate_slice(settings: Settings, unit: str) -> Slice:
 def _judge_slice(settings: Settings, unit: str) -> Slice:
     own = judge(settings, unit)
     model = {"model": own.model.identity()} if own.model else {}
-    asked = {"rubric": rubric.load(own.rubric).hash} if own.judge == "pairwise" else {}
+    asked: Slice = {"rubric": rubric.load(own.rubric).hash} if own.judge == "pairwise" else {}
+    if own.judge == "likelihood":
+        asked["dtype"] = settings.score.dtype
+    if own.judge == "pairwise" and own.verdicts == "labels" and own.model and own.model.server:
+        asked["top_logprobs"] = own.model.server.top_logprobs
     return {**_less(own, "shards_per_engine", "chunk_prompts", "model", "rubric"), **model, **asked, "seed": settings.seed}
 
 

@@ -29,6 +29,7 @@ from prefdata.parts import judge as judge_settings
 from prefdata.procedures.verdicts import Outcome
 from prefdata.rows import Fields
 from prefdata.run import Job, Run
+from prefdata.settings import JudgeSettings
 
 STAGE_VERSION = 1
 Facts = dict[str, Any]
@@ -70,10 +71,9 @@ def run(job: Job) -> None:
         texts = {conversation(prompts[i]["messages"]): text for i, text in answers[name].items()}
         files.atomic_text(answers_path(job.run, name), outputs(name, texts))
     shared, found, values = common(answers), [], {}
-    for name in names[1:]:
-        pairs = [TextPair(prompts[i], answers[name][i], answers[names[0]][i]) for i in shared]
-        verdicts = judged(job.run, settings, pairs, "win_rate")
-        found.append(facts_of(name, pairs, verdicts))
+    pairs = {name: [TextPair(prompts[i], answers[name][i], answers[names[0]][i]) for i in shared] for name in names[1:]}
+    for name, verdicts in of_all(job.run, settings, pairs, "win_rate").items():
+        found.append(facts_of(name, pairs[name], verdicts))
         values[name] = np.array([worth(v) for v in verdicts])
     apart = differences(values, job.settings.seed)
     facts = {"judge": settings.name, "baseline": names[0], "systems": found, "differences": apart}
@@ -109,18 +109,27 @@ def of_files(run: Run, judge: str, systems: Sequence[Path], against: Path) -> tu
     base = read_[str(against)]
     baseline = base[shared[0]][1]
     own = judge_named(run, judge)
-    found, values, notes = [], {}, []
+    pairs: dict[str, list[TextPair]] = {}
     for path in systems:
         answers = read_[str(path)]
         name = answers[shared[0]][1]
-        if name in values:
+        if name in pairs:
             raise DataError(f"two systems are called {name}", str(path), "give each file's rows a generator of their own")
-        pairs = [text_pair(i, answers[i][0], base[i][0]) for i in shared]
-        verdicts = judged(run, own, pairs, "win-rate")
-        found.append(facts_of(name, pairs, verdicts))
+        pairs[name] = [text_pair(i, answers[i][0], base[i][0]) for i in shared]
+    found, values, notes = [], {}, []
+    for name, verdicts in of_all(run, own, pairs, "win-rate").items():
+        found.append(facts_of(name, pairs[name], verdicts))
         values[name] = np.array([worth(v) for v in verdicts])
-        notes += annotations(judge, (name, baseline), pairs, verdicts)
+        notes += annotations(judge, (name, baseline), pairs[name], verdicts)
     return found, differences(values, run.settings.seed), notes, baseline
+
+
+def of_all(
+    run: Run, settings: JudgeSettings, pairs: Mapping[str, Sequence[TextPair]], purpose: str
+) -> dict[str, list[dict[str, Outcome]]]:
+    """The verdicts of every system's pairs, of one start of the judge."""
+    said = iter(judged(run, settings, [p for own in pairs.values() for p in own], purpose))
+    return {name: [next(said) for _ in own] for name, own in pairs.items()}
 
 
 def worth(orders: Mapping[str, Outcome]) -> float:

@@ -147,10 +147,23 @@ def test_failures_of_the_server_are_asked_again_and_answers_are_not(
     assert len(made(run, "candidates")) == 2
 
 
+def test_what_was_paid_for_is_kept_when_the_cap_is_reached(generated: Generated) -> None:
+    prompts = [f"fine {i}" for i in range(8)]
+    price = {"backoff_s": 0.02, "price_in": 1e4, "concurrency": 2}  # 1 a call, 16 calls
+    keys = {"temperatures": [1.0]}
+    with Server(scripted := Scripted()) as url:
+        with pytest.raises(EngineError, match="the cost cap is reached"):
+            generated("", prompts, {"server": {**price, "url": url, "max_cost": 5}}, **keys)
+        assert 5 <= scripted.calls.total() <= 6
+        run = generated("", prompts, {"server": {**price, "url": url, "max_cost": 50}}, **keys)
+    assert set(scripted.calls.values()) == {1}
+    assert len(made(run, "candidates")) == 16
+
+
 def test_a_server_is_started_for_the_job_and_stopped_after(generated: Generated, tmp_path: Path) -> None:
     import psutil
 
-    command = ["{python}", str(Path(module.__file__)), "--port", "{port}"]
+    command = ["{python}", str(Path(module.__file__)), "--port={port}"]
     server = {"url": "http://127.0.0.1:{port}/v1", "command": command, "start_s": 30}
     run = generated("", ["one", "two"], {"server": server}, temperatures=[0.0], per_temperature=1)
     assert len(made(run, "candidates")) == 2

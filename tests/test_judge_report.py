@@ -207,6 +207,38 @@ def test_model_scores_equal_each_row_alone_and_rank_higher_first(models: Path, s
         assert [r["rank"] for r in own] == [1, 2, 3]
 
 
+def test_equal_scores_have_no_order_by_length() -> None:
+    from prefdata.settings import JudgeSettings
+
+    settings = JudgeSettings(judge="verifier")
+    tied = [(0.0, 3.0), (1.0, 9.0), (0.0, 3.0), (1.0, 9.0), (0.0, 3.0)]
+    for scores in (tied, tied[::-1], tied[2:] + tied[:2]):
+        facts = judge_report.scored_facts(settings, judge_report.Gathered(calls=5, scores=scores))
+        assert facts["rank_correlation_with_length"] == pytest.approx(1)
+
+
+def test_the_dtype_of_the_scores_is_part_of_a_likelihood_judge(make_run: Make, models: Path) -> None:
+    from prefdata.judges.registry import POINTWISE
+
+    judge = {"name": "j", "judge": "likelihood", "model": {"model": str(models / "lm")}}
+    runs = [
+        make_run(sources={"sources": [{"name": "s", "path": "x"}]}, judge=[judge], score={"dtype": d})
+        for d in ("float32", "float64")
+    ]
+    assert len({POINTWISE["likelihood"](run, run.settings.judge[0]).what for run in runs}) == 2
+    assert len({run.trigger("judge", run.units("judge")[0]) for run in runs}) == 2
+
+
+def test_the_bound_counts_what_is_judged(make_run: Make, write_rows: Callable[..., str]) -> None:
+    """Of four answers rank 2 is pruned: two comparisons, both orders."""
+    rows = [nectar("Sba", [("ab", 1), ("a", 2), ("b", 3), ("ba", 4)])]
+    sources = {"sources": [{"name": "s", "path": write_rows(rows), "split": "train"}]}
+    run = make_run(sources=sources, prune={"drop_ranks": [2]}, judge=[{"name": "exact"}], sets={"method": "exact"})
+    run_stages(run, "sources", "split", "prune", "judge", "judge_report")
+    facts = json.loads(judge_report.path(run, run.units("judge")[0]).read_text())
+    assert (facts["calls"], facts["calls_bound"]) == (4, 4)
+
+
 def test_the_verifier_scores_against_the_final_answer(scored: Callable[..., Run]) -> None:
     run = scored({"judge": "verifier", "max_failed": 0.0})
     found = {

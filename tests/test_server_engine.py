@@ -71,7 +71,8 @@ def test_what_does_not_pass_ends_at_the_deadline_and_may_be_asked_again_by_a_lat
         ("null", "parse: no content"),
         ("refusal", "refusal"),
         ("filtered", "refusal"),
-        ("bad", "status 400"),
+        ("thinking", "truncated"),
+        ("surrogate", "parse: no content"),
         ("too_long", "no_room"),
     ],
 )
@@ -83,6 +84,32 @@ def test_what_cannot_be_read_is_data_with_a_reason(cue: str, reason: str) -> Non
     assert replies[1].reason.startswith(reason)
     assert not replies[1].transient
     assert max(scripted.tries.values()) == (3 if reason.startswith("parse") else 1), "two retries, then missing"
+
+
+def test_what_the_servers_settings_may_mend_is_asked_again_by_a_later_run_and_says_why() -> None:
+    reply = one("cue:bad")
+    assert (reply.finish, reply.transient) == ("error", True)
+    assert reply.reason == 'status 400: \'{"error":{"message":"no"}}\''
+
+
+def test_replies_that_cannot_be_read_cost_too() -> None:
+    with engine(price_in=1e4) as made:
+        reply = in_order(made.complete(asks("cue:null")))[0]
+    assert (reply.cost, made.spent) == (3, 3)
+
+
+def test_numbers_that_no_server_means_are_none() -> None:
+    with engine(price_in=1e4) as made:
+        assert made._usage({"usage": {"prompt_tokens": 10**11, "completion_tokens": True}}) == (0, 0, 0)
+        assert made._usage({"usage": [1]}) == (0, 0, 0)
+        reply = in_order(made.choose(asks("cue:abyss"), ["A", "B"]))[0]
+    assert reply.logps == (-float("inf"), pytest.approx(-1.0))
+
+
+def test_a_429_that_never_ends_does() -> None:
+    started = time.monotonic()
+    assert one("cue:wait_long", pause_s=0.05, deadline_s=30).reason == "deadline: 429"
+    assert time.monotonic() - started < 5
 
 
 def test_a_cut_reply_is_told() -> None:
@@ -110,7 +137,7 @@ def test_a_pause_is_bounded_and_does_not_count_against_the_deadline() -> None:
     assert 1.5 < time.monotonic() - started < 5, "three pauses of pause_s, none of ten minutes"
 
 
-@pytest.mark.parametrize("cue", ["key", "forbidden", "nowhere"])
+@pytest.mark.parametrize("cue", ["key", "forbidden", "nowhere", "credit"])
 def test_what_no_retry_mends_stops_the_run_at_once_and_names_no_key(cue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-1234")
     scripted = Scripted(latency_s=0.02)

@@ -143,9 +143,22 @@ def test_an_unknown_judge_is_named(place: Path, run: Any) -> None:
         win_rate.of_files(run("http://127.0.0.1:9/v1"), "k", [place / "long.json"], place / "base.json")
 
 
+def test_a_judge_of_trained_models_needs_two_of_them() -> None:
+    made = {"name": "w", "sources": {"sources": [{"name": "s", "path": "x"}]}, "judge": [{"name": "exact"}]}
+    with pytest.raises(ConfigError, match="name two runs at least"):
+        recipe.validate({**made, "evaluate": {"judge": "exact"}}, "t")
+    with pytest.raises(ConfigError, match="'exakt' is no judge's name .did you mean 'exact'"):
+        recipe.validate({**made, "evaluate": {"judge": "exakt"}}, "t")
+    text = {"name": "t", "judge": "pairwise", "model": {"model": "m"}, "verdicts": "text", "swap_margin": 1.0}
+    with pytest.raises(ConfigError, match="swap_margin needs a margin"):
+        recipe.validate({**made, "judge": [text]}, "t")
+
+
 def test_the_commands_print_what_was_found(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    pairs = [{"prompt": "q", "a": "long one", "b": "x", "human": h, "judges": {"old": "b"}} for h in ("a", "a", "b", "tie")]
+    pairs = [
+        {"prompt": "q", "a": "long one", "b": "x", "human": h, "judges": {"old": "b", "j": "b"}} for h in ("a", "a", "b", "tie")
+    ]
     (place / "pairs.jsonl").write_text("".join(json.dumps(p) + "\n" for p in pairs))
     with Server(Scripted()) as url:
         made = {"name": "w", "sources": {"sources": [{"name": "s", "path": "x"}]}, "judge": [judge(url)]}

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import shlex
 import signal
 import socket
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from prefdata.draws import hex_id
@@ -64,7 +66,7 @@ def _served(path: str, asked: ServerSettings, log: Path) -> Iterator[str]:
         return
     port = _free_port()
     holes = {"{port}": str(port), "{model}": path, "{python}": sys.executable}
-    command = [holes.get(word, word) for word in asked.command]
+    command = [re.sub(r"\{(port|model|python)\}", lambda hole: holes[hole[0]], word) for word in asked.command]
     url = asked.url.replace("{port}", str(port))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as said:
@@ -106,6 +108,10 @@ def _wait(process: "subprocess.Popen[bytes]", url: str, seconds: float, command:
             with urlopen(f"{url.rstrip('/')}/models", timeout=5) as reply:
                 if reply.status == 200:
                     return
+        except HTTPError as error:
+            if error.code < 500:  # it answers, if only to ask for a key
+                return
+            time.sleep(0.5)
         except OSError:
             time.sleep(0.5)
     raise EngineError(f"the server did not answer within {seconds:.0f} s", command, f"read {log}, or raise server.start_s")

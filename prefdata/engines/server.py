@@ -20,7 +20,8 @@ from itertools import cycle
 from typing import Any
 
 from prefdata.engines import Completion, Replies, Request, chosen
-from prefdata.errors import EngineError
+from prefdata.errors import EngineError, snippet
+from prefdata.rows import is_text
 from prefdata.settings import ServerSettings
 
 UNREADABLE_TRIES = 3
@@ -28,7 +29,15 @@ AHEAD = 32
 """Requests made before a place is free for them."""
 POOL = 4
 """Connections of one client: its pool looks at each of them for every request, most of a request's time where 256 share it."""
-MEANINGS = {401: "the key is not valid", 403: "the key may not use this model", 404: "no such model or address"}
+PAUSES = 10
+"""Pauses of full length that one request may spend, whoever caused them; they are not in its deadline."""
+MOST_TOKENS, LEAST_LOGP = 2**30, -1e4
+MEANINGS = {
+    401: "the key is not valid",
+    402: "the account has no credit",
+    403: "the key may not use this model",
+    404: "no such model or address",
+}
 
 
 class Refused(Exception):
@@ -40,11 +49,19 @@ class Unreadable(Exception):
 
 
 class Bad(Exception):
-    """The server will not answer this one request."""
+    """The server will not answer this one request; `transient`: unless it is mended."""
+
+    def __init__(self, reason: str, transient: bool) -> None:
+        super().__init__(reason)
+        self.transient = transient
 
 
 class Later(Exception):
-    """Worth another try."""
+    """Worth another try; `told`: after a pause that the server asked for."""
+
+    def __init__(self, reason: str, told: bool = False) -> None:
+        super().__init__(reason)
+        self.told = told
 
 
 class ServerEngine:
@@ -57,7 +74,7 @@ class ServerEngine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="server-engine", daemon=True)
         self._thread.start()
-        key = os.environ.get(asked.api_key_env, "none")
+        self._key = key = os.environ.get(asked.api_key_env, "none")
         trusted = ssl.create_default_context()  # reading the certificates once, not for every client
         self._clients = [
             AsyncOpenAI(
@@ -133,7 +150,6 @@ class ServerEngine:
             try:
                 await places.acquire()
                 reply = None if self._over_cap() else await self._answered(body(request), read)
-                self.spent += (reply and reply.cost) or 0.0
                 finished.put((place, reply))
             except BaseException as error:
                 finished.put((place, error))
@@ -166,36 +182,50 @@ class ServerEngine:
         """One request with its retries, inside its deadline. Raises Refused."""
         import tenacity
 
-        started, paused, unreadable = time.monotonic(), 0.0, 0
+        started, paused, unreadable, cost = time.monotonic(), 0.0, 0, 0.0
+        backoff = tenacity.wait_random_exponential(multiplier=self.asked.backoff_s, max=60)
 
         def waited() -> float:
             return time.monotonic() - started - paused
 
+        def wait(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            return 0.0 if isinstance(error, Later) and error.told else backoff(state)
+
+        def over(state: tenacity.RetryCallState) -> bool:
+            return waited() + state.upcoming_sleep >= self.asked.deadline_s or paused > PAUSES * self.asked.pause_s
+
         async def attempt() -> Completion:
-            nonlocal paused, unreadable
+            nonlocal paused, unreadable, cost
             paused += await self._unpaused()
             try:
                 reply = await self._sent(body, self.asked.deadline_s - waited())
-                return self._priced(read(reply), reply)
+                prompt, made, price = self._usage(reply)
+                cost += price
+                self.spent += price  # whether or not the reply can be read
+                completion = read(reply)
+                return replace(completion, prompt_tokens=prompt, num_tokens=made or completion.num_tokens, cost=cost)
             except Unreadable as error:
                 unreadable += 1
                 if unreadable >= UNREADABLE_TRIES:
-                    return Completion("", "error", 0, f"parse: {error}")
+                    return Completion("", "error", 0, f"parse: {error}", cost=cost)
                 raise Later(f"parse: {error}") from error
             except Bad as error:
-                return Completion("", "error", 0, str(error))
+                return Completion("", "error", 0, str(error), cost=cost, transient=error.transient)
 
         try:
             async for tried in tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(Later),
-                wait=tenacity.wait_random_exponential(multiplier=self.asked.backoff_s, max=60),
-                stop=lambda state: waited() + state.upcoming_sleep >= self.asked.deadline_s,
+                wait=wait,
+                stop=lambda state: (
+                    waited() + state.upcoming_sleep >= self.asked.deadline_s or paused > PAUSES * self.asked.pause_s
+                ),
                 reraise=True,
             ):
                 with tried:
                     return await attempt()
         except Later as error:
-            return Completion("", "error", 0, f"deadline: {error}", transient=True)
+            return Completion("", "error", 0, f"deadline: {error}", cost=cost, transient=True)
         raise AssertionError("a retry loop ends with a reply or an error")
 
     async def _sent(self, body: dict[str, Any], left_s: float) -> dict[str, Any]:
@@ -226,12 +256,13 @@ class ServerEngine:
         if status == 429:
             wait = retry_after(error.response.headers.get("retry-after"), time.time())
             self._pause(self.asked.backoff_s if wait is None else min(wait, self.asked.pause_s))
-            return Later("429")
+            return Later("429", told=wait is not None)
         if status >= 500 or status in (408, 409, 425):
             return Later(str(status))
         # every server says it in its own words; the code is OpenAI's, the sentence vLLM's
         no_room = "context_length_exceeded" in error.response.text or "maximum context length" in error.response.text
-        return Bad("no_room" if no_room else f"status {status}")
+        said = snippet(error.response.text.replace(self._key, "***"), 80)
+        return Bad("no_room", transient=False) if no_room else Bad(f"status {status}: {said}", transient=True)
 
     def _pause(self, seconds: float) -> None:
         """Nobody sends before then. Called on the loop's thread only."""
@@ -244,12 +275,12 @@ class ServerEngine:
             await asyncio.sleep(left)
         return time.monotonic() - started
 
-    def _priced(self, completion: Completion, reply: dict[str, Any]) -> Completion:
+    def _usage(self, reply: dict[str, Any]) -> tuple[int, int, float]:
+        """Prompt tokens, generated tokens and their price; 0 where the reply does not say, or says what cannot be."""
         usage = reply.get("usage")
         counts = [usage.get(k) if isinstance(usage, dict) else None for k in ("prompt_tokens", "completion_tokens")]
-        prompt, made = (c if isinstance(c, int) and c >= 0 else 0 for c in counts)
-        cost = (prompt * self.asked.price_in + made * self.asked.price_out) / 1e6
-        return replace(completion, prompt_tokens=prompt, num_tokens=made or completion.num_tokens, cost=cost)
+        prompt, made = (c if type(c) is int and 0 <= c <= MOST_TOKENS else 0 for c in counts)
+        return prompt, made, (prompt * self.asked.price_in + made * self.asked.price_out) / 1e6
 
     def close(self) -> None:
         """Stop the loop and the client."""
@@ -291,7 +322,9 @@ def _completion(reply: dict[str, Any]) -> Completion:
     if message.get("refusal") or ended == "content_filter":
         return Completion("", "error", 0, "refusal")
     text = message.get("content")
-    if not isinstance(text, str):
+    if text is None and ended == "length":  # a reasoning model that never came to its answer
+        return Completion("", "error", 0, "truncated")
+    if not isinstance(text, str) or not is_text(text):
         raise Unreadable("no content")
     return Completion(text, "length" if ended == "length" else "stop", 0)
 
@@ -301,7 +334,7 @@ def _choice(reply: dict[str, Any], labels: Sequence[str]) -> Completion:
     told = _first(reply).get("logprobs")
     content = told.get("content") if isinstance(told, dict) else None
     if not isinstance(content, list) or len(content) != 1 or not isinstance(content[0], dict):
-        return Completion("", "error", 0, "logprobs: one token's expected")
+        return Completion("", "error", 0, "logprobs: one token's expected (or take verdicts: text)", transient=True)
     listed = content[0].get("top_logprobs")
     shares = dict.fromkeys(labels, 0.0)
     for entry in listed if isinstance(listed, list) else []:
@@ -311,7 +344,7 @@ def _choice(reply: dict[str, Any], labels: Sequence[str]) -> Completion:
         if not logp <= 1e-6:  # NaN too
             return Completion("", "error", 0, "logprobs: above 0")
         if token.strip() in shares:
-            shares[token.strip()] += math.exp(logp)
+            shares[token.strip()] += math.exp(max(logp, LEAST_LOGP))
     if not any(shares.values()):
         return Completion("", "error", 0, "no label among the likeliest tokens")
     logps = [math.log(s) if s > 0 else -math.inf for s in shares.values()]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from prefdata.engines import Completion, Engine, load
+from prefdata.errors import ConfigError
 from prefdata.judges import Judge, Reading
 from prefdata.judges.rubric import Rubric
 from prefdata.judges.rubric import load as load_rubric
@@ -37,7 +38,10 @@ def pairwise(run: Run, settings: JudgeSettings) -> Judge:
         return read_labels(rubric, reply) if mode == "labels" else read_text(rubric, reply)
 
     limit = settings.max_tokens if mode == "text" else 1
-    identity = json.dumps([model.identity(), mode, limit], sort_keys=True)
+    if mode not in rubric.ask:
+        raise ConfigError(f"the rubric asks for no {mode}", settings.rubric, f"add ask.{mode} to it, or change judge.verdicts")
+    tops = model.server.top_logprobs if model.server and mode == "labels" else None
+    identity = json.dumps([model.identity(), mode, limit, tops], sort_keys=True)
     labels = tuple(rubric.labels.values()) if mode == "labels" else None
     return Judge(engine, ask, read, rubric.hash, revision, identity, labels, limit)
 

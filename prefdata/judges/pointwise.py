@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 from prefdata.engines import batches, load
@@ -48,7 +49,8 @@ def likelihood(run: Run, settings: JudgeSettings) -> Pointwise:
             for i, v in values
         ]
 
-    return Pointwise(scores, load.revision(run, model), f"nats per character, {model.template}, {model.end}")
+    how = f"{model.template}, {model.end}, {run.settings.score.dtype}"
+    return Pointwise(scores, load.revision(run, model), f"nats per character, {how}")
 
 
 class Rewards:
@@ -77,21 +79,19 @@ class Rewards:
         rows, limit = [p + a for p, a in zip(prompts, answers, strict=True)], context_of(self.path, self.settings.revision)
         made: list[Score] = [(None, "too_long")] * len(items)
         fitting = sorted((k for k, row in enumerate(rows) if len(row) <= limit), key=lambda k: len(rows[k]))
-        for batch in batches(fitting, BATCH_ROWS):
-            for k, value in zip(batch, self._rewards([rows[k] for k in batch]), strict=True):
-                made[k] = (value, None) if math.isfinite(value) else (None, "not a number")
+        for _, alike in groupby(fitting, key=lambda k: len(rows[k])):
+            for batch in batches(alike, BATCH_ROWS):
+                for k, value in zip(batch, self._rewards([rows[k] for k in batch]), strict=True):
+                    made[k] = (value, None) if math.isfinite(value) else (None, "not a number")
         return made
 
     def _rewards(self, rows: Sequence[Sequence[int]]) -> list[float]:
-        """Padded on the left, so that every row's last token stands last, which is where classifiers look."""
+        """Rows of one length: some classifiers look at the first token and some at the last, so neither may be padding."""
         import torch
 
-        from prefdata.logprob import pad
-
-        ids, mask = pad(rows, "left", self.model.device)
         with torch.no_grad():
-            places = (mask.cumsum(1) - 1).clamp(min=0)
-            logits = self.model(input_ids=ids, attention_mask=mask, position_ids=places).logits
+            ids = torch.tensor(list(rows), dtype=torch.int64, device=self.model.device)
+            logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         values: list[float] = logits[:, 0].double().tolist()
         return values
 
