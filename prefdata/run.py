@@ -66,7 +66,7 @@ class Run:
     def groups(self, stage: str, unit: str) -> list[list[int]]:
         """The shards of each job of an engine stage's unit."""
         section = judge(self.settings, unit) if stage == "judge" else getattr(self.settings, stage)
-        size = section.shards_per_engine or len(self.shards)
+        size = section.shards_per_engine or -(-len(self.shards) // self._copies(stage, unit))
         return [self.shards[i : i + size] for i in range(0, len(self.shards), size)]
 
     def units(self, stage: str) -> list[str]:
@@ -83,6 +83,13 @@ class Run:
         if asked is None or (asked.server is not None and not asked.server.command):
             return 0
         return asked.vllm.tensor_parallel if asked.vllm else 1
+
+    def _copies(self, stage: str, unit: str) -> int:
+        """How many copies of a unit's model shall run."""
+        if stage not in ("generate", "judge"):
+            return 1
+        model = generator(self.settings, unit) if stage == "generate" else judge(self.settings, unit).model
+        return model.vllm.data_parallel if model is not None and model.vllm is not None else 1
 
     def trigger(self, stage: str, unit: str = "all") -> str:
         """What re-runs a job when it changes: the stage's version and its slice of the settings."""

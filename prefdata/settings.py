@@ -160,7 +160,8 @@ class PruneSettings(BaseModel, frozen=True, extra="forbid"):
 class VllmSettings(BaseModel, frozen=True, extra="forbid"):
     """vLLM's offline engine, with our token ids in and out (pip install "prefdata[vllm]"; on a CPU: docs/judges.md)."""
 
-    tensor_parallel: int = Field(1, ge=1, description="devices that share the model; more models: shards_per_engine")
+    tensor_parallel: int = Field(1, ge=1, description="devices that share the model")
+    data_parallel: int = Field(1, ge=1, description="copies of the model, each a job of its own with its part of the shards")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: the model's own")
     max_model_len: int | None = Field(None, ge=2, description="prompt + answer; default: the model's context")
     memory_share: float = Field(0.9, gt=0, le=1, description="of a device's memory, for weights and cache")

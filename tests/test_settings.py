@@ -102,3 +102,30 @@ def test_every_key_has_a_reason_and_no_section_is_too_large() -> None:
     for section in sections:
         if section not in (settings.Settings, train_settings.RunSettings):  # the roots hold the sections
             assert len(section.model_fields) <= 16, section
+
+
+def test_copies_and_devices_of_a_model_make_jobs() -> None:
+    from prefdata.run import Run
+
+    def run(vllm: dict[str, int], **keys: object) -> Run:
+        model = {"name": "m", "model": "owner/m", "revision": "0" * 40, "vllm": vllm}
+        sources = {"sources": [{"name": "s", "path": "x"}]}
+        judges = [
+            {"name": "big", "judge": "pairwise", "model": {k: v for k, v in model.items() if k != "name"}},
+            {"name": "exact"},
+        ]
+        made = {"name": "t", "num_shards": 7, "sources": sources, "generate": {"models": [model], **keys}, "judge": judges}
+        return Run(recipe.validate(made, "t"))
+
+    def sizes(of: Run, stage: str, unit: int = 0) -> list[int]:
+        return [len(group) for group in of.groups(stage, of.units(stage)[unit])]
+
+    shared = run({"tensor_parallel": 4})
+    assert [shared.gpus(s, shared.units(s)[0]) for s in ("generate", "judge")] == [4, 4]
+    assert shared.gpus("judge", shared.units("judge")[1]) == 0
+    assert sizes(shared, "generate") == [7]
+    copies = run({"data_parallel": 3})
+    assert sizes(copies, "generate") == sizes(copies, "judge") == [3, 3, 1]
+    assert sizes(copies, "judge", 1) == [7], "another judge's copies are its own"
+    assert sizes(run({"data_parallel": 3}, shards_per_engine=2), "generate") == [2, 2, 2, 1]
+    assert copies.trigger("generate", copies.units("generate")[0]) == shared.trigger("generate", shared.units("generate")[0])
