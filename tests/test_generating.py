@@ -29,7 +29,7 @@ def generated(make_run: Callable[..., Run], write_rows: Callable[..., str]) -> G
 
     def make(url: str, prompts: list[str], model: dict[str, Any] | None = None, shards: int = 1, **keys: Any) -> Run:
         rows = [nectar(p, [("source", 1), ("other", 2)]) for p in prompts]
-        server = {"url": url, "backoff_s": 0.02, "timeout_s": 0.5, "deadline_s": 1.0}
+        server = {"url": url, "backoff_s": 0.02, "timeout_s": 20, "deadline_s": 60}
         asked = {"name": "gen", "model": "policy", "server": server, **(model or {})}
         run = make_run(
             sources={"sources": [{"name": "s", "path": write_rows(rows), "split": "train"}], "max_reject_rate": 1},
@@ -135,7 +135,8 @@ def test_failures_of_the_server_are_asked_again_and_answers_are_not(
 ) -> None:
     prompts = ["fine", "cue:down"]
     with Server(Scripted()) as url, pytest.raises(EngineError, match="deadline: 503"):
-        generated(url, prompts, temperatures=[0.0], per_temperature=1)
+        hasty = {"server": {"url": url, "backoff_s": 0.02, "deadline_s": 3}}
+        generated(url, prompts, hasty, temperatures=[0.0], per_temperature=1)
 
     async def up(body: dict[str, Any]) -> None:
         return None

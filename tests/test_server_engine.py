@@ -9,17 +9,19 @@ import pytest
 from servers.scripted import Scripted, Server
 
 from prefdata.engines import Completion, Request, in_order
-from prefdata.engines.server import AHEAD, ServerEngine, retry_after
+from prefdata.engines.server import AHEAD, PAUSES, ServerEngine, retry_after
 from prefdata.errors import EngineError
 from prefdata.settings import ServerSettings
 
-FAST = {"backoff_s": 0.02, "timeout_s": 0.4, "deadline_s": 2.0, "pause_s": 0.6}
+PATIENT = {"backoff_s": 0.02, "timeout_s": 20.0, "deadline_s": 60.0, "pause_s": 0.6}
+"""However slow the machine is, no request that is answered times out."""
+HASTY = {"timeout_s": 0.4, "deadline_s": 2.0}
 
 
 @contextmanager
 def engine(scripted: Scripted | None = None, spent: float = 0.0, **keys: Any) -> Iterator[ServerEngine]:
     with Server(scripted or Scripted()) as url:
-        made = ServerEngine("judge", ServerSettings(url=url, **{**FAST, **keys}), url, spent)
+        made = ServerEngine("judge", ServerSettings(url=url, **{**PATIENT, **keys}), url, spent)
         try:
             yield made
         finally:
@@ -47,16 +49,15 @@ def test_replies_stand_at_their_places_and_carry_tokens_and_cost() -> None:
     "cue", ["wait", "wait_date", "wait_bare", "wait_odd", "down", "reset", "hang", "drip", "html", "cut", "null"]
 )
 def test_what_passes_is_tried_again(cue: str) -> None:
-    assert one(f"cue:{cue}*2").finish == "stop"
+    assert one(f"cue:{cue}*2", timeout_s=0.4 if cue in ("hang", "drip") else 20.0).finish == "stop"
 
 
 @pytest.mark.parametrize("cue", ["down", "hang", "drip", "reset"])
 def test_what_does_not_pass_ends_at_the_deadline_and_may_be_asked_again_by_a_later_run(cue: str) -> None:
-    started = time.monotonic()
-    reply = one(f"cue:{cue}")
+    """The cues hang and drip for an hour: that this test ends is the total deadline."""
+    reply = one(f"cue:{cue}", **HASTY)
     assert (reply.finish, reply.transient) == ("error", True)
     assert reply.reason.startswith("deadline: ")
-    assert time.monotonic() - started < 2.0 + 2.5, "the total deadline holds, however slowly it drips"
 
 
 @pytest.mark.parametrize(
@@ -107,9 +108,11 @@ def test_numbers_that_no_server_means_are_none() -> None:
 
 
 def test_a_429_that_never_ends_does() -> None:
-    started = time.monotonic()
-    assert one("cue:wait_long", pause_s=0.05, deadline_s=30).reason == "deadline: 429"
-    assert time.monotonic() - started < 5
+    """It asks for ten minutes each time; pauses are no part of the deadline, so their number is bounded."""
+    scripted = Scripted()
+    with engine(scripted, pause_s=0.05) as made:
+        assert in_order(made.complete(asks("cue:wait_long")))[0].reason == "deadline: 429"
+    assert PAUSES <= scripted.tries.total() <= PAUSES + 2
 
 
 def test_a_cut_reply_is_told() -> None:
@@ -125,16 +128,15 @@ def test_a_429_pauses_everybody() -> None:
     scripted = Scripted(latency_s=0.05)
     with engine(scripted, concurrency=2) as made:
         in_order(made.complete(asks("cue:wait*1", *(f"t{i}" for i in range(8)))))
-    begun = scripted.arrivals[0]
-    quiet = [t - begun for t in scripted.arrivals if 0.15 < t - begun < 0.4]
-    assert quiet == [], "no request, not even another one's, is sent in the pause"
+    gaps = [b - a for a, b in zip(scripted.arrivals, scripted.arrivals[1:], strict=False)]
+    assert max(gaps) >= 0.3, "no request, not even another one's, is sent in the pause"
 
 
 def test_a_pause_is_bounded_and_does_not_count_against_the_deadline() -> None:
     started = time.monotonic()
-    reply = one("cue:wait_long*3", deadline_s=0.9)
+    reply = one("cue:wait_long*3", pause_s=1.2, deadline_s=3.0)
     assert reply.finish == "stop"
-    assert 1.5 < time.monotonic() - started < 5, "three pauses of pause_s, none of ten minutes"
+    assert time.monotonic() - started >= 3.5, "three pauses of pause_s, none of ten minutes"
 
 
 @pytest.mark.parametrize("cue", ["key", "forbidden", "nowhere", "credit"])
