@@ -112,13 +112,11 @@ def report(seconds: dict[str, list[float]]) -> None:
 
 def write_model(path: Path) -> None:
     """A random Llama with the embedded world's tokenizer; it never ends an answer by itself."""
-    import torch
-    import transformers
+    import llama
 
     tokenizers.write(path / "t")
     tokenizer = load_encoder(str(path / "t" / "small")).tokenizer
-    torch.manual_seed(0)
-    shape = transformers.LlamaConfig(
+    model = llama.llama(
         vocab_size=len(tokenizer),
         hidden_size=384,
         num_attention_heads=6,
@@ -130,7 +128,7 @@ def write_model(path: Path) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    transformers.LlamaForCausalLM(shape).save_pretrained(path)
+    model.save_pretrained(path)
     tokenizer.save_pretrained(path)
 
 

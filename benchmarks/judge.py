@@ -9,7 +9,6 @@ python benchmarks/judge.py >> benchmarks/results/judge.jsonl && python benchmark
 
 import json
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import yaml
 from data import PEAK
 from figures import line
 
+from prefdata.engines.load import free_port
 from prefdata.procedures import PROCEDURES
 from prefdata.procedures.verdicts import Outcome, Pair
 
@@ -98,12 +98,6 @@ def asked(name: str) -> tuple[int, int]:
         known |= dict.fromkeys(pairs, "a")
         rounds += 1
     return rounds, len(known)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -4,52 +4,36 @@ A round asks every undecided prompt its next comparisons. Replies are committed 
 flight and nothing else; what is asked depends on verdicts alone, so neither grouping nor the order of arrival changes one.
 """
 
-import json
-import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
 from prefdata import chunked, tables
+from prefdata.askings import Asking, Order, ask, asking_of, key_of, require_present
 from prefdata.chunks import ChunkStore, Value
-from prefdata.draws import item_key, uniform
-from prefdata.engines import Completion, Engine, Request, batches
+from prefdata.draws import uniform
+from prefdata.engines import Engine
 from prefdata.errors import EngineError
 from prefdata.generate import prompts_of
+from prefdata.judge_alone import score_alone
 from prefdata.judges import Judge
-from prefdata.judges.pointwise import Pointwise
 from prefdata.judges.registry import JUDGES, POINTWISE
 from prefdata.parts import judge as settings_of
 from prefdata.procedures import PROCEDURES
-from prefdata.procedures.verdicts import Outcome, Pair, settle
+from prefdata.procedures.verdicts import Outcome, Pair, contenders, settle
 from prefdata.progress import Progress
 from prefdata.run import Frames, Job
-from prefdata.score import Item, pairs
 from prefdata.settings import JudgeSettings
 
 STAGE_VERSION = 3
-LOOKED_UP = 32
-"""Askings made and looked up together: while more are made, no place of a server's that becomes free is taken."""
-Order = Literal["ab", "ba"]
 Orders = dict[str, tuple[str, float | None]]
 """Of one pair, the orders that were asked: outcome and margin."""
-
-
-@dataclass(frozen=True)
-class Asking:
-    """One order of one pair of a prompt."""
-
-    key: str
-    pair: Pair
-    order: Order
-    request: Request
 
 
 @dataclass
@@ -121,49 +105,6 @@ def _round(
     return asked
 
 
-def ask(
-    askings: Iterable[Asking],
-    judge: Judge,
-    engine: Callable[[], Engine],
-    store: ChunkStore,
-    learn: Callable[[Asking, Value], None],
-) -> None:
-    """Learn the verdict of each asking: from the store, or from the engine, which is started when one is missing. A verdict
-    is committed as it arrives."""
-    flying = list[Asking | None]()
-
-    def missing() -> Iterator[Request]:
-        for some in batches(askings, LOOKED_UP):
-            found = store.get([a.key for a in some])
-            for asking in some:
-                value = found.get(asking.key)
-                if value is not None and not value["transient"]:
-                    store.hits += 1
-                    learn(asking, value)
-                else:
-                    flying.append(asking)
-                    yield asking.request
-
-    requests = missing()
-    if (first := next(requests, None)) is None:
-        return
-    real, every = engine(), chain([first], requests)
-    for place, reply in real.complete(every) if judge.labels is None else real.choose(every, judge.labels):
-        asking, flying[place] = flying[place], None
-        assert asking is not None
-        value = value_of(judge, asking.order, reply)
-        store.put({asking.key: value})
-        store.misses += 1
-        learn(asking, value)
-
-
-def asking_of(judge: Judge, prompt: Mapping[str, Any], pair: Pair, order: Order, texts: Mapping[str, str]) -> Asking:
-    """One order of a pair of candidates, whose texts are given by their ids."""
-    first, second = pair if order == "ab" else pair[::-1]
-    request = Request(prompt["prompt_id"], judge.ask(prompt, texts[first], texts[second]), max_tokens=judge.max_tokens)
-    return Asking(_key(judge, prompt, pair, order), pair, order, request)
-
-
 def _askings(frames: Frames, seed: int, settings: JudgeSettings, judge: Judge, known: Known) -> Iterator[Asking]:
     """What every undecided prompt of a part is asked next."""
     procedure = PROCEDURES[settings.procedure]
@@ -205,40 +146,13 @@ def _groups(frames: Frames, settings: JudgeSettings) -> Iterator[tuple[dict[str,
             yield prompts[str(prompt)], texts
 
 
-def contenders(candidates: pl.DataFrame, truncated: str) -> pl.DataFrame:
-    """The candidates that are compared: not those that the length limit cut, unless they are to be judged like others."""
-    return candidates if truncated == "judged" else candidates.filter(pl.col("finish") != "length")
-
-
-def _key(judge: Judge, prompt: Mapping[str, Any], pair: Pair, order: str) -> str:
-    """A prompt's id says its messages; its final answer is asked with it too."""
-    asked = (prompt["prompt_id"], prompt["answer"] or "")
-    return item_key("pair", STAGE_VERSION, judge.revision, judge.identity, judge.rubric_hash, *asked, *pair, order)
-
-
-def value_of(judge: Judge, order: str, reply: Completion) -> Value:
-    """One stored verdict: outcome and margin about candidates a and b, whatever order they were shown in."""
-    value = {"margin": None, "tokens": reply.prompt_tokens + reply.num_tokens, "cost": reply.cost, "transient": reply.transient}
-    if reply.finish == "error":
-        return {**value, "outcome": "missing", "reason": reply.reason, "raw": reply.text}
-    reading = judge.read(reply)
-    shown = ("a", "b") if order == "ab" else ("b", "a")
-    outcome = {"first": shown[0], "second": shown[1]}.get(reading.outcome, reading.outcome)
-    margin = reading.margin if reading.margin is None or order == "ab" else -reading.margin
-    raw = reply.text
-    if judge.labels is not None and reply.logps is not None:
-        told = {label: v if math.isfinite(v) else None for label, v in zip(judge.labels, reply.logps, strict=True)}
-        raw = json.dumps(told)
-    return {**value, "outcome": outcome, "margin": margin, "reason": reading.reason, "raw": raw}
-
-
 def _rows(frames: Frames, known: Known, settings: JudgeSettings, judge: Judge, store: ChunkStore) -> pl.DataFrame:
     """Verdict rows; a pair's round is the one in which it was asked first."""
     rows = []
     for row in frames["prompts"].select("prompt_id", "answer").to_dicts():
         prompt = row["prompt_id"]
         asked = known.pairs.get(prompt, {})
-        keys = {_key(judge, row, p, o): (known.rounds[prompt][p], p, o) for p, orders in asked.items() for o in orders}
+        keys = {key_of(judge, row, p, o): (known.rounds[prompt][p], p, o) for p, orders in asked.items() for o in orders}
         for key, value in store.get(list(keys)).items():
             number, pair, order = keys[key]
             place = {"prompt_id": prompt, "a": pair[0], "b": pair[1], "order": order, "round": number}
@@ -250,7 +164,7 @@ def _rows(frames: Frames, known: Known, settings: JudgeSettings, judge: Judge, s
 def _require_quality(known: Known, settings: JudgeSettings) -> None:
     """Raise EngineError where too many verdicts are missing or too few pairs agree in both orders."""
     pairs_ = [_outcomes(orders) for own in known.pairs.values() for orders in own.values()]
-    _require_present(known.reasons, sum(map(len, pairs_)), settings)
+    require_present(known.reasons, sum(map(len, pairs_)), settings)
     if settings.swap_margin is not None:
         return  # only pairs of a small margin are asked twice: that many of them disagree says nothing of the others
     whole = [settle(orders) for orders in pairs_ if len(orders) == 2]
@@ -262,52 +176,3 @@ def _require_quality(known: Known, settings: JudgeSettings) -> None:
             f"judge {settings.name}",
             "the judge looks at the place, not the answer: choose another, or lower judge.min_consistency",
         )
-
-
-def _require_present(reasons: Counter[str], count: int, settings: JudgeSettings) -> None:
-    if reasons.total() > settings.max_failed * count:
-        told = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common(5))
-        raise EngineError(
-            f"{reasons.total()} of {count} verdicts are missing ({told})",
-            f"judge {settings.name}",
-            "mend what the reasons say, or raise judge.max_failed",
-        )
-
-
-# ---- judges that score one answer at a time ----
-
-
-def score_alone(job: Job, settings: JudgeSettings, judge: Pointwise, store: ChunkStore) -> None:
-    """A score of every candidate, committed chunk by chunk."""
-
-    def items(frames: Frames) -> dict[str, Item]:
-        kept = contenders(frames["candidates"], settings.truncated)
-        return {_item_key(judge, i): i for i in pairs({**frames, "candidates": kept}, settings.splits)}
-
-    def compute(some: Sequence[Item]) -> list[Value]:
-        return [{"score": score, "reason": reason} for score, reason in judge.scores(some)]
-
-    chunked.fill(job, store, settings.chunk_prompts, items, chunked.whole(compute))
-    reasons, count = Counter[str](), 0
-    for frames in job.parts():
-        values = store.get(list(items(frames)))
-        count += len(values)
-        reasons.update(v["reason"] or "missing" for v in values.values() if v["score"] is None)
-    _require_present(reasons, count, settings)
-
-    def rows(frames: Frames) -> Frames:
-        wanted = items(frames)
-        values = store.get(list(wanted))
-        place = {"judge": f"{settings.name}@{judge.revision}", "rubric": item_key("pointwise", judge.what)[:16], "round": 1}
-        made = [
-            {"prompt_id": i.prompt["prompt_id"], "a": i.candidate["candidate_id"], **place, **values[key]}
-            for key, i in wanted.items()
-        ]
-        return {"verdicts": tables.frame("verdicts", made)}
-
-    chunked.write(job, rows)
-
-
-def _item_key(judge: Pointwise, item: Item) -> str:
-    asked = (item.prompt["prompt_id"], item.prompt["answer"] or "", item.candidate["candidate_id"], item.candidate["finish"])
-    return item_key("score", STAGE_VERSION, judge.revision, judge.what, *asked)

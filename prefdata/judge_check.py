@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from prefdata import readers
-from prefdata.draws import hash64
 from prefdata.errors import DataError
+from prefdata.estimates import Codes, interval, kappa, resampled
 from prefdata.judged_pairs import TextPair, judge_named, judged, text_pair, verdict
 from prefdata.rows import Fields
 from prefdata.run import Run
@@ -24,8 +24,6 @@ from prefdata.run import Run
 VERDICTS = ("a", "b", "tie")
 MISSING = "missing"
 LONGER, FIRST = "(the longer answer)", "(the first answer)"
-RESAMPLES = 2000
-Codes = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def _longer(a: str, b: str) -> int:
 
 def check(pairs: Pairs, seed: int = 0) -> tuple[list[Agreement], list[dict[str, Any]]]:
     """Every judge's agreement, and the difference of every two of them with its interval over the same resampled pairs."""
-    weights = resampled(len(pairs.human), seed)
+    weights = resampled(len(pairs.human), seed, "judge-check")
     found, rates = [], {}
     for name, verdicts in pairs.judges.items():
         right = (verdicts == pairs.human).astype(np.float64)
@@ -110,9 +108,9 @@ def check(pairs: Pairs, seed: int = 0) -> tuple[list[Agreement], list[dict[str, 
                 name,
                 len(right),
                 float(right.mean()),
-                _interval(rates[name]),
+                interval(rates[name]),
                 kappa(pairs.human, verdicts),
-                _interval(kappas),
+                interval(kappas),
                 float((verdicts == len(VERDICTS)).mean()),
                 float((decided == 0).mean()) if len(decided) else None,
             )
@@ -124,29 +122,8 @@ def _difference(
     one: str, other: str, rates: Mapping[str, npt.NDArray[np.float64]], found: Sequence[Agreement]
 ) -> dict[str, Any]:
     own = {f.judge: f.agreement for f in found}
-    interval = _interval(rates[one] - rates[other])
-    return {"one": one, "other": other, "difference": own[one] - own[other], "interval": interval}
-
-
-def resampled(count: int, seed: int) -> npt.NDArray[np.float64]:
-    """How often each pair is in each bootstrap sample: [RESAMPLES, count]; a function of the seed."""
-    draw = np.random.default_rng(hash64(seed, "judge-check"))
-    return draw.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
-
-
-def kappa(human: Codes, judge: Codes, weights: npt.NDArray[np.float64] | None = None) -> float:
-    """(observed - expected agreement) / (1 - expected); a missing verdict is a category that no person uses. 0 where the
-    expected agreement is 1."""
-    weights = np.ones(len(human)) if weights is None else weights
-    total = weights.sum()
-    shares = [np.bincount(codes, weights, minlength=len(VERDICTS) + 1) / total for codes in (human, judge)]
-    observed, expected = float(weights[human == judge].sum() / total), float(shares[0] @ shares[1])
-    return (observed - expected) / (1 - expected) if expected < 1 else 0.0
-
-
-def _interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    apart = interval(rates[one] - rates[other])
+    return {"one": one, "other": other, "difference": own[one] - own[other], "interval": apart}
 
 
 def among_people(pairs: Pairs) -> float | None:
@@ -175,6 +152,6 @@ def render(pairs: Pairs, found: Sequence[Agreement], differences: Sequence[Mappi
     return "\n".join([*lines, "* the interval leaves 0 out"])
 
 
-def _span(interval: tuple[float, float], digits: int) -> str:
-    low, high = interval
+def _span(ends: tuple[float, float], digits: int) -> str:
+    low, high = ends
     return f"{low:.1%}..{high:.1%}".center(14) if digits == 1 else f"{low:.3f}..{high:.3f}".center(14)

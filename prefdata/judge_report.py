@@ -5,7 +5,6 @@ Nothing here knows the truth: a longer answer may be longer because it is better
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,22 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from prefdata import files, tables
-from prefdata.judge import contenders
+from prefdata.estimates import Floats, kappa, logistic, share
 from prefdata.judges.registry import POINTWISE
 from prefdata.parts import judge as settings_of
 from prefdata.parts import judge_unit
 from prefdata.procedures import PROCEDURES
-from prefdata.procedures.verdicts import Outcome, Pair, pair_of, settled
+from prefdata.procedures.verdicts import Outcome, Pair, contenders, pair_of, settled
 from prefdata.run import Frames, Job, Run
 from prefdata.settings import JudgeSettings
 
 STAGE_VERSION = 1
 Facts = dict[str, Any]
-Floats = npt.NDArray[np.float64]
 DECIDED = ("a", "b")
 
 
@@ -168,12 +165,12 @@ def facts_of(own: JudgeSettings, found: Gathered) -> Facts:
         "tokens": found.tokens,
         "cost": found.cost,
         "pairs": sum(pairs.values()),
-        "ties": _share(pairs["tie"], sum(pairs.values())),
-        "missing": {"verdicts": _share(found.outcomes["missing"], found.calls), "reasons": dict(found.reasons)},
-        "consistency": _share(max(agreeing, 0), whole),
-        "first_place": {**_share(int(first[:, 0].sum()), len(first)), **bias(first)},
-        "longer_won": _share(found.longer, found.unequal),
-        "cycles": _share(found.cycles, found.triples),
+        "ties": share(pairs["tie"], sum(pairs.values())),
+        "missing": {"verdicts": share(found.outcomes["missing"], found.calls), "reasons": dict(found.reasons)},
+        "consistency": share(agreeing, whole),
+        "first_place": {**share(int(first[:, 0].sum()), len(first)), **bias(first)},
+        "longer_won": share(found.longer, found.unequal),
+        "cycles": share(found.cycles, found.triples),
         "agreement": {name: agreement(counts) for name, counts in sorted(found.against.items())},
     }
 
@@ -187,37 +184,20 @@ def scored_facts(own: JudgeSettings, found: Gathered) -> Facts:
         "judge": own.name,
         "procedure": "scores",
         "calls": found.calls,
-        "missing": {"verdicts": _share(found.calls - len(values), found.calls), "reasons": dict(found.reasons)},
+        "missing": {"verdicts": share(found.calls - len(values), found.calls), "reasons": dict(found.reasons)},
         "score": {"mean": float(values[:, 0].mean()), "sd": float(values[:, 0].std())} if len(values) else None,
         "rank_correlation_with_length": by_length,
     }
 
 
-def _share(count: int, of: int) -> Facts:
-    """A share with its standard error; null where there is nothing to count."""
-    if of == 0:
-        return {"share": None, "se": None, "of": 0}
-    share = count / of
-    return {"share": share, "se": math.sqrt(share * (1 - share) / of), "of": of}
-
-
 def bias(first: Floats) -> Facts:
     """Log-odds that the answer read first wins, at equal lengths, and what being the longer one adds: a logistic regression
-    of (won, sign of the length difference) [n, 2], fitted by Newton's method. Verdicts of one pair are not independent, so
-    the standard errors are lower bounds."""
+    of (won, sign of the length difference) [n, 2]. Verdicts of one pair are not independent, so the standard errors are lower
+    bounds."""
     if len(first) < 10 or len(set(first[:, 0])) < 2:
         return {"log_odds": None, "log_odds_se": None, "longer_log_odds": None, "longer_log_odds_se": None}
     design = np.stack([np.ones(len(first)), first[:, 1]], 1)
-    ridge = 1e-3 * np.eye(2)  # keeps it finite where one side always wins
-    weights = np.zeros(2)
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
-        hessian = design.T @ (design * (p * (1 - p))[:, None]) + ridge
-        step = np.linalg.solve(hessian, design.T @ (first[:, 0] - p) - ridge @ weights)
-        weights = weights + step
-        if np.abs(step).max() < 1e-10:
-            break
-    errors = np.sqrt(np.diag(np.linalg.inv(hessian)))
+    weights, errors = logistic(design, first[:, 0], np.full(2, 1e-3))
     return {
         "log_odds": float(weights[0]),
         "log_odds_se": float(errors[0]),
@@ -229,16 +209,11 @@ def bias(first: Floats) -> Facts:
 def agreement(counts: Counter[str]) -> Facts:
     """With another judge, over the pairs that both decided: the share, and Cohen's kappa (1960)."""
     decided = {tuple(k.split("/")): n for k, n in counts.items() if all(side in DECIDED for side in k.split("/"))}
-    total = sum(decided.values())
-    if total == 0:
-        return {**_share(0, 0), "kappa": None}
-    same = sum(n for (mine, theirs), n in decided.items() if mine == theirs)
-    sides = [Counter[str](), Counter[str]()]
-    for both, n in decided.items():
-        for place, side in enumerate(both):
-            sides[place][side] += n
-    expected = sum(sides[0][s] * sides[1][s] for s in DECIDED) / total**2
-    return {**_share(same, total), "kappa": (same / total - expected) / (1 - expected) if expected < 1 else 0.0}
+    if not decided:
+        return {**share(0, 0), "kappa": None}
+    mine, theirs = np.array([[DECIDED.index(side) for side in both] for both in decided], dtype=np.int64).T
+    times = np.array(list(decided.values()), dtype=np.float64)
+    return {**share(int(times[mine == theirs].sum()), int(times.sum())), "kappa": kappa(mine, theirs, times)}
 
 
 # ---- as text ----
@@ -259,7 +234,7 @@ def render(facts: Sequence[Facts]) -> list[Any]:
     return [table] if facts else []
 
 
-def _shown(share: Facts | None) -> str:
-    if not share or share["share"] is None:
+def _shown(figure: Facts | None) -> str:
+    if not figure or figure["share"] is None:
         return "n/a"
-    return f"{share['share']:.3f} ± {share['se']:.3f}"
+    return f"{figure['share']:.3f} ± {figure['se']:.3f}"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from prefdata.askings import Asking, Order, ask, asking_of
 from prefdata.chunks import ChunkStore, Value
 from prefdata.draws import hex_id, item_key
 from prefdata.errors import ConfigError, did_you_mean
-from prefdata.judge import Asking, Order, ask, asking_of
 from prefdata.judges.pointwise import Pointwise
 from prefdata.judges.registry import JUDGES, POINTWISE
 from prefdata.parts import judge_unit

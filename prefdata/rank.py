@@ -10,11 +10,10 @@ import polars as pl
 
 from prefdata import tables
 from prefdata.draws import choose
-from prefdata.judge import contenders
 from prefdata.judges.registry import POINTWISE
 from prefdata.parts import judge, method
 from prefdata.procedures import PROCEDURES
-from prefdata.procedures.verdicts import Rank, settled
+from prefdata.procedures.verdicts import Rank, contenders, settled
 from prefdata.run import Frames, Job
 from prefdata.settings import JudgeSettings
 

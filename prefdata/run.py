@@ -18,7 +18,7 @@ from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, snippet
 from prefdata.models import RECEIPT, content_files, revision_of
 from prefdata.parts import Part, generator, judge, win_rate_judge
-from prefdata.settings import Settings
+from prefdata.settings import LanguageModelSettings, Settings
 from prefdata.stages import STAGES, Stage
 from prefdata.tables import TABLES
 
@@ -78,18 +78,23 @@ class Run:
 
     def gpus(self, stage: str, unit: str) -> int:
         """Devices that a job of generate, judge or win_rate needs: none where no model is run here."""
-        of_judge = win_rate_judge(self.settings) if stage == "win_rate" else unit
-        asked = generator(self.settings, unit) if stage == "generate" else judge(self.settings, of_judge).model
+        asked = self._language_model(stage, unit)
         if asked is None or (asked.server is not None and not asked.server.command):
             return 0
         return asked.vllm.tensor_parallel if asked.vllm else 1
 
     def _copies(self, stage: str, unit: str) -> int:
         """How many copies of a unit's model shall run."""
-        if stage not in ("generate", "judge"):
-            return 1
-        model = generator(self.settings, unit) if stage == "generate" else judge(self.settings, unit).model
-        return model.vllm.data_parallel if model is not None and model.vllm is not None else 1
+        asked = self._language_model(stage, unit)
+        return asked.vllm.data_parallel if asked is not None and asked.vllm is not None else 1
+
+    def _language_model(self, stage: str, unit: str) -> LanguageModelSettings | None:
+        """The model that a job of generate, judge or win_rate runs or asks."""
+        if stage == "generate":
+            return generator(self.settings, unit)
+        if stage in ("judge", "win_rate"):
+            return judge(self.settings, unit if stage == "judge" else win_rate_judge(self.settings)).model
+        return None
 
     def trigger(self, stage: str, unit: str = "all") -> str:
         """What re-runs a job when it changes: the stage's version and its slice of the settings."""

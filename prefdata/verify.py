@@ -5,9 +5,11 @@ that a computer algebra system would unfold are not evaluated, and such an answe
 """
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from prefdata.tokens import Message
 from prefdata.toy import tasks
 
 MARK = "####"
@@ -15,6 +17,11 @@ TIMEOUT_S = 5
 TAIL_CHARS = 2000
 """An answer's result stands at its end; more is not searched."""
 _POWER = re.compile(r"(\^|\*\*)")
+
+
+def task_of(messages: Sequence[Message]) -> str:
+    """What is asked: the last user message."""
+    return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
 
 
 def score(task: str, final: str | None, response: str) -> float | None:

@@ -12,16 +12,16 @@ lengths in characters, read at d = 0.
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from prefdata import files, readers
-from prefdata.draws import hash64
 from prefdata.errors import DataError
+from prefdata.estimates import Floats, interval, logistic, resampled
 from prefdata.judged_pairs import TextPair, judge_named, judged, text_pair
 from prefdata.judges.rubric import conversation
 from prefdata.parts import Part, unit_of, win_rate_judge
@@ -30,11 +30,10 @@ from prefdata.procedures.verdicts import Outcome
 from prefdata.rows import Fields
 from prefdata.run import Job, Run
 from prefdata.settings import JudgeSettings
+from prefdata.shapes import alpaca_eval
 
 STAGE_VERSION = 1
 Facts = dict[str, Any]
-Floats = npt.NDArray[np.float64]
-RESAMPLES = 2000
 WORTH: dict[Outcome, float] = {"a": 1.0, "b": 0.0, "tie": 0.5, "inconsistent": 0.5}
 
 
@@ -42,13 +41,11 @@ def read(path: Path) -> dict[str, tuple[str, str]]:
     """An AlpacaEval file of one system: instruction -> (answer, generator). Raises ConfigError, DataError (file:row:field)."""
     found: dict[str, tuple[str, str]] = {}
     for where, row in readers.from_file(path, "FILE", arrays=True):
-        fields = Fields(row, {}, where)
-        instruction = fields.get("instruction", str)
-        if fields.has("input") and fields.get("input", str):
-            instruction = f"{instruction}\n\n{fields.get('input', str)}"
+        fields = Fields(row, alpaca_eval.SHAPE.fields, where)
+        instruction = alpaca_eval.instruction(fields)
         if instruction in found:
             raise DataError("this instruction stands in the file twice", where, "give the answers of one system")
-        found[instruction] = (fields.get("output", str), fields.get("generator", str) if fields.has("generator") else path.stem)
+        found[instruction] = (fields.get("answer", str), fields.get("model", str) if fields.has("model") else path.stem)
     return found
 
 
@@ -164,31 +161,20 @@ def length_controlled(won: Floats, lengths: Floats) -> float:
     difference = lengths[:, 0] - lengths[:, 1]
     spread = difference.std()
     longer = np.tanh(difference / spread) if spread > 0 else np.zeros(len(won))
-    design = np.stack([np.ones(len(won)), longer], 1)
-    weights, ridge = np.zeros(2), np.diag([1e-6, 1e-2])
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
-        hessian = design.T @ (design * (p * (1 - p))[:, None]) + ridge
-        step = np.linalg.solve(hessian, design.T @ (won - p) - ridge @ weights)
-        weights = np.clip(weights + step, -30, 30)
-        if np.abs(step).max() < 1e-10:
-            break
+    weights, _ = logistic(np.stack([np.ones(len(won)), longer], 1), won, np.array([1e-6, 1e-2]))
     return float(1 / (1 + math.exp(-weights[0])))
 
 
 def differences(values: Mapping[str, Floats], seed: int) -> list[Facts]:
     """Of every two systems the difference of their win rates with a 95 % interval over the same resampled prompts; prompts
-    that lack a verdict for either are left out."""
-    names, made = list(values), []
-    for i, one in enumerate(names):
-        for other in names[i + 1 :]:
-            gap = values[one] - values[other]
-            gap = gap[~np.isnan(gap)]
-            draw = np.random.default_rng(hash64(seed, "win rate", one, other))
-            means = [gap[draw.integers(0, len(gap), len(gap))].mean() for _ in range(RESAMPLES)] if len(gap) else [math.nan]
-            low, high = np.quantile(means, [0.025, 0.975])
-            mean = float(gap.mean()) if len(gap) else math.nan
-            made.append({"one": one, "other": other, "difference": mean, "interval": [float(low), float(high)]})
+    that lack a verdict for either are left out, and systems that share none have no difference."""
+    made = []
+    for one, other in combinations(values, 2):
+        gap = values[one] - values[other]
+        gap = gap[~np.isnan(gap)]
+        if len(gap):
+            means = resampled(len(gap), seed, "win rate", one, other) @ gap / len(gap)
+            made.append({"one": one, "other": other, "difference": float(gap.mean()), "interval": list(interval(means))})
     return made
 
 

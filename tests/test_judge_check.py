@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefdata import judge_check
+from prefdata import estimates, judge_check
 from prefdata.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "judge_human" / "pandalm_pairs.jsonl"
@@ -53,8 +53,8 @@ def test_kappa_equals_the_confusion_matrix(verdicts: list[tuple[int, int]]) -> N
     expected = float(matrix.sum(1) @ matrix.sum(0))
     exact = (np.trace(matrix) - expected) / (1 - expected) if expected < 1 else 0.0
     human, judge = (np.array(v, dtype=np.int64) for v in zip(*verdicts, strict=True))
-    assert judge_check.kappa(human, judge) == pytest.approx(exact)
-    doubled = judge_check.kappa(human, judge, np.full(len(verdicts), 2.0))
+    assert estimates.kappa(human, judge) == pytest.approx(exact)
+    doubled = estimates.kappa(human, judge, np.full(len(verdicts), 2.0))
     assert doubled == pytest.approx(exact)
 
 

@@ -9,7 +9,8 @@ import pytest
 from servers.scripted import Scripted, Server
 
 from prefdata.engines import Completion, Request, in_order
-from prefdata.engines.server import AHEAD, PAUSES, ServerEngine, retry_after
+from prefdata.engines.replies import retry_after, usage_of
+from prefdata.engines.server import AHEAD, PAUSES, ServerEngine
 from prefdata.errors import EngineError
 from prefdata.settings import ServerSettings
 
@@ -100,9 +101,9 @@ def test_replies_that_cannot_be_read_cost_too() -> None:
 
 
 def test_numbers_that_no_server_means_are_none() -> None:
-    with engine(price_in=1e4) as made:
-        assert made._usage({"usage": {"prompt_tokens": 10**11, "completion_tokens": True}}) == (0, 0, 0)
-        assert made._usage({"usage": [1]}) == (0, 0, 0)
+    assert usage_of({"usage": {"prompt_tokens": 10**11, "completion_tokens": True}}) == (0, 0)
+    assert usage_of({"usage": [1]}) == (0, 0)
+    with engine() as made:
         reply = in_order(made.choose(asks("cue:abyss"), ["A", "B"]))[0]
     assert reply.logps == (-float("inf"), pytest.approx(-1.0))
 

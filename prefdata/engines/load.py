@@ -64,7 +64,7 @@ def _served(path: str, asked: ServerSettings, log: Path) -> Iterator[str]:
     if not asked.command:
         yield asked.url
         return
-    port = _free_port()
+    port = free_port()
     holes = {"{port}": str(port), "{model}": path, "{python}": sys.executable}
     command = [re.sub(r"\{(port|model|python)\}", lambda hole: holes[hole[0]], word) for word in asked.command]
     url = asked.url.replace("{port}", str(port))
@@ -93,7 +93,8 @@ def _dying_with(parent: int) -> Callable[[], None]:
     return ask
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at now."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

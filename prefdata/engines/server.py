@@ -7,7 +7,6 @@ asked again twice, then data with a reason. The key is read from the environment
 
 import asyncio
 import json
-import math
 import os
 import queue
 import ssl
@@ -15,13 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
 from itertools import cycle
 from typing import Any
 
-from prefdata.engines import Completion, Replies, Request, chosen
+from prefdata.engines import Completion, Replies, Request
+from prefdata.engines.replies import Unreadable, choice_of, completion_of, retry_after, usage_of
 from prefdata.errors import EngineError, snippet
-from prefdata.rows import is_text
 from prefdata.settings import ServerSettings
 
 UNREADABLE_TRIES = 3
@@ -31,7 +29,6 @@ POOL = 4
 """Connections of one client: its pool looks at each of them for every request, most of a request's time where 256 share it."""
 PAUSES = 10
 """Pauses of full length that one request may spend, whoever caused them; they are not in its deadline."""
-MOST_TOKENS, LEAST_LOGP = 2**30, -1e4
 MEANINGS = {
     401: "the key is not valid",
     402: "the account has no credit",
@@ -42,10 +39,6 @@ MEANINGS = {
 
 class Refused(Exception):
     """The server will answer no request of ours: the run stops."""
-
-
-class Unreadable(Exception):
-    """A reply that is not one."""
 
 
 class Bad(Exception):
@@ -91,7 +84,7 @@ class ServerEngine:
 
     def complete(self, requests: Iterable[Request]) -> Replies:
         """Chat completions, as they arrive."""
-        return self._each(requests, self._body, _completion)
+        return self._each(requests, self._body, completion_of)
 
     def choose(self, requests: Iterable[Request], labels: Sequence[str]) -> Replies:
         """One token and its likeliest alternatives; a label that is not among them gets -inf."""
@@ -105,7 +98,7 @@ class ServerEngine:
                 "top_logprobs": self.asked.top_logprobs,
             }
 
-        return self._each(requests, body, lambda reply: _choice(reply, labels))
+        return self._each(requests, body, lambda reply: choice_of(reply, labels))
 
     def _body(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -200,7 +193,8 @@ class ServerEngine:
             paused += await self._unpaused()
             try:
                 reply = await self._sent(body, self.asked.deadline_s - waited())
-                prompt, made, price = self._usage(reply)
+                prompt, made = usage_of(reply)
+                price = self._price(prompt, made)
                 cost += price
                 self.spent += price  # whether or not the reply can be read
                 completion = read(reply)
@@ -217,9 +211,7 @@ class ServerEngine:
             async for tried in tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(Later),
                 wait=wait,
-                stop=lambda state: (
-                    waited() + state.upcoming_sleep >= self.asked.deadline_s or paused > PAUSES * self.asked.pause_s
-                ),
+                stop=over,
                 reraise=True,
             ):
                 with tried:
@@ -275,12 +267,8 @@ class ServerEngine:
             await asyncio.sleep(left)
         return time.monotonic() - started
 
-    def _usage(self, reply: dict[str, Any]) -> tuple[int, int, float]:
-        """Prompt tokens, generated tokens and their price; 0 where the reply does not say, or says what cannot be."""
-        usage = reply.get("usage")
-        counts = [usage.get(k) if isinstance(usage, dict) else None for k in ("prompt_tokens", "completion_tokens")]
-        prompt, made = (c if type(c) is int and 0 <= c <= MOST_TOKENS else 0 for c in counts)
-        return prompt, made, (prompt * self.asked.price_in + made * self.asked.price_out) / 1e6
+    def _price(self, prompt: int, made: int) -> float:
+        return (prompt * self.asked.price_in + made * self.asked.price_out) / 1e6
 
     def close(self) -> None:
         """Stop the loop and the client."""
@@ -289,63 +277,3 @@ class ServerEngine:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
-
-
-def retry_after(header: str | None, now: float) -> float | None:
-    """Seconds to wait by a Retry-After header, which holds seconds or a date; None where it holds neither."""
-    if header is None:
-        return None
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(header).timestamp() - now
-        except ValueError:
-            return None
-    return max(seconds, 0.0) if math.isfinite(seconds) else None
-
-
-def _first(reply: dict[str, Any]) -> dict[str, Any]:
-    """The first choice of a reply. Raises Unreadable."""
-    choices = reply.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise Unreadable("no choices")
-    return choices[0]
-
-
-def _completion(reply: dict[str, Any]) -> Completion:
-    """The text of a chat completion; a refusal is its own reason. Raises Unreadable."""
-    choice = _first(reply)
-    message, ended = choice.get("message"), choice.get("finish_reason")
-    if not isinstance(message, dict):
-        raise Unreadable("no message")
-    if message.get("refusal") or ended == "content_filter":
-        return Completion("", "error", 0, "refusal")
-    text = message.get("content")
-    if text is None and ended == "length":  # a reasoning model that never came to its answer
-        return Completion("", "error", 0, "truncated")
-    if not isinstance(text, str) or not is_text(text):
-        raise Unreadable("no content")
-    return Completion(text, "length" if ended == "length" else "stop", 0)
-
-
-def _choice(reply: dict[str, Any], labels: Sequence[str]) -> Completion:
-    """The labels' log-probs; spellings that differ in white space are one label. Raises Unreadable."""
-    told = _first(reply).get("logprobs")
-    content = told.get("content") if isinstance(told, dict) else None
-    if not isinstance(content, list) or len(content) != 1 or not isinstance(content[0], dict):
-        return Completion("", "error", 0, "logprobs: one token's expected (or take verdicts: text)", transient=True)
-    listed = content[0].get("top_logprobs")
-    shares = dict.fromkeys(labels, 0.0)
-    for entry in listed if isinstance(listed, list) else []:
-        token, logp = (entry.get(k) if isinstance(entry, dict) else None for k in ("token", "logprob"))
-        if not isinstance(token, str) or isinstance(logp, bool) or not isinstance(logp, int | float):
-            return Completion("", "error", 0, "logprobs: not a number")
-        if not logp <= 1e-6:  # NaN too
-            return Completion("", "error", 0, "logprobs: above 0")
-        if token.strip() in shares:
-            shares[token.strip()] += math.exp(max(logp, LEAST_LOGP))
-    if not any(shares.values()):
-        return Completion("", "error", 0, "no label among the likeliest tokens")
-    logps = [math.log(s) if s > 0 else -math.inf for s in shares.values()]
-    return chosen(labels, logps, 0)

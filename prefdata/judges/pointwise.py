@@ -1,7 +1,7 @@
 """Judges that score one answer at a time: a reward model, another model's likelihood, a verifier. Higher is better."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -15,6 +15,7 @@ from prefdata.score import Item, Scorer
 from prefdata.settings import JudgeSettings, LanguageModelSettings, ReferenceSettings
 from prefdata.tokens import Encoder, load_encoder
 from prefdata.verify import score as verify
+from prefdata.verify import task_of
 
 BATCH_ROWS = 16
 Score = tuple[float | None, str | None]
@@ -107,11 +108,7 @@ def verifier(run: Run, settings: JudgeSettings) -> Pointwise:
     """1 where the answer ends in the prompt's final answer, 0 where not; the embedded world's tasks by degrees."""
 
     def scores(items: Sequence[Item]) -> list[Score]:
-        found = [verify(_task(i.prompt), i.prompt["answer"], i.candidate["response"]) for i in items]
+        found = [verify(task_of(i.prompt["messages"]), i.prompt["answer"], i.candidate["response"]) for i in items]
         return [(s, None if s is not None else "nothing to verify") for s in found]
 
     return Pointwise(scores, "1", "verified against the final answer")
-
-
-def _task(prompt: Mapping[str, Any]) -> str:
-    return next((m["content"] for m in reversed(prompt["messages"]) if m["role"] == "user"), "")

@@ -11,6 +11,7 @@ from prefdata.judges import Judge, Reading
 from prefdata.run import Run
 from prefdata.settings import JudgeSettings
 from prefdata.tokens import Message
+from prefdata.verify import task_of
 
 RUBRIC = hex_id("rubric", "the better score against the exact answer; equal = tie")
 PLACES: dict[str, Literal["first", "second", "tie"]] = {"A": "first", "B": "second", "tie": "tie"}
@@ -18,8 +19,7 @@ PLACES: dict[str, Literal["first", "second", "tie"]] = {"A": "first", "B": "seco
 
 def ask(prompt: Mapping[str, Any], first: str, second: str) -> tuple[Message, ...]:
     """The task is the last user message; answers travel as JSON, so no text can break out of its place."""
-    task = next((m["content"] for m in reversed(prompt["messages"]) if m["role"] == "user"), "")
-    asked = {"task": task, "answer": prompt["answer"], "first": first, "second": second}
+    asked = {"task": task_of(prompt["messages"]), "answer": prompt["answer"], "first": first, "second": second}
     return ({"role": "user", "content": json.dumps(asked)},)
 
 

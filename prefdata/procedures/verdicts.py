@@ -23,6 +23,11 @@ class Rank:
     win_prob: float | None = None
 
 
+def contenders(candidates: pl.DataFrame, truncated: str) -> pl.DataFrame:
+    """The candidates that are compared: not those that the length limit cut, unless they are to be judged like others."""
+    return candidates if truncated == "judged" else candidates.filter(pl.col("finish") != "length")
+
+
 def pair_of(one: str, other: str) -> Pair:
     return (one, other) if one < other else (other, one)
 

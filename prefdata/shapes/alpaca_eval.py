@@ -9,13 +9,16 @@ from dataclasses import replace
 from prefdata.rows import Answer, Fields, Shape, Shaped, messages_of
 
 
+def instruction(row: Fields) -> str:
+    """A row's instruction with its input. Raises DataError (file:row:field) where its shape is wrong."""
+    text: str = row.get("prompt", str)
+    return f"{text}\n\n{row.get('input', str)}" if row.has("input") and row.get("input", str) else text
+
+
 def prompt(row: Fields) -> Shaped:
     """A row's prompt. Raises DataError (file:row:field) where its shape is wrong."""
-    text = row.get("prompt", str)
-    if row.has("input") and row.get("input", str):
-        text = f"{text}\n\n{row.get('input', str)}"
     subset = row.row.get("dataset")
-    return Shaped(messages_of(text, ""), subsets=(subset,) if isinstance(subset, str) else ())
+    return Shaped(messages_of(instruction(row), ""), subsets=(subset,) if isinstance(subset, str) else ())
 
 
 def read(row: Fields) -> Shaped:
