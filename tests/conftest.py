@@ -17,6 +17,11 @@ hypothesis_settings.register_profile("prefdata", deadline=None, print_blob=True,
 hypothesis_settings.load_profile("prefdata")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that parallel workers end together."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def toy_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the toy tokenizers small and large."""
