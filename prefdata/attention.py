@@ -49,7 +49,8 @@ class Prefixes:
 class Packed:
     """One packed row: tokens of each segment, and which of `prefixes` each one sees (in ascending order).
 
-    `layers` collects the row's own keys and values as the model comes by. `own` names the model's own attention.
+    `layers` collects the row's own keys and values as the model comes by. `own` names the model's own attention. In the layer
+    `ends_only` nobody reads what any but a segment's last token attends to.
     """
 
     lengths: Sequence[int]
@@ -58,6 +59,7 @@ class Packed:
     owners: Sequence[int] = ()
     prefixes: Prefixes | None = None
     layers: dict[int, KeysValues] = field(default_factory=dict)
+    ends_only: int | None = None
 
     @cached_property
     def spans(self) -> list[slice]:
@@ -169,15 +171,21 @@ def split(
     """Within the segments and to the prefixes apart, joined by log-sum-exp."""
     scale = options.get("scaling")
     if prefix is None:
-        parts = [
-            F.scaled_dot_product_attention(
-                query[:, :, s], key[:, :, s], value[:, :, s], is_causal=True, scale=scale, enable_gqa=True
-            )
-            for s in packed.spans
-        ]
+        attended = _ends if module.layer_idx == packed.ends_only else _causal
+        parts = [attended(query[:, :, s], key[:, :, s], value[:, :, s], scale) for s in packed.spans]
         return torch.cat(parts, 2).transpose(1, 2)
     made: Tensor = _Split.apply(query, key, value, *prefix, packed, scale)  # type: ignore[no-untyped-call]
     return made.transpose(1, 2)
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+
+
+def _ends(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    """The last token's attention; zeros before it."""
+    last = F.scaled_dot_product_attention(query[:, :, -1:], key, value, scale=scale, enable_gqa=True)
+    return F.pad(last, (0, 0, query.shape[2] - 1, 0))
 
 
 class _Split(torch.autograd.Function):

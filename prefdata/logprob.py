@@ -5,8 +5,7 @@ those (attention.py), positions restarting at the prompt's length. The last prom
 completion. Shapes: B prompts, N completions, C tokens in the longest completion, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from prefdata.attention import KeysValues, Packed, Prefixes, packing, run
 from prefdata.errors import EngineError
+from prefdata.narrow import head_at, last_layer_at
 
 Ids = Sequence[Sequence[int]]
 
@@ -70,9 +70,9 @@ def prefix(model: Any, prompts: Ids) -> Prefix:
         raise RuntimeError("the model's own gradient checkpointing loses the prompts' gradient: disable it")
     lengths = [len(p) for p in prompts]
     with packing(model) as own:
-        packed = Packed(lengths, own, model.device)
         last = torch.tensor(lengths, device=model.device).cumsum(0) - 1
-        with _head_at(model, torch.zeros_like(last), last):
+        packed = Packed(lengths, own, model.device, ends_only=model.config.get_text_config().num_hidden_layers - 1)
+        with head_at(model, torch.zeros_like(last), last), last_layer_at(model, last):
             logits = run(model, prompts, [0] * len(prompts), packed).logits[0]
     return Prefix(packed.layers, lengths, logits)
 
@@ -112,24 +112,6 @@ def _places(lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tenso
     return row.to(device), place.to(device)
 
 
-@contextmanager
-def _head_at(model: Any, row: Tensor, place: Tensor) -> Iterator[None]:
-    """Within: the model's head sees its hidden states at these positions alone, as one row of K, and gives [1, K, V].
-
-    Logits of padding and prompts are the largest tensors of a forward and nobody needs them. The model's own forward
-    still runs to its end, so soft caps and scales of its logits apply.
-    """
-
-    def picked(head: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][row, place].unsqueeze(0), *args[1:])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(picked)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def _suffix_logits(model: Any, shared: Prefix, owner: Sequence[int], completions: Ids) -> Tensor:
     """Logits after each token of each completion but its last: [K, V], in the completions' order."""
     longer = [(b, c[:-1]) for b, c in zip(owner, completions, strict=True) if len(c) > 1]
@@ -157,6 +139,35 @@ def _log_softmax_at(logits: Tensor, ids: Tensor) -> Tensor:
     return (chosen - wide.sub_(top).exp_().sum(1, keepdim=True).log_()).squeeze(1)
 
 
+def sharing_pays(prompts: Ids, completions: Sequence[Ids]) -> bool:
+    """Whether prompts that run once save more than a second forward costs."""
+    return any(len(group) > 1 for group in completions)
+
+
+def separate_logps(model: Any, prompts: Ids, completions: Ids) -> Tensor:
+    """Log-probs of completions with one prompt each, nothing shared: fp64 sums, [N]. One packed forward where the model can,
+    else padded rows."""
+    longest = max((len(p) + len(c) for p, c in zip(prompts, completions, strict=True)), default=0)
+    return (packed_logps if shares_prefix(model, longest) else row_logps)(model, prompts, completions)
+
+
+def packed_logps(model: Any, prompts: Ids, completions: Ids) -> Tensor:
+    """Log-probs by one packed row of all prompt + completion: fp64 sums, [N]."""
+    rows = [[*p, *c[:-1]] for p, c in zip(prompts, completions, strict=True)]
+    ids = torch.tensor([i for c in completions for i in c], dtype=torch.int64, device=model.device)
+    if not len(ids):
+        return torch.zeros(len(completions), dtype=torch.float64, device=model.device)
+    row, place = _places([len(c) for c in completions], model.device)
+    starts = torch.tensor([len(r) for r in rows], device=model.device).cumsum(0)
+    read = starts[row] - torch.tensor([len(c) for c in completions], device=model.device)[row] + place
+    with packing(model) as own:
+        packed = Packed([len(r) for r in rows], own, model.device)
+        with head_at(model, torch.zeros_like(read), read), last_layer_at(model, read):
+            logits = run(model, rows, [0] * len(rows), packed).logits[0]
+    values = _log_softmax_at(logits, ids).double()
+    return values.new_zeros(len(completions)).index_add(0, row, values)
+
+
 def row_logps(model: Any, prompts: Ids, completions: Ids) -> Tensor:
     """Log-probs by plain padded rows of prompt + completion, one prompt per completion: the fallback and the check.
 
@@ -173,7 +184,7 @@ def row_token_logps(model: Any, prompts: Ids, completions: Ids) -> Tensor:
     ids, mask = pad([[*p, *c] for p, c in zip(prompts, completions, strict=True)], "right", model.device)
     row, place = _places([len(c) for c in completions], model.device)
     inside = place + torch.tensor([len(p) - 1 for p in prompts], device=model.device)[row]
-    with _head_at(model, row, inside):
+    with head_at(model, row, inside):
         logits = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False).logits[0]
     values = _log_softmax_at(logits, ids[row, inside + 1])
     return values.new_zeros(len(completions), longest).index_put((row, place), values)
@@ -210,12 +221,12 @@ def grouped_logps(model: Any, prompts: Ids, completions: Sequence[Ids], batch_to
     The prompts run together; then their completions, as many at once as hold `batch_tokens` tokens with their prompts.
     """
     longest = max((len(p) + len(c) for p, group in zip(prompts, completions, strict=True) for c in group), default=0)
-    if shares_prefix(model, longest):
+    if sharing_pays(prompts, completions) and shares_prefix(model, longest):
         return pool_logps(model, prefix(model, prompts), completions, batch_tokens)
     owner, flat = _flat(completions)
     lengths = [len(prompts[b]) + len(c) for b, c in zip(owner, flat, strict=True)]
     cut = batches(lengths, batch_tokens)
-    made = [row_logps(model, [prompts[owner[k]] for k in some], [flat[k] for k in some]) for some in cut]
+    made = [separate_logps(model, [prompts[owner[k]] for k in some], [flat[k] for k in some]) for some in cut]
     return _regrouped(made, cut, completions, model.device)
 
 

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefdata.errors import ConfigError
+from prefdata.narrow import last_layer
 from train.settings import RunSettings
 
 
@@ -35,10 +36,12 @@ def checkpointed(model: Any) -> Iterator[None]:
     prompt's forward. Here the graph stays whole (checkpoints without reentry), so their gradient reaches the prompt.
     """
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    last = last_layer(model)  # its backward comes first: what it would compute again is what it holds
     if not layers:
         raise ConfigError(
             f"{type(model).__name__} has no layers that can be computed again", "checkpoint_activations", "leave it out"
         )
+    layers = [layer for layer in layers if layer is not last]
     for layer in layers:
         layer.forward = partial(_again, layer.forward, model.config.get_text_config())
     try:

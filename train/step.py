@@ -23,6 +23,7 @@ from train.negatives import NEGATIVES, WEIGHTS, Draw, Picked, Vector, effective_
 from train.objectives import Objective
 from train.references import REFERENCES
 from train.settings import RunSettings
+from train.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -47,35 +48,42 @@ class Step:
         self._observe(batch, picked, compared.chosen_B, compared.rejected_BM, metrics)
         return LOSSES[self.objective.loss].function(replace(compared, shift=shift), self.settings.loss)
 
-    def shift(self, model: Any, batch: Sequence[Example], epoch: int, running: RunningMean) -> float | None:
-        """The number of the whole optimizer batch that the loss needs (bco's delta, kto's z), without gradient; else None."""
+    def shift(
+        self, model: Any, batch: Sequence[Example], epoch: int, running: RunningMean, world: World = ALONE
+    ) -> float | None:
+        """The number of the whole optimizer batch that the loss needs (bco's delta, kto's z), without gradient; else None.
+        Each rank computes its part."""
         need = LOSSES[self.objective.loss].needs
         if need not in ("mean_reward", "mismatched"):
             return None
+        world.gather_weights(model)  # a rank may have no row of its own
         with torch.no_grad():
             if need == "mean_reward":
-                return running.add(self._rewards(model, batch, epoch))
+                rewards = _together(world, self._rewards(model, world.share(batch), epoch))
+                return running.add([rewards[e.prompt_id] for e in batch])
             # places alone: the samplers of such objectives need no policy
             places = [p for p, _ in self._select(Rows(model, batch), batch, epoch, Metrics())]
             others = mismatched(batch, places, self.limit)
-            return mean_log_ratio(self._sums(model, others), self._sums(self.reference, others))
+            policy, reference = (_together(world, self._sums(m, world.share(others))) for m in (model, self.reference))
+            flat = [[s for e in others for s in sums[e.prompt_id]] for sums in (policy, reference)]
+            return mean_log_ratio(*flat)
 
-    def _rewards(self, model: Any, batch: Sequence[Example], epoch: int) -> list[float]:
-        """Of each prompt, in the batch's order, however it is cut."""
+    def _rewards(self, model: Any, batch: Sequence[Example], epoch: int) -> dict[str, float]:
+        """Of each prompt, however the batch is cut."""
         found: dict[str, float] = {}
         for micro in self.micro_batches(batch):
             compared, _ = self._compared(model, micro, epoch, Metrics())
             rewards = mean_rewards(compared, self.settings.loss.beta).tolist()
             found |= zip((e.prompt_id for e in micro), rewards, strict=True)
-        return [found[e.prompt_id] for e in batch]
+        return found
 
-    def _sums(self, model: Any, batch: Sequence[Example]) -> list[float]:
-        """Log-probs of every completion, in the batch's order, however it is cut."""
+    def _sums(self, model: Any, batch: Sequence[Example]) -> dict[str, list[float]]:
+        """Log-probs of each prompt's completions, however the batch is cut."""
         found: dict[str, list[float]] = {}
         for micro in micro_batches(batch, self.settings.micro_tokens):
             sums = logprob.grouped_logps(model, [e.prompt for e in micro], [e.completions for e in micro])
             found |= {e.prompt_id: s.tolist() for e, s in zip(micro, sums, strict=True)}
-        return [s for e in batch for s in found[e.prompt_id]]
+        return found
 
     def _compared(self, model: Any, batch: Sequence[Example], epoch: int, metrics: Metrics) -> tuple[Compared, list[Picked]]:
         forward = self._forward(model, batch)
@@ -85,9 +93,9 @@ class Step:
 
     @staticmethod
     def _forward(model: Any, batch: Sequence[Example]) -> "Forward":
-        """Share the prefix where the model can and some prompt has a second candidate to share it with."""
+        """Share the prefix where the model can and it pays."""
         longest = max(len(e.prompt) + max(map(len, e.completions)) for e in batch)
-        pays = any(len(e.completions) > 1 for e in batch)
+        pays = logprob.sharing_pays([e.prompt for e in batch], [e.completions for e in batch])
         return Shared(model, batch) if pays and logprob.shares_prefix(model, longest) else Rows(model, batch)
 
     def _select(self, forward: "Forward", batch: Sequence[Example], epoch: int, metrics: Metrics) -> list[Picked]:
@@ -172,6 +180,11 @@ class Step:
                 metrics.add("accuracy", float(margin > 0), float(margin != 0))
 
 
+def _together(world: World, found: dict[str, Any]) -> dict[str, Any]:
+    """Of all ranks, by prompt."""
+    return {prompt: value for part in world.gathered(found) for prompt, value in part.items()}
+
+
 WEIGHED_TOKENS = 3072
 """Tokens of a forward without gradient, prompts counted for each completion: bounds its logits, whatever the pool."""
 
@@ -201,7 +214,7 @@ class Shared:
 
 
 class Rows(Shared):
-    """The same by plain rows, for models whose attention cannot share a prefix."""
+    """The same with a prompt for each completion: where there is nothing to share, or the model's attention cannot."""
 
     def __init__(self, model: Any, batch: Sequence[Example]) -> None:
         self.model, self.batch = model, batch
@@ -218,7 +231,7 @@ class Rows(Shared):
     def _rows(self, places: Sequence[Sequence[int]]) -> Tensor:
         prompts = [self.batch[b].prompt for b, group in enumerate(places) for _ in group]
         rows = [self.batch[b].completions[n] for b, group in enumerate(places) for n in group]
-        return logprob.row_logps(self.model, prompts, rows)
+        return logprob.separate_logps(self.model, prompts, rows)
 
 
 Forward = Shared
