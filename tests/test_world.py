@@ -26,6 +26,7 @@ RUNS = {
     "sft/two": {"set": "sft", "micro_tokens": 20},
     "mrpo/two": {"evaluation": {"every": 2, "prompts": 4}, "keep_optimizer": True},
     "rpo/two": {"micro_tokens": 30},
+    "mcpo/adapters": {"lora": {"rank": 2}},
 }
 KNOBS = {"steps": 4, "batch_prompts": 5, "optimizer": {"learning_rate": 3e-3, "clip_norm": 0.5, "warmup_steps": 2}}
 

@@ -13,7 +13,7 @@ import torch
 
 from prefdata import logprob
 from prefdata.draws import hex_id
-from prefdata.errors import ConfigError, EngineError
+from prefdata.errors import EngineError
 from prefdata.models import context
 from prefdata.progress import Progress
 from prefdata.run import Run
@@ -42,8 +42,6 @@ def train(recipe: Settings, name: str, run: Run | None = None) -> Path:
     process calls it.
     """
     world, run, settings = join(), run or Run(recipe), resolve(recipe, name)
-    if world.size > 1 and settings.lora is not None:
-        raise ConfigError("adapters are trained by one process", f"train.runs.{name}: lora", "start one, or train all weights")
     objective, seed = OBJECTIVES[name.partition("/")[0]], recipe.seed if settings.seed is None else settings.seed
     torch.set_num_threads(recipe.threads)
     frame, data_hash = read_set(run, settings)
@@ -95,7 +93,7 @@ def train(recipe: Settings, name: str, run: Run | None = None) -> Path:
     facts = {"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data_hash, "best": best}
     kept_state = {"step": plan.last, "running": [running.total, running.count]}
     moments = checkpoint.optimizer_tensors(optimizer, world) if settings.keep_optimizer else {}
-    result = plain(world.settled(model), world) if world.size > 1 else model
+    result = plain(world.settled(model), world)
     if result is not None:
         save.save(run, name, save.Trained(result, encoder, moments, scratch, state["rows"], facts, kept_state))
     return Path(run.model_path(f"run:{name}"))
@@ -176,13 +174,10 @@ def _backward(
     metrics: Metrics,
     world: World,
 ) -> float | None:
-    """Add the gradient of this rank's part of the batch to the model's; the batch's shift, where its loss has one.
-
-    The shift is of the whole batch, so every rank computes it.
-    """
+    """Add the gradient of this rank's part of the batch to the model's; the batch's shift, where its loss has one."""
     counts = _counts(batch)
     with forwards(model, step_of.settings):
-        shift = step_of.shift(model, batch, epoch, running)
+        shift = step_of.shift(model, batch, epoch, running, world)
     for micro in step_of.micro_batches(world.share(batch)):
         with forwards(model, step_of.settings):
             terms = step_of.values(model, micro, epoch, metrics, shift or 0.0)

@@ -1,4 +1,5 @@
 """Several processes on one run (torchrun): FSDP2 shards weights, gradients and optimizer; each rank takes part of a batch.
+Where only adapters train, every rank has the whole model instead, and the adapters' gradients are summed.
 
 Weights are gathered once a step and stay whole until its end, and gradients are reduced once, by a forward of one token on
 every rank: between the two no rank waits for another, so each may run as many forwards as its prompts need. The sum over
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 Item = TypeVar("Item")
@@ -50,8 +51,13 @@ class World:
         return values
 
     def sharded(self, model: Any) -> Any:
-        """The model, sharded in place over all ranks; as it is where there is one."""
+        """The model, sharded in place over all ranks; as it is where there is one, and where weights are frozen: then those
+        that train are the first rank's on all of them."""
         if self.size == 1:
+            return model
+        if not all(p.requires_grad for p in model.parameters()):
+            for weight in _trained(model):
+                dist.broadcast(weight.data, 0)
             return model
         fully_shard(model, reshard_after_forward=False)
         model.set_requires_gradient_sync(False)
@@ -69,18 +75,25 @@ class World:
 
     def gather_weights(self, model: Any) -> None:
         """Make the model's weights whole on every rank, until `settled` or the next reduction."""
-        if self.size > 1:
+        if _in_shards(model):
             model.unshard()
 
     def settled(self, model: Any) -> Any:
         """The model with its weights sharded again: what an evaluation left whole."""
-        if self.size > 1:
+        if _in_shards(model):
             model.reshard()
         return model
 
     def reduce_gradients(self, model: Any) -> None:
-        """Sum the gradients that the ranks have added up each for itself: one token forward and backward, times zero."""
+        """The mean of the gradients that the ranks have added up each for itself; of shards by one token forward and backward,
+        times zero."""
         if self.size == 1:
+            return
+        if not _in_shards(model):
+            for weight in _trained(model):  # a rank without rows has none
+                weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+                dist.all_reduce(weight.grad)
+                weight.grad /= self.size
             return
         model.set_requires_gradient_sync(True)
         model.set_reshard_after_backward(True)
@@ -88,6 +101,14 @@ class World:
         (model(input_ids=token, use_cache=False).logits.double().sum() * 0).backward()
         model.set_requires_gradient_sync(False)
         model.set_reshard_after_backward(False)
+
+
+def _in_shards(model: Any) -> bool:
+    return isinstance(model, FSDPModule)
+
+
+def _trained(model: Any) -> list[Any]:
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 ALONE = World()
@@ -136,9 +157,11 @@ def gathered(tensors: Iterable[tuple[str, Tensor]], world: World) -> dict[str, T
 
 def plain(model: Any, world: World) -> Any:
     """A model of transformers' own class with the weights of a sharded one, on the first rank; None on the others. Every rank
-    calls it."""
+    calls it. One that is not sharded is itself."""
     from transformers import AutoModelForCausalLM
 
+    if not _in_shards(model):
+        return model if world.first else None
     tensors = gathered(model.named_parameters(), world)
     if not world.first:
         return None
