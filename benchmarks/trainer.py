@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 from trl_peer import Peer, pairs, peer
 
+from prefdata import logprob
 from prefdata.logprob import grouped_logps
 from train import loop
 from train.batches import Example, Order
@@ -48,6 +49,8 @@ TRL = {"": 8, "_in_twos": 2}
 """Pairs a batch: its default, and where it is fastest here."""
 THREADS = 2
 BETA = 0.1
+SHORT = ((4, 32, 2), (16, 32, 2), (8, 32, 4), (32, 32, 2), (32, 32, 4), (16, 96, 2), (64, 96, 2))
+"""Tokens of a prompt and a completion, candidates: where sharing begins to pay."""
 MCPO = {4: (1.7, 0.90), 8: (1.9, 1.15)}
 """Candidates: the speed-up over row-wise MC-PO, the time over row-wise DPO."""
 Row = tuple[list[int], list[int]]
@@ -178,6 +181,25 @@ def speed(trl: Peer | None) -> None:
         matmul_share(count, data, median(seconds["ours"]))
 
 
+def sharing() -> None:
+    """Where prompts are short, completions are few: our step with prompts run once over the same with packed rows."""
+    global PROMPT, COMPLETION
+    kept, pays = (PROMPT, COMPLETION), logprob.sharing_pays
+    for PROMPT, COMPLETION, count in SHORT:
+        data = examples(count)
+        saved = sum((count - 1) * len(e.prompt) for e in data)
+        steps = {name: Ours("mcpo", data) for name in ("shared", "alone")}
+
+        def turn(name: str, steps: dict[str, Ours] = steps) -> None:
+            logprob.sharing_pays = lambda completions: name == "shared"
+            steps[name]()
+
+        seconds = interleaved({name: partial(turn, name) for name in steps})
+        name = f"sharing_speed_p{PROMPT}_c{COMPLETION}_n{count}"
+        line(name, _ratio(seconds["alone"], seconds["shared"]), f"x packed rows, {saved} tokens saved", "")
+    (PROMPT, COMPLETION), logprob.sharing_pays = kept, pays
+
+
 def scoring(trl: Peer | None) -> None:
     """One reference over eight candidates a prompt: TRL scores them as four pairs, each with its own copies of the prompt."""
     if trl is None:
@@ -188,7 +210,7 @@ def scoring(trl: Peer | None) -> None:
 
     def ours() -> list[list[float]]:
         with torch.no_grad():
-            sums = grouped_logps(lm, [e.prompt for e in data], [e.completions for e in data], MICRO_TOKENS // 2)
+            sums = grouped_logps(lm, [e.prompt for e in data], [e.completions for e in data], MICRO_TOKENS)
         return [s.tolist() for s in sums]
 
     theirs = trl.ask("score", batches=_batches(listed, 8))["logps"]
@@ -288,9 +310,10 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     print(f"{THREADS} threads, {PROMPTS} prompts a step, {ROUNDS} rounds", file=sys.stderr)
     activations()
+    sharing()
     with peer() as trl, tempfile.TemporaryDirectory() as folder:
         llama.write(llama.small(), folder)
-        for run in (speed, scoring):  # each from the same weights
+        for run in (scoring, speed):  # each from the same weights; references are scored before anything is trained
             if trl is not None:
                 trl.ask("load", model=folder, loss="sigmoid", beta=BETA)
             run(trl)

@@ -3,11 +3,12 @@
 The model runs over one row [1, T] that holds every sequence (a "segment") behind the other; everything but attention works
 on single tokens and needs to know nothing. Attention comes here: a segment sees itself causally, and a completion's segment
 also sees its prompt, whose keys and values an earlier packed row left. They are read in place, whatever the number of
-completions. Two exact ways, one chosen by what the model and the device can do:
+completions. Three exact ways, one chosen by what the model and the device can do:
 
 - `_Split`: attention within the segment and attention to the prefix, each by a fused kernel, joined by their log-sum-exp.
   With the joined output and log-sum-exp, the kernels' own backward is exact for either part (as in Ring Attention, Liu et
   al. 2023, arXiv 2310.01889). Plain scaled dot products on a CPU.
+- flex.py: one kernel under a block mask. Plain scaled dot products on a GPU that computes it rightly.
 - `_joined`: segments padded, prefixes repeated, and the model's own attention under a mask. Anything else.
 
 Shapes: T tokens in the row, N segments, C tokens in the longest, P in the longest prefix, h heads, d head width.
@@ -27,6 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from prefdata import flex
 
 NAME = "prefdata_packed"
 KeysValues = tuple[Tensor, Tensor]
@@ -76,6 +79,11 @@ class Packed:
             spans = [span for _, span in several]
             made.append((slice(spans[0].start, spans[-1].stop), spans, places[owner]))
         return made
+
+    @cached_property
+    def block_mask(self) -> Any:
+        """What each token sees, for all layers."""
+        return flex.block_mask(self.lengths, self.owners, self.prefixes.lengths if self.prefixes else (), self.device)
 
     @cached_property
     def places(self) -> Tensor:
@@ -155,14 +163,32 @@ def attend(
     # a layer computed again (activation checkpointing) leaves what completions already read
     packed.layers.setdefault(module.layer_idx, (key, value))
     prefix = packed.prefixes.layers[module.layer_idx] if packed.prefixes is not None else None
-    way = split if _plain(query, value, packed.own, options) else _joined
+    way = _way(query, key) if _plain(query, value, packed.own, options) else _joined
     return way(module, query, key, value, prefix, packed, **options), None
 
 
 def _plain(query: Tensor, value: Tensor, own: str, options: dict[str, Any]) -> bool:
-    """Whether this is nothing but scaled dot products of a kind that the fused kernels for CPUs compute."""
+    """Whether this is nothing but scaled dot products, of heads as wide as their values."""
     extras = any(options.get(name) is not None for name in EXTRAS) or options.get("dropout")
-    return own == "sdpa" and query.device.type == "cpu" and query.shape[-1] == value.shape[-1] and not extras
+    return own == "sdpa" and query.shape[-1] == value.shape[-1] and not extras
+
+
+def _way(query: Tensor, key: Tensor) -> Callable[..., Tensor]:
+    """For plain scaled dot products, the fastest that this device has."""
+    device = query.device
+    if device.type == "cpu":
+        return split
+    works = device.type == "cuda" and flex.works(query.shape[1], key.shape[1], query.shape[3], query.dtype, device)
+    return _flexed if works else _joined
+
+
+def _flexed(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, prefix: KeysValues | None, packed: Packed, **options: Any
+) -> Tensor:
+    """One kernel over the prompts' keys and the row's own."""
+    if prefix is not None:
+        key, value = torch.cat([prefix[0], key], 2), torch.cat([prefix[1], value], 2)
+    return flex.attend(query, key, value, packed.block_mask, options.get("scaling")).transpose(1, 2)
 
 
 def split(
@@ -172,8 +198,9 @@ def split(
     scale = options.get("scaling")
     if prefix is None:
         attended = _ends if module.layer_idx == packed.ends_only else _causal
-        parts = [attended(query[:, :, s], key[:, :, s], value[:, :, s], scale) for s in packed.spans]
-        return torch.cat(parts, 2).transpose(1, 2)
+        # split, not slices: the gradient of each slice would be a whole row of zeros first
+        rows = zip(*(torch.split(x, list(packed.lengths), 2) for x in (query, key, value)), strict=True)
+        return torch.cat([attended(q, k, v, scale) for q, k, v in rows], 2).transpose(1, 2)
     made: Tensor = _Split.apply(query, key, value, *prefix, packed, scale)  # type: ignore[no-untyped-call]
     return made.transpose(1, 2)
 
@@ -213,20 +240,23 @@ class _Split(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, keys, values, out, sums = ctx.saved_tensors
         grad = grads[0]
-        made = [torch.zeros_like(x) for x in (query, key, value, keys, values)]
+        made = [torch.empty_like(x) for x in (query, key, value)]
+        before = [torch.zeros_like(x) for x in (keys, values)]  # a prompt may have no completion here
 
-        def add(mine: slice, theirs: slice, keys: Tensor, values: Tensor, to: Sequence[Tensor], causal: bool) -> None:
-            parts = [x[:, :, mine] for x in (grad, query)] + [keys[:, :, theirs], values[:, :, theirs]]
-            # given the whole's output and sum: this part's share of the whole's gradient
-            found = _fused_backward(*parts, out[:, :, mine], sums[:, :, mine], 0.0, causal, scale=ctx.scale)
-            for whole, place, some in zip(to, (mine, theirs, theirs), found, strict=True):
-                whole[:, :, place] += some
+        def share(mine: slice, keys: Tensor, values: Tensor, causal: bool) -> Sequence[Tensor]:
+            """Given the whole's output and sum: this part's share of the whole's gradient."""
+            parts = (grad[:, :, mine], query[:, :, mine], keys, values, out[:, :, mine], sums[:, :, mine])
+            return _fused_backward(*parts, 0.0, causal, scale=ctx.scale)  # type: ignore[no-any-return]
 
         for family, segments, place in ctx.packed.families:
             for s in segments:
-                add(s, s, key, value, made[:3], True)
-            add(family, place, keys, values, (made[0], *made[3:]), False)
-        return (*made, None, None)
+                for whole, some in zip(made, share(s, key[:, :, s], value[:, :, s], True), strict=True):
+                    whole[:, :, s] = some
+            found = share(family, keys[:, :, place], values[:, :, place], False)
+            made[0][:, :, family] += found[0]
+            for whole, some in zip(before, found[1:], strict=True):
+                whole[:, :, place] = some
+        return (*made, *before, None, None)
 
 
 def _joined(

@@ -139,8 +139,9 @@ def _log_softmax_at(logits: Tensor, ids: Tensor) -> Tensor:
     return (chosen - wide.sub_(top).exp_().sum(1, keepdim=True).log_()).squeeze(1)
 
 
-def sharing_pays(prompts: Ids, completions: Sequence[Ids]) -> bool:
-    """Whether prompts that run once save more than a second forward costs."""
+def sharing_pays(completions: Sequence[Ids]) -> bool:
+    """Whether prompts should run once: where some prompt has two completions. The second forward that this takes costs less
+    than 30 tokens that are not run twice (docs/benchmarks.md: sharing_speed)."""
     return any(len(group) > 1 for group in completions)
 
 
@@ -221,7 +222,7 @@ def grouped_logps(model: Any, prompts: Ids, completions: Sequence[Ids], batch_to
     The prompts run together; then their completions, as many at once as hold `batch_tokens` tokens with their prompts.
     """
     longest = max((len(p) + len(c) for p, group in zip(prompts, completions, strict=True) for c in group), default=0)
-    if sharing_pays(prompts, completions) and shares_prefix(model, longest):
+    if sharing_pays(completions) and shares_prefix(model, longest):
         return pool_logps(model, prefix(model, prompts), completions, batch_tokens)
     owner, flat = _flat(completions)
     lengths = [len(prompts[b]) + len(c) for b, c in zip(owner, flat, strict=True)]

@@ -6,7 +6,7 @@ from test_train import example, model, run_settings
 
 from prefdata import logprob
 from prefdata.errors import ConfigError, EngineError
-from train import loop
+from train import loop, startup
 from train.batches import Order
 from train.batchwise import RunningMean
 from train.forwards import checkpointed, forwards
@@ -64,7 +64,7 @@ def test_the_librarys_own_checkpointing_stops_the_run() -> None:
     lm.gradient_checkpointing_enable()
     lm.train()
     with pytest.raises((EngineError, RuntimeError), match="gradient checkpointing"):
-        loop.check(lm, [example(i, 3) for i in range(4)], 10_000)
+        startup.check(lm, [example(i, 3) for i in range(4)], 4, 10_000)
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any
 
 import torch
 
-from prefdata import logprob
 from prefdata.draws import hex_id
 from prefdata.errors import EngineError
 from prefdata.models import context
@@ -19,7 +17,7 @@ from prefdata.progress import Progress
 from prefdata.run import Run
 from prefdata.settings import Settings
 from train import checkpoint, save
-from train.batches import Example, Order, micro_batches
+from train.batches import Example, Order
 from train.batchwise import RunningMean
 from train.forwards import forwards, warn_of_slow_bf16
 from train.metrics import Metrics, merged
@@ -27,6 +25,7 @@ from train.objectives import OBJECTIVES
 from train.policy import policy, reference
 from train.settings import RunSettings, resolve
 from train.start import held_out, read_examples, read_set, with_alpha
+from train.startup import check
 from train.step import Step
 from train.stopping import Stopping
 from train.version import VERSION
@@ -52,7 +51,7 @@ def train(recipe: Settings, name: str, run: Run | None = None) -> Path:
     data = read_examples(frame, encoder, recipe, settings, objective, limit)
     held = held_out(run, encoder, recipe, settings, objective, limit, seed) if settings.evaluation.every else []
     order = Order(tuple(e.prompt_id for e in data), settings.batch_prompts, seed)
-    check(model, data, settings.micro_tokens)
+    check(model, data, settings.batch_prompts, settings.micro_tokens)
     if settings.precision == "bfloat16":
         warn_of_slow_bf16(model)
     model = world.sharded(model)
@@ -241,14 +240,6 @@ def make_optimizer(model: Any, settings: RunSettings) -> torch.optim.Optimizer:
 def resume_slice(settings: RunSettings) -> dict[str, Any]:
     """The settings that a checkpoint must agree with: all but how often one is written."""
     return settings.model_dump(mode="json", exclude={"checkpoint_s"})
-
-
-def check(model: Any, data: Sequence[Example], micro_tokens: int) -> None:
-    """Compare one small batch's log-probs with plain rows; a mismatch stops the run."""
-    batch = next(micro_batches(data[:4], micro_tokens))
-    if not logprob.shares_prefix(model, max(len(e.prompt) + max(map(len, e.completions)) for e in batch)):
-        print("train: this model's attention cannot share a prefix; plain rows are used", file=sys.stderr)
-    logprob.require_equal_rows(model, [e.prompt for e in batch], [e.completions for e in batch])
 
 
 def _note(row: dict[str, Any], seconds: float) -> str:

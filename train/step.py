@@ -95,7 +95,7 @@ class Step:
     def _forward(model: Any, batch: Sequence[Example]) -> "Forward":
         """Share the prefix where the model can and it pays."""
         longest = max(len(e.prompt) + max(map(len, e.completions)) for e in batch)
-        pays = logprob.sharing_pays([e.prompt for e in batch], [e.completions for e in batch])
+        pays = logprob.sharing_pays([e.completions for e in batch])
         return Shared(model, batch) if pays and logprob.shares_prefix(model, longest) else Rows(model, batch)
 
     def _select(self, forward: "Forward", batch: Sequence[Example], epoch: int, metrics: Metrics) -> list[Picked]:

@@ -200,7 +200,7 @@ def test_one_key_re_runs_its_stage_and_what_follows_only(
     assert not not_again & (rules | stems), rules
 
 
-@pytest.mark.parametrize(("num_shards", "cores", "target"), [(1, 1, "demo"), (7, 2, "set")])
+@pytest.mark.parametrize(("num_shards", "cores", "target"), [(1, 1, "demo"), pytest.param(7, 2, "set", marks=pytest.mark.real)])
 def test_shards_workers_and_order_of_input_change_nothing(
     base: Workflow, tmp_path: Path, num_shards: int, cores: int, target: str
 ) -> None:
