@@ -16,7 +16,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 from trl_peer import Peer, pairs, peer
 
-from prefdata import logprob
+from prefdata import logprob, narrow
 from prefdata.logprob import grouped_logps
 from train import loop
 from train.batches import Example, Order
@@ -53,10 +52,12 @@ SHORT = ((4, 32, 2), (16, 32, 2), (8, 32, 4), (32, 32, 2), (32, 32, 4), (16, 96,
 """Tokens of a prompt and a completion, candidates: where sharing begins to pay."""
 MCPO = {4: (1.7, 0.90), 8: (1.9, 1.15)}
 """Candidates: the speed-up over row-wise MC-PO, the time over row-wise DPO."""
+LARGEST, PRODUCTS = (MICRO_TOKENS // 2, 320, 864), 20
+"""Rows, width and outputs of the model's largest product, and how often it makes the clock of a round."""
 Row = tuple[list[int], list[int]]
 
 
-def examples(count: int) -> list[Example]:
+def examples(count: int, prompt_tokens: int = 0, completion_tokens: int = 0, prompts: int = PROMPTS) -> list[Example]:
     """Random ids whose lengths vary by a quarter to either side."""
     draw = random.Random(count)
 
@@ -64,8 +65,9 @@ def examples(count: int) -> list[Example]:
         return [draw.randrange(3, VOCABULARY) for _ in range(draw.randint(about * 3 // 4, about * 5 // 4))]
 
     made = []
-    for number in range(PROMPTS):
-        prompt, completions = ids(PROMPT), [ids(COMPLETION) for _ in range(count)]
+    for number in range(prompts):
+        prompt = ids(prompt_tokens or PROMPT)
+        completions = [ids(completion_tokens or COMPLETION) for _ in range(count)]
         names, logps = [f"{number:08x}{k:08x}" for k in range(count)], [[-8.3 * len(c) for c in completions]]
         made.append(Example(f"{number:016x}", prompt, completions, names, ["source"] * count, logps, []))
     return made
@@ -77,12 +79,13 @@ def examples(count: int) -> list[Example]:
 class Ours:
     """The trainer's own step of an objective, over the same batch again and again."""
 
-    def __init__(self, objective: str, data: list[Example], micro_tokens: int = MICRO_TOKENS) -> None:
-        settings = RunSettings.model_validate(
-            {"batch_prompts": len(data), "micro_tokens": micro_tokens, "steps": 1000, "loss": {"beta": BETA}}
-        )
+    def __init__(
+        self, objective: str, data: list[Example], micro_tokens: int = MICRO_TOKENS, model: Any = None, **keys: Any
+    ) -> None:
+        shape = {"batch_prompts": len(data), "micro_tokens": micro_tokens, "steps": 1000, "loss": {"beta": BETA}}
+        settings = RunSettings.model_validate({**shape, **keys})
         row = OBJECTIVES[objective]
-        self.model, self.data = llama.small(), data
+        self.model, self.data = llama.small() if model is None else model, data
         self.settings = with_defaults(settings, row)
         self.optimizer = loop.make_optimizer(self.model, self.settings)
         self.plan = loop.Plan(self.settings, Order(tuple(e.prompt_id for e in data), len(data), 0))
@@ -165,7 +168,8 @@ def speed(trl: Peer | None) -> None:
             if trl is not None:
                 for suffix, size in TRL.items():
                     calls[f"trl_dpo{suffix}"] = partial(trl.ask, "step", batches=_batches(pairs(data), size))
-        seconds = interleaved(calls)
+        seconds = interleaved({**calls, "products": products})
+        clock = seconds.pop("products")
         for name, taken in seconds.items():
             line(f"step_s_n{count}_{name}", median(taken), "s", "")
         line(f"mcpo_vs_rows_mcpo_n{count}", _ratio(seconds["rows_mcpo"], seconds["ours"]), "x speed", f">= {faster}")
@@ -178,15 +182,14 @@ def speed(trl: Peer | None) -> None:
                 else:
                     ratio, target = _ratio(seconds[f"trl_dpo{suffix}"], seconds["ours"]), "" if suffix else ">= 3"
                     line(f"mcpo_speedup_vs_trl_dpo_n4{suffix}", ratio, f"x TRL's DPO step, {size} pairs a batch", target)
-        matmul_share(count, data, median(seconds["ours"]))
+        matmul_share(count, data, seconds["ours"], clock)
 
 
 def sharing() -> None:
     """Where prompts are short, completions are few: our step with prompts run once over the same with packed rows."""
-    global PROMPT, COMPLETION
-    kept, pays = (PROMPT, COMPLETION), logprob.sharing_pays
-    for PROMPT, COMPLETION, count in SHORT:
-        data = examples(count)
+    pays = logprob.sharing_pays
+    for prompt, completion, count in SHORT:
+        data = examples(count, prompt, completion)
         saved = sum((count - 1) * len(e.prompt) for e in data)
         steps = {name: Ours("mcpo", data) for name in ("shared", "alone")}
 
@@ -195,9 +198,9 @@ def sharing() -> None:
             steps[name]()
 
         seconds = interleaved({name: partial(turn, name) for name in steps})
-        name = f"sharing_speed_p{PROMPT}_c{COMPLETION}_n{count}"
+        name = f"sharing_speed_p{prompt}_c{completion}_n{count}"
         line(name, _ratio(seconds["alone"], seconds["shared"]), f"x packed rows, {saved} tokens saved", "")
-    (PROMPT, COMPLETION), logprob.sharing_pays = kept, pays
+    logprob.sharing_pays = pays
 
 
 def scoring(trl: Peer | None) -> None:
@@ -254,24 +257,35 @@ def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
     return median(a / b for a, b in zip(above, below, strict=True))
 
 
-def matmul_share(count: int, data: list[Example], seconds: float) -> None:
-    """Model FLOPs of our step (2 a weight and token forward, 4 backward; head at scored tokens) over the measured rate of the
-    model's own largest product."""
-    trunk, head = sum(p.numel() for n, p in llama.small().named_parameters() if "layers" in n), VOCABULARY * 320
-    flops = 0
+def step_flops(model: Any, data: list[Example], weighed: bool) -> float:
+    """Of the products with weights in a step that trains on the chosen and one negative: 2 a weight and token forward, 4
+    backward; the head at scored tokens, prompts without what the last layer spares; `weighed`: after a forward of all
+    rejected."""
+    trunk = sum(p.numel() for n, p in model.named_parameters() if "layers" in n)
+    spared = sum(
+        p.numel() for n, p in narrow.last_layer(model).named_parameters() if any(part in n for part in narrow.BY_TOKEN)
+    )
+    head = model.get_output_embeddings().weight.numel()
+    flops = 0.0
     for e in data:
-        completions = [len(c) for c in e.completions]
-        trained = completions[0] + sum(completions[1:]) / (count - 1)
-        flops += trunk * (6 * len(e.prompt) + 2 * sum(completions[1:]) + 6 * trained)
-        flops += head * (2 * sum(completions[1:]) + 6 * trained)
-    a, b = torch.randn(MICRO_TOKENS // 2, 320), torch.randn(320, 864)
-    times = []
-    for _ in range(50):
-        started = time.perf_counter()
+        rejected = [len(c) for c in e.completions[1:]]
+        trained, pool = len(e.completions[0]) + sum(rejected) / len(rejected), sum(rejected) if weighed else 0
+        flops += 6 * (trunk - spared) * len(e.prompt) + (trunk + head) * (2 * pool + 6 * trained)
+    return flops
+
+
+def matmul_share(count: int, data: list[Example], steps: Sequence[float], products: Sequence[float]) -> None:
+    """FLOPs of our step over its time and the measured rate of the model's own largest product."""
+    rate = 2 * math.prod(LARGEST) / median(products) * PRODUCTS
+    share = step_flops(llama.small(), data, weighed=True) / median(steps) / rate
+    line(f"matmul_share_n{count}", share, "of the measured matmul rate", ">= 0.6" if count == 4 else "")
+
+
+def products() -> None:
+    """The model's largest product, as a clock for the machine as it is in this round."""
+    a, b = torch.ones(*LARGEST[:2]), torch.ones(*LARGEST[1:])
+    for _ in range(PRODUCTS):
         a @ b
-        times.append(time.perf_counter() - started)
-    rate = 2 * math.prod(a.shape) * b.shape[1] / median(times)
-    line(f"matmul_share_n{count}", flops / seconds / rate, "of the measured matmul rate", ">= 0.6" if count == 4 else "")
 
 
 def activations() -> None:
