@@ -33,6 +33,15 @@ LLAMA = {
 }
 TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
 MICRO_TOKENS = 16_384
+FIGURES = {
+    **{f"tokens_per_s_{name}": ("tokens/s", "") for name in ("dpo", "mcpo")},
+    **{f"mfu_{name}": ("of the device's peak", ">= 0.45") for name in ("dpo", "mcpo")},
+    **{f"memory_{name}": ("GiB at most", "") for name in ("dpo", "mcpo")},
+    "mcpo_over_dpo": ("of a DPO step more", ""),
+    "mcpo_over_formula": ("x (n - 1) / (3 rho + 6)", "0.9..1.1"),
+    "flex_speedup": ("x padded segments", ""),
+}
+"""By name: unit and target."""
 
 
 class Step(Ours):
@@ -45,38 +54,37 @@ class Step(Ours):
 
 
 def main() -> None:
-    tiny = "--tiny" in sys.argv
-    if not tiny and not torch.cuda.is_available():
-        sys.exit("no GPU here: --tiny shows that it runs")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shape, prompt, completion, prompts = (TINY, 32, 16, 2) if tiny else (LLAMA, 1024, 512, 8)
-    model = llama.llama(**shape).to(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    print(f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters", file=sys.stderr)
+    tiny, there = "--tiny" in sys.argv, torch.cuda.is_available()
+    shape, lengths = (TINY, (32, 16, 2)) if tiny else (LLAMA, (1024, 512, 8))
+    if not tiny and not there:
+        print("no GPU here: nothing was run (--tiny shows that it would)", file=sys.stderr)
+    model = llama.llama(**shape).to("cuda" if there else "cpu") if tiny or there else None
+    name = torch.cuda.get_device_name() if there else "cpu"
+    peak = next((flops for part, flops in PEAK.items() if part in name), None)
     for count in (4, 8):
-        measure(model, count, (prompt, completion, prompts), next((v for k, v in PEAK.items() if k in name), None))
+        values = measure(model, count, lengths, peak) if model is not None else {}
+        for figure, (unit, target) in FIGURES.items():
+            line(f"gpu_{figure}_n{count}", values.get(figure), unit, target)
 
 
-def measure(model: Any, count: int, lengths: tuple[int, int, int], peak: float | None) -> None:
+def measure(model: Any, count: int, lengths: tuple[int, int, int], peak: float | None) -> dict[str, float | None]:
+    """Figures of one number of candidates."""
     data = [_in(e, model.config.vocab_size) for e in examples(count, *lengths)]
-    keys = {"precision": "bfloat16", "model": model}
-    steps = {
-        "dpo": Step("dpo", [_pair(e) for e in data], MICRO_TOKENS, **keys),
-        "mcpo": Step("mcpo", data, MICRO_TOKENS, **keys),
-    }
+    rows = {"dpo": [_pair(e) for e in data], "mcpo": data}
+    steps = {name: Step(name, some, MICRO_TOKENS, precision="bfloat16", model=model) for name, some in rows.items()}
     seconds = interleaved({**steps, "padded": lambda: padded(steps["mcpo"])})
+    made: dict[str, float | None] = {}
     for name, step in steps.items():
         taken = median(seconds[name])
-        tokens = sum(len(e.prompt) + sum(map(len, e.completions)) for e in step.data)
-        line(f"gpu_tokens_per_s_{name}_n{count}", tokens / taken, "tokens/s", "")
-        share = step_flops(model, step.data, name == "mcpo") / taken / peak if peak else None
-        line(f"gpu_mfu_{name}_n{count}", share, "of the device's peak", ">= 0.45")
-        line(f"gpu_memory_{name}_n{count}", memory(step), "GiB at most", "")
-    rho = lengths[0] / lengths[1]
-    over = _ratio(seconds["mcpo"], seconds["dpo"]) - 1
-    line(f"gpu_mcpo_over_dpo_n{count}", over, "of a DPO step more", "")
-    line(f"gpu_mcpo_over_formula_n{count}", over / ((count - 1) / (3 * rho + 6)), "x (n - 1) / (3 rho + 6)", "0.9..1.1")
-    line(f"gpu_flex_speedup_n{count}", _ratio(seconds["padded"], seconds["mcpo"]), "x padded segments", "")
+        made[f"tokens_per_s_{name}"] = sum(len(e.prompt) + sum(map(len, e.completions)) for e in step.data) / taken
+        made[f"mfu_{name}"] = step_flops(model, step.data, name == "mcpo") / taken / peak if peak else None
+        made[f"memory_{name}"] = memory(step)
+    over, rho = _ratio(seconds["mcpo"], seconds["dpo"]) - 1, lengths[0] / lengths[1]
+    return made | {
+        "mcpo_over_dpo": over,
+        "mcpo_over_formula": over / ((count - 1) / (3 * rho + 6)),
+        "flex_speedup": _ratio(seconds["padded"], seconds["mcpo"]),
+    }
 
 
 def _in(example: Any, vocabulary: int) -> Any:
@@ -96,10 +104,10 @@ def padded(step: Step) -> None:
         attention._way = kept
 
 
-def memory(step: Step) -> float:
+def memory(step: Step) -> float | None:
     """GiB that a step holds at most."""
     if not torch.cuda.is_available():
-        return 0.0
+        return None
     torch.cuda.reset_peak_memory_stats()
     step()
     return torch.cuda.max_memory_allocated() / 2**30
