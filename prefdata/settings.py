@@ -462,7 +462,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     name: Name = Field(description="the results go to results/<name>")
     seed: int = Field(0, description="of every draw")
     num_shards: int = Field(1, ge=1, le=65_536, description="files per table; results do not depend on it")
-    threads: int = Field(1, ge=1, description="torch's threads in one job")
+    threads: int = Field(1, ge=1, description="torch's threads in one job; the last bits of sums depend on it")
     toy: ToySettings | None = Field(None, description="make the embedded world first")
     sources: SourcesSettings
     dedup: DedupSettings | None = Field(default_factory=DedupSettings, description="null: every prompt is kept")

@@ -29,7 +29,8 @@ class Zygote:
         self._preload, self._environment = preload, environment
 
     def __enter__(self) -> "Zygote":
-        keep = {k: v for k, v in os.environ.items() if k != "PREFDATA_RUN_PID"} | self._environment
+        keep = {k: v for k, v in os.environ.items() if k != "PREFDATA_RUN_PID"}
+        keep |= {"OMP_NUM_THREADS": "1", **self._environment}  # as the command sets it; here torch may be there before it
         self._process = subprocess.Popen(
             [sys.executable, __file__, *self._preload], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=keep
         )
