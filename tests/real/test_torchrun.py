@@ -37,9 +37,24 @@ def test_two_processes_from_pairs_to_a_model(
     transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "best")
 
 
-def test_adapters_are_refused_before_anything_is_trained(
-    settings_file: Callable[..., Path], write_rows: Callable[..., str]
+def test_two_processes_train_adapters(
+    settings_file: Callable[..., Path], write_rows: Callable[..., str], tmp_path: Path
 ) -> None:
+    import transformers
+
     done = torchrun(settings_file(objective="dpo", data={"path": write_rows(pairs())}, lora={"rank": 2}))
-    assert done.returncode != 0
-    assert "adapters are trained by one process" in done.stderr
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert not [name for name, _ in merged.named_parameters() if "lora" in name]
+
+
+def test_a_batch_of_one_prompt_leaves_a_process_without_rows(
+    settings_file: Callable[..., Path], write_rows: Callable[..., str], tmp_path: Path
+) -> None:
+    """bco's pass over the whole batch, too: nobody waits for a forward that another has not."""
+    path = settings_file(objective="bco", data={"path": write_rows(pairs(5))}, batch_prompts=2, steps=3)
+    done = torchrun(path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert len({r["shift"] for r in rows}) == 3
