@@ -39,7 +39,8 @@ def last_layer_at(model: Any, place: Tensor) -> Iterator[None]:
     hidden states at all others mean nothing. Keys and values are whole, for completions to read."""
     with ExitStack() as stack:
         for name, module in last_layer(model).named_modules():
-            if name.rpartition(".")[2] in BY_TOKEN:
+            *around, own = name.split(".")
+            if own in BY_TOKEN and not set(around) & set(BY_TOKEN):
                 stack.enter_context(_at(module, place))
         yield
 
@@ -54,15 +55,18 @@ def last_layer(model: Any) -> torch.nn.Module:
 
 @contextmanager
 def _at(module: torch.nn.Module, place: Tensor) -> Iterator[None]:
-    """Within: the module gets its input [1, T, H] at these positions, and what it gives stands there among zeros."""
-    length = 0
+    """Within: the module gets its input [1, T, H] at these positions, and what it gives stands there among zeros. One that is
+    called with anything else does all the work."""
+    length: int | None = None
 
     def picked(module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         nonlocal length
-        length = args[0].shape[1]
-        return (args[0][:, place], *args[1:])
+        length = args[0].shape[1] if args and args[0].dim() == 3 else None
+        return args if length is None else (args[0][:, place], *args[1:])
 
     def placed(module: torch.nn.Module, args: Any, output: Any) -> Any:
+        if length is None:
+            return output
         if isinstance(output, tuple):  # mixtures of experts give their routing too
             return (_among_zeros(output[0], place, length), *output[1:])
         return _among_zeros(output, place, length)

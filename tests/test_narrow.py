@@ -70,6 +70,34 @@ def test_a_mixture_of_experts_gives_its_routing_beside() -> None:
     assert (ours - exact).abs().max() < 1e-9
 
 
+def test_a_module_that_is_called_in_another_way_does_all_the_work() -> None:
+    """By keyword, or with tokens in one dimension less, as some experts are."""
+    linear, row = torch.nn.Linear(4, 3), torch.randn(1, 5, 4)
+    whole = linear(row)
+    with narrow._at(linear, torch.tensor([1, 3])):
+        assert torch.equal(linear(row[0]), whole[0])
+        assert torch.equal(linear(input=row), whole)
+        assert torch.allclose(linear(row)[:, [1, 3]], whole[:, [1, 3]])
+        assert not linear(row)[:, [0, 2, 4]].any()
+
+
+def test_modules_in_modules_are_narrowed_once() -> None:
+    lm = model()
+    expected = torch.cat(logprob.grouped_logps(lm, PROMPTS, COMPLETIONS))
+
+    class Outer(torch.nn.Module):
+        def __init__(self, mlp: torch.nn.Module) -> None:
+            super().__init__()
+            self.mlp = mlp
+
+        def forward(self, hidden: torch.Tensor) -> Any:
+            return self.mlp(hidden)
+
+    lm.model.layers[-1].mlp = Outer(lm.model.layers[-1].mlp)
+    found = torch.cat(logprob.grouped_logps(lm, PROMPTS, COMPLETIONS))
+    assert (found - expected).abs().max() < 1e-9
+
+
 def test_a_model_whose_last_layer_cannot_be_told_does_all_the_work() -> None:
     lm = model()
     expected = torch.cat(logprob.grouped_logps(lm, PROMPTS, COMPLETIONS))
