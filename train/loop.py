@@ -51,7 +51,7 @@ def train(recipe: Settings, name: str, run: Run | None = None) -> Path:
     data = read_examples(frame, encoder, recipe, settings, objective, limit)
     held = held_out(run, encoder, recipe, settings, objective, limit, seed) if settings.evaluation.every else []
     order = Order(tuple(e.prompt_id for e in data), settings.batch_prompts, seed)
-    check(model, data, settings.batch_prompts, settings.micro_tokens)
+    check(model, data, settings.batch_prompts, settings.micro_tokens, world)
     if settings.precision == "bfloat16":
         warn_of_slow_bf16(model)
     model = world.sharded(model)

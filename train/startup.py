@@ -10,20 +10,22 @@ from torch import Tensor
 
 from prefdata import logprob
 from train.batches import Example, micro_batches
+from train.world import ALONE, World
 
 CHECKED = 4
 """Prompts of the check."""
 
 
-def check(model: Any, data: Sequence[Example], batch_prompts: int, micro_tokens: int) -> None:
-    """Compare one small batch's log-probs with plain rows, which stops the run where they differ (EngineError); say how rows
-    are run, of the first batch's size, and what the clock says to it.
+def check(model: Any, data: Sequence[Example], batch_prompts: int, micro_tokens: int, world: World = ALONE) -> None:
+    """Compare one small batch's log-probs with plain rows, which stops the run where they differ (EngineError); the first rank
+    says how rows are run, of the first batch's size, and what the clock says to it.
 
     The clock decides nothing: a choice by it would make two runs of one recipe differ.
     """
     few = next(micro_batches(data[:CHECKED], micro_tokens))
     logprob.require_equal_rows(model, [e.prompt for e in few], [e.completions for e in few])
-    print(f"train: {_told(model, data[:batch_prompts], few)}", file=sys.stderr)
+    if world.first:
+        print(f"train: {_told(model, data[:batch_prompts], few)}", file=sys.stderr)
 
 
 def _told(model: Any, batch: Sequence[Example], few: Sequence[Example]) -> str:
