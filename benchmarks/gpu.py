@@ -16,7 +16,7 @@ from typing import Any
 import llama
 import torch
 from figures import interleaved, line
-from trainer import Ours, _pair, _ratio, examples, step_flops
+from trainer import Ours, examples, first_pair, ratio_of, step_flops
 
 from prefdata import attention
 
@@ -70,7 +70,7 @@ def main() -> None:
 def measure(model: Any, count: int, lengths: tuple[int, int, int], peak: float | None) -> dict[str, float | None]:
     """Figures of one number of candidates."""
     data = [_in(e, model.config.vocab_size) for e in examples(count, *lengths)]
-    rows = {"dpo": [_pair(e) for e in data], "mcpo": data}
+    rows = {"dpo": [first_pair(e) for e in data], "mcpo": data}
     steps = {name: Step(name, some, MICRO_TOKENS, precision="bfloat16", model=model) for name, some in rows.items()}
     seconds = interleaved({**steps, "padded": lambda: padded(steps["mcpo"])})
     made: dict[str, float | None] = {}
@@ -79,11 +79,11 @@ def measure(model: Any, count: int, lengths: tuple[int, int, int], peak: float |
         made[f"tokens_per_s_{name}"] = sum(len(e.prompt) + sum(map(len, e.completions)) for e in step.data) / taken
         made[f"mfu_{name}"] = step_flops(model, step.data, name == "mcpo") / taken / peak if peak else None
         made[f"memory_{name}"] = memory(step)
-    over, rho = _ratio(seconds["mcpo"], seconds["dpo"]) - 1, lengths[0] / lengths[1]
+    over, rho = ratio_of(seconds["mcpo"], seconds["dpo"]) - 1, lengths[0] / lengths[1]
     return made | {
         "mcpo_over_dpo": over,
         "mcpo_over_formula": over / ((count - 1) / (3 * rho + 6)),
-        "flex_speedup": _ratio(seconds["padded"], seconds["mcpo"]),
+        "flex_speedup": ratio_of(seconds["padded"], seconds["mcpo"]),
     }
 
 

@@ -164,7 +164,7 @@ def speed(trl: Peer | None) -> None:
             "rows_dpo": Rows(data, kernel=False),
         }
         if count == 4:
-            calls["our_dpo"] = Ours("dpo", [_pair(e) for e in data])
+            calls["our_dpo"] = Ours("dpo", [first_pair(e) for e in data])
             if trl is not None:
                 for suffix, size in TRL.items():
                     calls[f"trl_dpo{suffix}"] = partial(trl.ask, "step", batches=_batches(pairs(data), size))
@@ -172,15 +172,15 @@ def speed(trl: Peer | None) -> None:
         clock = seconds.pop("products")
         for name, taken in seconds.items():
             line(f"step_s_n{count}_{name}", median(taken), "s", "")
-        line(f"mcpo_vs_rows_mcpo_n{count}", _ratio(seconds["rows_mcpo"], seconds["ours"]), "x speed", f">= {faster}")
-        line(f"mcpo_vs_rows_dpo_n{count}", _ratio(seconds["ours"], seconds["rows_dpo"]), "x time", f"<= {slower:.2f}")
+        line(f"mcpo_vs_rows_mcpo_n{count}", ratio_of(seconds["rows_mcpo"], seconds["ours"]), "x speed", f">= {faster}")
+        line(f"mcpo_vs_rows_dpo_n{count}", ratio_of(seconds["ours"], seconds["rows_dpo"]), "x time", f"<= {slower:.2f}")
         if count == 4:
-            line("dpo_speedup_vs_rows", _ratio(seconds["rows_dpo"], seconds["our_dpo"]), "x speed", ">= 1.38")
+            line("dpo_speedup_vs_rows", ratio_of(seconds["rows_dpo"], seconds["our_dpo"]), "x speed", ">= 1.38")
             for suffix, size in TRL.items():
                 if trl is None:
                     line(f"mcpo_speedup_vs_trl_dpo_n4{suffix}", None, "x TRL's DPO step", "" if suffix else ">= 3")
                 else:
-                    ratio, target = _ratio(seconds[f"trl_dpo{suffix}"], seconds["ours"]), "" if suffix else ">= 3"
+                    ratio, target = ratio_of(seconds[f"trl_dpo{suffix}"], seconds["ours"]), "" if suffix else ">= 3"
                     line(f"mcpo_speedup_vs_trl_dpo_n4{suffix}", ratio, f"x TRL's DPO step, {size} pairs a batch", target)
         matmul_share(count, data, seconds["ours"], clock)
 
@@ -199,7 +199,7 @@ def sharing() -> None:
 
         seconds = interleaved({name: partial(turn, name) for name in steps})
         name = f"sharing_speed_p{prompt}_c{completion}_n{count}"
-        line(name, _ratio(seconds["alone"], seconds["shared"]), f"x packed rows, {saved} tokens saved", "")
+        line(name, ratio_of(seconds["alone"], seconds["shared"]), f"x packed rows, {saved} tokens saved", "")
     logprob.sharing_pays = pays
 
 
@@ -228,7 +228,7 @@ def scoring(trl: Peer | None) -> None:
     for name, taken in seconds.items():
         line(f"score_tokens_per_s_n8_{name}", tokens / median(taken), "completion tokens/s", "")
     for suffix, size in TRL.items():
-        ratio, target = _ratio(seconds[f"trl{suffix}"], seconds["ours"]), "" if suffix else ">= 4"
+        ratio, target = ratio_of(seconds[f"trl{suffix}"], seconds["ours"]), "" if suffix else ">= 4"
         line(f"score_speedup_vs_trl_n8{suffix}", ratio, f"x TRL's reference pass, {size} pairs a batch", target)
 
 
@@ -247,12 +247,12 @@ def _batches(listed: Sequence[Any], size: int) -> list[list[Any]]:
     return [list(listed[i : i + size]) for i in range(0, len(listed), size)]
 
 
-def _pair(example: Example) -> Example:
+def first_pair(example: Example) -> Example:
     """The chosen and the first rejected candidate: the pair that the peer trains on."""
     return Example(*(v[:2] if k in ("completions", "candidate_ids", "origins") else v for k, v in vars(example).items()))
 
 
-def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
+def ratio_of(above: Sequence[float], below: Sequence[float]) -> float:
     """The median of the rounds' ratios."""
     return median(a / b for a, b in zip(above, below, strict=True))
 
@@ -301,7 +301,7 @@ def peak(count: int) -> None:
     """Print the peak resident MiB of one step over what was held after a first one with a single short prompt."""
     torch.set_num_threads(THREADS)
     step = Ours("mcpo", examples(count), micro_tokens=10**9)
-    small = Ours("mcpo", [_pair(e) for e in step.data[:1]])
+    small = Ours("mcpo", [first_pair(e) for e in step.data[:1]])
     small()
     small.model, small.optimizer = step.model, step.optimizer
     small()

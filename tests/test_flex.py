@@ -53,6 +53,7 @@ def test_its_log_probs_are_those_of_single_rows(family: str, monkeypatch: pytest
 
 def test_a_device_that_cannot_is_found_out_and_told(capsys: pytest.CaptureFixture[str]) -> None:
     """A CPU, for one: it has no backward there."""
+    flex.works.cache_clear()
     assert not flex.works(4, 2, 16, torch.float32, CPU)
     assert "FlexAttention is not used here, completions are padded: NotImplementedError" in capsys.readouterr().err
 
