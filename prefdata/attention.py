@@ -233,7 +233,8 @@ class _Split(torch.autograd.Function):
             here.lerp_(there, torch.sigmoid(their - mine).to(out.dtype).unsqueeze(-1))
             torch.logaddexp(mine, their, out=mine)
         ctx.save_for_backward(query, key, value, keys, values, out, sums)
-        ctx.packed, ctx.scale = packed, scale
+        # not `packed`: it holds keys and values whose graph leads back here, a circle that nothing would ever free
+        ctx.families, ctx.scale = packed.families, scale
         return out
 
     @staticmethod
@@ -248,7 +249,7 @@ class _Split(torch.autograd.Function):
             parts = (grad[:, :, mine], query[:, :, mine], keys, values, out[:, :, mine], sums[:, :, mine])
             return _fused_backward(*parts, 0.0, causal, scale=ctx.scale)  # type: ignore[no-any-return]
 
-        for family, segments, place in ctx.packed.families:
+        for family, segments, place in ctx.families:
             for s in segments:
                 for whole, some in zip(made, share(s, key[:, :, s], value[:, :, s], True), strict=True):
                     whole[:, :, s] = some

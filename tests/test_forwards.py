@@ -1,8 +1,13 @@
 """bf16 and activation checkpointing: the same step, computed otherwise."""
 
+from typing import Any
+
 import pytest
 import torch
 from test_train import example, model, run_settings
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from prefdata import logprob
 from prefdata.errors import ConfigError, EngineError
@@ -38,6 +43,40 @@ def test_checkpointing_changes_no_gradient(name: str) -> None:
     assert again == loss
     assert len(found) == len(plain) > 0
     assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-15) for a, b in zip(found, plain, strict=True))
+
+
+class Made(TorchDispatchMode):
+    """Remembers whatever tensors are made within, without keeping them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: list[StorageWeakRef] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.storages += [StorageWeakRef(x.untyped_storage()) for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+        return out
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["sft", "dpo", "mcpo"])
+def test_a_step_leaves_nothing_but_gradients(name: str, attention: str, checkpointing: bool) -> None:
+    """Every tensor of its forwards is freed at once: a graph that holds what leads back to it is never freed at all."""
+    lm = model()
+    lm.set_attn_implementation(attention)
+    settings = with_defaults(run_settings(checkpoint_activations=checkpointing), OBJECTIVES[name])
+    step, batch = Step(OBJECTIVES[name], settings, 0), [example(i, 4) for i in range(5)]
+    with Made() as made:
+        with forwards(lm, settings):
+            terms = step.values(lm, batch, 0, Metrics())
+            loss = torch.stack([v.sum() for v in terms.values()]).sum()
+        loss.backward()
+        del terms, loss
+    kept = {x.untyped_storage()._cdata for p in lm.parameters() for x in (p, p.grad) if x is not None}
+    kept |= {b.untyped_storage()._cdata for b in lm.buffers()}
+    assert len(made.storages) > 100
+    assert not [s for s in made.storages if not s.expired() and s.cdata not in kept]
 
 
 def test_checkpointing_keeps_the_layers_inputs_only() -> None:
