@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from prefdata.attention import KeysValues, Packed, Prefixes, packing, run
 from prefdata.errors import EngineError
+from prefdata.log_softmax import log_softmax_at, wide
 from prefdata.narrow import head_at, last_layer_at
 
 Ids = Sequence[Sequence[int]]
@@ -73,7 +73,7 @@ def prefix(model: Any, prompts: Ids) -> Prefix:
         last = torch.tensor(lengths, device=model.device).cumsum(0) - 1
         packed = Packed(lengths, own, model.device, ends_only=model.config.get_text_config().num_hidden_layers - 1)
         with head_at(model, torch.zeros_like(last), last), last_layer_at(model, last):
-            logits = run(model, prompts, [0] * len(prompts), packed).logits[0]
+            logits = run(model, prompts, [0] * len(prompts), packed).logits.squeeze(0)
     return Prefix(packed.layers, lengths, logits)
 
 
@@ -94,12 +94,12 @@ def token_logps(model: Any, shared: Prefix, owner: Sequence[int], completions: I
     if ids.shape[1] == 0:
         return torch.zeros(len(completions), 0, device=model.device)
     rows = torch.as_tensor(owner, dtype=torch.int64, device=model.device)
-    wide = _wide(shared.logits)
-    first = (wide[rows, ids[:, 0]] - wide.logsumexp(1)[rows]) * mask[:, 0]
+    logits = shared.logits.to(wide(shared.logits.dtype))
+    first = (logits[rows, ids[:, 0]] - logits.logsumexp(1)[rows]) * mask[:, 0]
     later = first.new_zeros(ids.shape[0], ids.shape[1] - 1)
     row, place = _places([len(c) - 1 for c in completions], model.device)
     if len(row):
-        values = _log_softmax_at(_suffix_logits(model, shared, owner, completions), ids[row, place + 1])
+        values = log_softmax_at(_suffix_logits(model, shared, owner, completions), ids[row, place + 1])
         later = later.index_put((row, place), values)
     return torch.cat([first.unsqueeze(1), later], 1)
 
@@ -120,23 +120,7 @@ def _suffix_logits(model: Any, shared: Prefix, owner: Sequence[int], completions
         prefixes = Prefixes(shared.layers, shared.lengths)
         packed = Packed([len(c) for c in rows], own, model.device, owners, prefixes)
         out = run(model, rows, [shared.lengths[b] for b in owners], packed)
-    return torch.as_tensor(out.logits)[0]
-
-
-def _wide(logits: Tensor) -> Tensor:
-    """In fp32 at least."""
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _log_softmax_at(logits: Tensor, ids: Tensor) -> Tensor:
-    """log softmax(logits [K, V])[ids [K]]: [K]. Without graph the logits are used up in place: a second [K, V] costs more
-    than its arithmetic."""
-    wide = _wide(logits)
-    if torch.is_grad_enabled():
-        return -F.cross_entropy(wide, ids, reduction="none")
-    top = wide.amax(1, keepdim=True)
-    chosen = wide.gather(1, ids.unsqueeze(1)) - top
-    return (chosen - wide.sub_(top).exp_().sum(1, keepdim=True).log_()).squeeze(1)
+    return torch.as_tensor(out.logits).squeeze(0)
 
 
 def sharing_pays(completions: Sequence[Ids]) -> bool:
@@ -164,8 +148,8 @@ def packed_logps(model: Any, prompts: Ids, completions: Ids) -> Tensor:
     with packing(model) as own:
         packed = Packed([len(r) for r in rows], own, model.device)
         with head_at(model, torch.zeros_like(read), read), last_layer_at(model, read):
-            logits = run(model, rows, [0] * len(rows), packed).logits[0]
-    values = _log_softmax_at(logits, ids).double()
+            logits = run(model, rows, [0] * len(rows), packed).logits.squeeze(0)
+    values = log_softmax_at(logits, ids).double()
     return values.new_zeros(len(completions)).index_add(0, row, values)
 
 
@@ -186,8 +170,8 @@ def row_token_logps(model: Any, prompts: Ids, completions: Ids) -> Tensor:
     row, place = _places([len(c) for c in completions], model.device)
     inside = place + torch.tensor([len(p) - 1 for p in prompts], device=model.device)[row]
     with head_at(model, row, inside):
-        logits = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False).logits[0]
-    values = _log_softmax_at(logits, ids[row, inside + 1])
+        logits = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False).logits.squeeze(0)
+    values = log_softmax_at(logits, ids[row, inside + 1])
     return values.new_zeros(len(completions), longest).index_put((row, place), values)
 
 
