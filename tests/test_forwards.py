@@ -20,6 +20,7 @@ from train.objectives import OBJECTIVES
 from train.policy import adapted, merged
 from train.settings import LoraSettings, with_defaults
 from train.step import Step
+from train.world import World
 
 
 def gradients(lm, name: str, settings, visit: int = 0) -> tuple[float, list[torch.Tensor]]:
@@ -104,6 +105,12 @@ def test_the_librarys_own_checkpointing_stops_the_run() -> None:
     lm.train()
     with pytest.raises((EngineError, RuntimeError), match="gradient checkpointing"):
         startup.check(lm, [example(i, 3) for i in range(4)], 4, 10_000)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_rank_says_how_rows_run(rank: int, capsys: pytest.CaptureFixture[str]) -> None:
+    startup.check(model(dtype=torch.float32), [example(i, 3) for i in range(4)], 4, 10_000, World(rank, 2))
+    assert capsys.readouterr().err.count("train: ") == (rank == 0)
 
 
 @pytest.mark.parametrize("shared", [True, False])
