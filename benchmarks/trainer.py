@@ -296,13 +296,10 @@ def activations() -> None:
     and the process's growth, which has the allocator's holes in it. Each in a process, all prompts of the step in one forward,
     so that more candidates do not mean fewer prompts at once."""
     peaks = {n: json.loads(subprocess.check_output([sys.executable, __file__, str(n)])) for n in (4, 16)}
-    for n, found in peaks.items():
-        line(f"mcpo_activation_mib_n{n}", found["tensors"], "MiB", "")
-        line(f"mcpo_resident_mib_n{n}", found["resident"], "MiB over what was held before", "")
-    for name, target in (("tensors", "<= 1.2"), ("resident", "")):
-        ratio = peaks[16][name] / peaks[4][name]
-        shown = "mcpo_activation_ratio_n16_n4" if target else "mcpo_resident_ratio_n16_n4"
-        line(shown, ratio, "peak of 16 candidates over that of 4", target)
+    for kind, unit, target in (("activation", "MiB", "<= 1.2"), ("resident", "MiB over what was held before", "")):
+        for n, found in peaks.items():
+            line(f"mcpo_{kind}_mib_n{n}", found[kind], unit, "")
+        line(f"mcpo_{kind}_ratio_n16_n4", peaks[16][kind] / peaks[4][kind], "peak of 16 candidates over that of 4", target)
 
 
 def peak(count: int) -> None:
@@ -317,7 +314,7 @@ def peak(count: int) -> None:
         file.write("5")  # the peak starts anew
     before = _status("VmRSS")
     step()
-    print(json.dumps({"resident": _status("VmHWM") - before, "tensors": allocated(step)}))
+    print(json.dumps({"resident": _status("VmHWM") - before, "activation": allocated(step)}))
 
 
 def allocated(call: Callable[[], Any]) -> float:
