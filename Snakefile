@@ -6,7 +6,7 @@
 #   snakemake set --configfile ...              up to there: set, train_all, publish, demo (everything, the default)
 from pathlib import Path
 
-from prefdata import workflow as house
+from prefdata.workflow import snakefile as house
 from train import workflow as training
 from train.settings import validate
 

@@ -26,11 +26,14 @@ from figures import ROUNDS, interleaved, line
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from prefdata import prune, published, rank, recipe, sets, tables
 from prefdata.draws import gumbels
-from prefdata.run import Frames, Job, Run
-from prefdata.stages import STAGES
-from prefdata.tokens import load_encoder
+from prefdata.models.tokens import load_encoder
+from prefdata.output import published_files
+from prefdata.recipe.job import Frames, Job, Run
+from prefdata.recipe.read import read_recipe
+from prefdata.stages import prune, rank, sets
+from prefdata.stages.registry import STAGES
+from prefdata.tables import schema
 
 SMALL, LARGE = 10_000, 100_000
 """Candidates."""
@@ -104,7 +107,7 @@ def peaks(folder: Path, name: str, candidates: int) -> dict[str, float]:
     source = folder / f"{name}.jsonl"
     write_rows(source, candidates)
     path = write_recipe(folder, name, source)
-    settings = recipe.load(path)
+    settings = read_recipe(path)
     return {
         stage.name: peak(folder, [sys.executable, "-m", "prefdata", stage.name, "--settings", str(path)])
         for stage in STAGES.values()
@@ -135,7 +138,7 @@ def memory(folder: Path) -> None:
 
 def pairs(folder: Path) -> None:
     """Prune, rank, sets and one pair a prompt, from frames in memory, against datasets.map over the same rows."""
-    run = Run(recipe.load(folder / "large.yaml"), folder / "results")
+    run = Run(read_recipe(folder / "large.yaml"), folder / "results")
     jobs = {stage: Job(run, stage, unit) for stage, unit in (("prune", "all"), ("rank", "source"), ("sets", "preference"))}
     parts = list(jobs["prune"].parts(prompts=1000))  # the batch of datasets.map
     with (folder / "large.jsonl").open(encoding="utf-8") as file:
@@ -166,11 +169,11 @@ def pairs(folder: Path) -> None:
 def made_pairs(frames: Frames, jobs: dict[str, Job]) -> Any:
     """What the stages prune, rank, sets and publish make of a part, without their files."""
     pruned = prune.prune(frames, jobs["prune"])["drops"]
-    drops = pl.concat([frames["drops"], tables.ordered(pruned, tables.TABLES["drops"])])
+    drops = pl.concat([frames["drops"], schema.ordered(pruned, schema.TABLES["drops"])])
     frames = {**frames, "drops": drops}
-    frames["ranks"] = tables.ordered(rank.rank(frames, jobs["rank"])["ranks"], tables.TABLES["ranks"])
+    frames["ranks"] = schema.ordered(rank.rank(frames, jobs["rank"])["ranks"], schema.TABLES["ranks"])
     settings = jobs["sets"].settings
-    return published.preference(sets.make(frames, jobs["sets"])["sets"], settings.sets.origins, settings.seed)
+    return published_files.preference(sets.make(frames, jobs["sets"])["sets"], settings.sets.origins, settings.seed)
 
 
 def bare_pairs(frames: Frames) -> Any:
@@ -200,7 +203,7 @@ def mapped_pairs(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 def tokenising(folder: Path) -> None:
     """One shard's prompts and answers through the Encoder, against its tokenizer's own encode_batch of the same strings."""
-    run = Run(recipe.load(folder / "large.yaml"), folder / "results")
+    run = Run(read_recipe(folder / "large.yaml"), folder / "results")
     frames = next(Job(run, "prune").parts([0], prompts=10**9))
     prompts = list(frames["prompts"].select("messages", "tools", "template_kwargs").iter_rows())
     responses, finishes = frames["candidates"]["response"].to_list(), frames["candidates"]["finish"].to_list()

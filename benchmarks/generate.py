@@ -21,14 +21,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from figures import line
 
-from prefdata import generate, recipe
-from prefdata.build import execute
-from prefdata.engines import load
-from prefdata.engines.transformers import TransformersEngine
-from prefdata.run import Job, Run
-from prefdata.settings import VllmSettings
-from prefdata.tokens import load_encoder
-from prefdata.toy import tokenizers
+from prefdata.models.engines import load
+from prefdata.models.engines.transformers import TransformersEngine
+from prefdata.models.tokens import load_encoder
+from prefdata.recipe.job import Job, Run
+from prefdata.recipe.read import validate_recipe
+from prefdata.recipe.settings import VllmSettings
+from prefdata.sources.toy import tokenizers
+from prefdata.stages import generate
+from prefdata.workflow.execute import execute
 
 PROMPTS, TOKENS, ROUNDS = 384, 64, 4
 
@@ -41,7 +42,7 @@ def main() -> None:
         seconds: dict[str, list[float]] = {}
         engines = {"transformers": TransformersEngine(str(place / "model"), None, "chat", "none", "policy@1", 0)}
         try:
-            from prefdata.engines.vllm import VllmEngine
+            from prefdata.models.engines.vllm import VllmEngine
 
             engines["vllm"] = VllmEngine(str(place / "model"), None, "chat", "none", VllmSettings(dtype="float32", eager=True))
         except Exception as error:
@@ -148,7 +149,7 @@ def prepared(place: Path) -> Run:
             "chunk_prompts": PROMPTS,
         },
     }
-    run = Run(recipe.validate(made, "bench"), place / "results")
+    run = Run(validate_recipe(made, "bench"), place / "results")
     for stage in ("toy", "sources", "split"):
         execute(Job(run, stage))
     return run

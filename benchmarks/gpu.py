@@ -18,7 +18,7 @@ import torch
 from figures import interleaved, line
 from trainer import Ours, examples, first_pair, ratio_of, step_flops
 
-from prefdata import attention
+from prefdata.models.forward import packed_attention
 
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
 """Dense bf16 FLOP/s of tensor cores, by a part of the device's name (NVIDIA's data sheets)."""
@@ -97,11 +97,11 @@ def _in(example: Any, vocabulary: int) -> Any:
 
 def padded(step: Step) -> None:
     """The same step by the model's own attention under a mask."""
-    kept, attention._way = attention._way, lambda query, key: attention._joined
+    kept, packed_attention._way = packed_attention._way, lambda query, key: packed_attention._joined
     try:
         step()
     finally:
-        attention._way = kept
+        packed_attention._way = kept
 
 
 def memory(step: Step) -> float | None:

@@ -20,9 +20,9 @@ import yaml
 from data import PEAK
 from figures import line
 
-from prefdata.engines.load import free_port
-from prefdata.procedures import PROCEDURES
-from prefdata.procedures.verdicts import Outcome, Pair
+from prefdata.judging.procedures import PROCEDURES
+from prefdata.judging.procedures.verdicts import Outcome, Pair
+from prefdata.models.engines.load import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPARISONS, FEWER = 10_000, 1_000

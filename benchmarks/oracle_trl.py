@@ -16,11 +16,11 @@ from figures import line
 from transformers import LlamaForCausalLM
 from trl_peer import Peer, pairs, peer
 
-from train.batches import Example
-from train.compared import Compared
-from train.losses import LOSSES
+from train.examples import Example
 from train.metrics import Metrics
-from train.objectives import OBJECTIVES
+from train.objectives.compared import Compared
+from train.objectives.losses import LOSSES
+from train.objectives.registry import OBJECTIVES
 from train.settings import RunSettings, with_defaults
 from train.step import Step
 

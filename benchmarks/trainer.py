@@ -34,12 +34,12 @@ from torch.nn.functional import cross_entropy, logsigmoid
 from torch.profiler import ProfilerActivity, profile
 from trl_peer import Peer, pairs, peer
 
-from prefdata import logprob, narrow
-from prefdata.logprob import grouped_logps
+from prefdata.models.forward import logprob, read_positions
+from prefdata.models.forward.logprob import grouped_logps
 from train import loop
-from train.batches import Example, Order
-from train.batchwise import RunningMean
-from train.objectives import OBJECTIVES
+from train.batch_statistics import RunningMean
+from train.examples import Example, Order
+from train.objectives.registry import OBJECTIVES
 from train.settings import RunSettings, with_defaults
 from train.step import Step
 
@@ -266,7 +266,9 @@ def step_flops(model: Any, data: list[Example], weighed: bool) -> float:
     rejected."""
     trunk = sum(p.numel() for n, p in model.named_parameters() if "layers" in n)
     spared = sum(
-        p.numel() for n, p in narrow.last_layer(model).named_parameters() if any(part in n for part in narrow.BY_TOKEN)
+        p.numel()
+        for n, p in read_positions.last_layer(model).named_parameters()
+        if any(part in n for part in read_positions.BY_TOKEN)
     )
     head = model.get_output_embeddings().weight.numel()
     flops = 0.0

@@ -1,5 +1,5 @@
 """`python -m prefdata` is `prefdata`."""
 
-from prefdata.cli import main
+from prefdata.workflow.cli import main
 
 main()

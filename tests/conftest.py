@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from prefdata import recipe
-from prefdata.build import execute
-from prefdata.run import Job, Run
-from prefdata.toy import tokenizers
+from prefdata.recipe.job import Job, Run
+from prefdata.recipe.read import validate_recipe
+from prefdata.sources.toy import tokenizers
+from prefdata.workflow.execute import execute
 
 hypothesis_settings.register_profile("prefdata", deadline=None, print_blob=True, derandomize=True)
 hypothesis_settings.load_profile("prefdata")
@@ -35,7 +35,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
     """make_run(sources=..., ...) -> Run in this test's folder."""
 
     def make(**keys: Any) -> Run:
-        return Run(recipe.validate({"name": "t", "dedup": None, **keys}, "test"), tmp_path / "results")
+        return Run(validate_recipe({"name": "t", "dedup": None, **keys}, "test"), tmp_path / "results")
 
     return make
 

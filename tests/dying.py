@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from prefdata import recipe
-from prefdata.run import Run
-from train import loop, world
+from prefdata.recipe.job import Run
+from prefdata.recipe.read import read_recipe
+from train import loop, processes
 from train.step import Step
 
 
 def main(folder: Path, die_at: int) -> None:
-    loaded = recipe.load(folder / "recipe.json")
-    world.join()
+    loaded = read_recipe(folder / "recipe.json")
+    processes.join()
     values, count = Step.values, 0
 
     def dying(*args: object, **keys: object) -> object:
@@ -28,7 +28,7 @@ def main(folder: Path, die_at: int) -> None:
     Step.values = dying
     for name in loaded.train.runs:
         loop.train(loaded, name, Run(loaded, folder))
-    world.leave()
+    processes.leave()
     print(count)
 
 

@@ -8,9 +8,9 @@ from models import model
 from test_train import example
 
 from train import loop
-from train.batches import Order
-from train.batchwise import RunningMean
-from train.objectives import OBJECTIVES
+from train.batch_statistics import RunningMean
+from train.examples import Order
+from train.objectives.registry import OBJECTIVES
 from train.settings import RunSettings, with_defaults
 from train.step import Step
 

@@ -14,13 +14,13 @@ import yaml
 from conftest import nectar, run_stages
 from models import config
 
-from prefdata import tables
-from prefdata.build import fresh
 from prefdata.errors import ConfigError, DataError
-from prefdata.files import read_table, write_table
-from prefdata.run import Job, Run
-from prefdata.tokens import load_encoder
-from prefdata.toy import tokenizers
+from prefdata.models.tokens import load_encoder
+from prefdata.recipe.job import Job, Run
+from prefdata.sources.toy import tokenizers
+from prefdata.tables import schema
+from prefdata.tables.files import read_table, write_table
+from prefdata.workflow.execute import fresh
 from train import alone, loop
 
 
@@ -206,7 +206,7 @@ def _without_chosen(folder: Path) -> None:
     for path in folder.glob("data/sets/*"):
         frame = pl.read_parquet(path)
         reverse = frame.with_columns(pl.col("candidates").list.reverse())
-        assert set(reverse.columns) == set(tables.TABLES["sets"].columns)
+        assert set(reverse.columns) == set(schema.TABLES["sets"].columns)
         reverse.write_parquet(path)
 
 
@@ -255,7 +255,7 @@ def test_another_reference_begins_anew(published: Path, settings_file: Callable[
     for row in rows:
         for candidate in row["candidates"]:
             candidate["logps"].append({**candidate["logps"][0], "reference": "x"})
-    write_table(sets, "sets", pl.DataFrame(rows, schema=tables.TABLES["sets"].schema))
+    write_table(sets, "sets", pl.DataFrame(rows, schema=schema.TABLES["sets"].schema))
     loop.train(made.recipe.model_copy(update={"score": swapped}), made.name, made.run)
     assert json.loads(next(scratch.glob("step-*/state.json")).read_text())["identity"] != first
 

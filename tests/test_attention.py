@@ -7,7 +7,7 @@ import torch
 from models import FAMILIES, model
 from test_logprob import COMPLETIONS, PROMPTS, oracle
 
-from prefdata import attention, logprob
+from prefdata.models.forward import logprob, packed_attention
 
 WEIGHTS = torch.tensor([1.0, -2.0, 3.0, 0.5, 7.0, -1.0], dtype=torch.float64)
 
@@ -22,7 +22,7 @@ def test_both_ways_are_the_same_function(family: str, monkeypatch: pytest.Monkey
     """fp64, log-probs to 1e-10 and gradients to 1e-7 of their norm; grouped heads in all but gpt2."""
     lm = model(family)
     sums, grads = sums_and_gradients(lm)
-    monkeypatch.setattr(attention, "_plain", lambda *args: False)
+    monkeypatch.setattr(packed_attention, "_plain", lambda *args: False)
     other, others = sums_and_gradients(lm)
     assert (sums - other).abs().max() < 1e-10
     for a, b in zip(grads, others, strict=True):
@@ -31,7 +31,7 @@ def test_both_ways_are_the_same_function(family: str, monkeypatch: pytest.Monkey
 
 def test_the_kernels_serve_a_plain_model_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast way is taken where it can be: otherwise the tests of it would test the other one."""
-    monkeypatch.setattr(attention, "_joined", lambda *args, **options: pytest.fail("padded"))
+    monkeypatch.setattr(packed_attention, "_joined", lambda *args, **options: pytest.fail("padded"))
     sums_and_gradients(model("llama"))
 
 
@@ -62,8 +62,8 @@ def test_halves_are_within_their_rounding_of_rows(dtype: torch.dtype) -> None:
 def test_the_models_own_attention_is_back_after_a_failure() -> None:
     lm = model()
     own = lm.config._attn_implementation
-    with pytest.raises(RuntimeError, match="broken"), attention.packing(lm):
-        assert lm.config._attn_implementation == attention.NAME
+    with pytest.raises(RuntimeError, match="broken"), packed_attention.packing(lm):
+        assert lm.config._attn_implementation == packed_attention.NAME
         raise RuntimeError("broken")
     assert lm.config._attn_implementation == own
 
@@ -71,10 +71,10 @@ def test_the_models_own_attention_is_back_after_a_failure() -> None:
 def test_a_model_that_does_not_pass_the_packing_on_fails_loudly() -> None:
     """The row's mask has no width: an attention that used it, or came without `packed`, cannot give a wrong number."""
     lm = model()
-    packed = attention.Packed([2], "sdpa", lm.device)
+    packed = packed_attention.Packed([2], "sdpa", lm.device)
     with pytest.raises((RuntimeError, IndexError, ValueError)):
-        attention.run(lm, [[3, 4]], [0], packed)
-    with attention.packing(lm), pytest.raises(TypeError, match="packed"):
+        packed_attention.run(lm, [[3, 4]], [0], packed)
+    with packed_attention.packing(lm), pytest.raises(TypeError, match="packed"):
         lm(input_ids=torch.tensor([[3, 4]]))
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prefdata.parts import unit_of
-from prefdata.stages import STAGES
+from prefdata.recipe.units import unit_of
+from prefdata.stages.registry import STAGES
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,7 +28,7 @@ def test_help_lists_every_stage() -> None:
 
 
 def test_importing_prefdata_loads_nothing_heavy() -> None:
-    code = "import sys, prefdata, prefdata.cli, prefdata.run; print([m for m in ('torch', 'vllm', 'transformers') if m in sys.modules])"
+    code = "import sys, prefdata, prefdata.workflow.cli, prefdata.recipe.job; print([m for m in ('torch', 'vllm', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

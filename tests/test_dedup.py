@@ -9,12 +9,13 @@ from conftest import nectar, run_stages
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefdata import files, recipe
-from prefdata.dedup import Clusters, minhashes
 from prefdata.errors import ConfigError
-from prefdata.parts import Part
-from prefdata.settings import DedupSettings
-from prefdata.words import asked, ngrams, words
+from prefdata.recipe.read import validate_recipe
+from prefdata.recipe.settings import DedupSettings
+from prefdata.recipe.units import Part
+from prefdata.sources.words import asked, ngrams, words
+from prefdata.stages.dedup import Clusters, minhashes
+from prefdata.tables import files
 
 LONG = "please explain in simple words how the heart of a small bird can beat a thousand times in every single minute of flight"
 
@@ -129,7 +130,7 @@ def test_agreeing_in_a_band_alone_is_not_enough() -> None:
 def test_settings_are_checked() -> None:
     sources = {"sources": [{"name": "s", "path": "x"}]}
     with pytest.raises(ConfigError, match="multiple of bands"):
-        recipe.validate({"name": "t", "sources": sources, "dedup": {"permutations": 100}}, "f")
+        validate_recipe({"name": "t", "sources": sources, "dedup": {"permutations": 100}}, "f")
 
 
 # ---- decontamination ----
@@ -192,7 +193,7 @@ def test_turns_are_read_and_what_is_no_text_is_named(decontaminated) -> None:
 def test_sets_are_named_or_given(against, said) -> None:
     sources = {"sources": [{"name": "s", "path": "x"}]}
     with pytest.raises(ConfigError, match=said):
-        recipe.validate({"name": "t", "sources": sources, "decontaminate": {"against": [against]}}, "f")
+        validate_recipe({"name": "t", "sources": sources, "decontaminate": {"against": [against]}}, "f")
 
 
 def test_an_evaluation_text_of_just_twelve_words_counts_inside_a_prompt_too(decontaminated) -> None:

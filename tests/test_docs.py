@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prefdata import recipe
-from prefdata.stages import STAGES
-from prefdata.tables import TABLES
+from prefdata.recipe.read import describe, read_recipe
+from prefdata.stages.registry import STAGES
+from prefdata.tables.schema import TABLES
 from train.alone import AloneSettings
-from train.objectives import OBJECTIVES
+from train.objectives.registry import OBJECTIVES
 from train.settings import validate
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +37,7 @@ def test_the_training_files_of_the_documents_are_valid(name: str) -> None:
 def test_what_from_trl_maps_is_there() -> None:
     """Every objective and key that docs/from-trl.md names on our side exists."""
     table = (ROOT / "docs" / "from-trl.md").read_text().partition("| TRL | here |")[2].partition("## What differs")[0]
-    known = {key for key, _, _ in recipe.describe(AloneSettings)} | set(OBJECTIVES)
+    known = {key for key, _, _ in describe(AloneSettings)} | set(OBJECTIVES)
     for row in [line for line in table.splitlines()[2:] if line.startswith("| `")]:
         for found in re.findall(r"`([a-z_]+(?:\.[a-z_]+)?)`", row.split("|")[-2]):
             if found != "simpo_gamma" and not found.startswith("metrics."):
@@ -48,7 +48,7 @@ def test_the_recipe_of_the_readme_is_valid(tmp_path: Path) -> None:
     text, _ = yaml_blocks("README.md")
     assert len(text.splitlines()) <= 10
     (tmp_path / "mine.yaml").write_text(text)
-    assert set(validate(recipe.load(tmp_path / "mine.yaml"))) == {"mcpo/default"}
+    assert set(validate(read_recipe(tmp_path / "mine.yaml"))) == {"mcpo/default"}
 
 
 def test_the_readme_names_every_table_and_the_snakefile_every_stage() -> None:

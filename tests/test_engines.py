@@ -9,15 +9,15 @@ import torch
 from conftest import nectar
 from models import config, model
 
-from prefdata import logprob
-from prefdata.engines import Request, in_order
-from prefdata.engines.transformers import TransformersEngine
 from prefdata.errors import EngineError
-from prefdata.logprob import row_logps
-from prefdata.models import load_model
-from prefdata.score import Item, Scorer
-from prefdata.settings import ReferenceSettings
-from prefdata.tokens import load_encoder
+from prefdata.models.engines.protocol import Request, in_order
+from prefdata.models.engines.transformers import TransformersEngine
+from prefdata.models.forward import logprob
+from prefdata.models.forward.logprob import row_logps
+from prefdata.models.loading import load_model
+from prefdata.models.tokens import load_encoder
+from prefdata.recipe.settings import ReferenceSettings
+from prefdata.stages.score import Item, Scorer
 
 assert nectar
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama with the toy tokenizer `small`, as a model folder."""
     import transformers
 
-    from prefdata.toy import tokenizers
+    from prefdata.sources.toy import tokenizers
 
     path = tmp_path_factory.mktemp("model")
     tokenizers.write(path / "t")

@@ -6,11 +6,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from prefdata import tables
 from prefdata.errors import DataError, PrefdataError
+from prefdata.models.tokens import load_encoder
 from prefdata.progress import Progress, logged
-from prefdata.tokens import load_encoder
-from train.batches import examples
+from prefdata.tables import schema
+from train.examples import examples
 
 P = "0" * 16
 
@@ -37,7 +37,7 @@ def row(logp: float = -1.0, references: tuple[str, ...] = ("a", "b")) -> pl.Data
         for i, (role, text, origin) in enumerate(shown)
     ]
     prompt = [{"role": "user", "content": "Sba"}]
-    return tables.frame("sets", [{"prompt_id": P, "split": "train", "prompt": prompt, "candidates": candidates}])
+    return schema.frame("sets", [{"prompt_id": P, "split": "train", "prompt": prompt, "candidates": candidates}])
 
 
 @pytest.fixture

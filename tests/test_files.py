@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefdata import files, tables
 from prefdata.draws import hex_id
 from prefdata.errors import DataError
+from prefdata.tables import files, schema
 
 
 def ranks(n: int = 50, rank: int = 1) -> pl.DataFrame:
-    return tables.frame(
+    return schema.frame(
         "ranks",
         [{"prompt_id": hex_id("p", i), "candidate_id": hex_id("c", i), "method": "m", "rank": rank} for i in range(n)],
     )
@@ -40,7 +40,7 @@ def test_rows_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, r
         }
         for i, (text, score) in enumerate(rows)
     ]
-    frame = tables.frame("candidates", made)
+    frame = schema.frame("candidates", made)
     files.write_table(path, "candidates", frame, {"stage": "s"})
     assert files.read_table(path, "candidates").equals(frame)
     assert files.manifest(path)["content_hash"] == files.content_hash(frame) or frame.is_empty()
@@ -50,7 +50,7 @@ def test_content_hash_ignores_batches_and_sees_every_cell(tmp_path: Path) -> Non
     whole, parts = tmp_path / "a.parquet", tmp_path / "b.parquet"
     frame = ranks()
     files.write_table(whole, "ranks", frame)
-    with files.TableWriter(parts, tables.TABLES["ranks"], {}) as writer:
+    with files.TableWriter(parts, schema.TABLES["ranks"], {}) as writer:
         for start in range(0, 50, 7):
             writer.write(frame[start : start + 7])
     assert files.manifest(whole)["content_hash"] == files.manifest(parts)["content_hash"]
@@ -69,7 +69,7 @@ def test_content_hash_sees_where_strings_and_lists_end() -> None:
 def test_parts_out_of_order_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     frame = ranks()
-    with pytest.raises(DataError, match="before"), files.TableWriter(path, tables.TABLES["ranks"], {}) as writer:
+    with pytest.raises(DataError, match="before"), files.TableWriter(path, schema.TABLES["ranks"], {}) as writer:
         writer.write(frame[10:20])
         writer.write(frame[:10])
     assert list(tmp_path.iterdir()) == []
@@ -79,7 +79,7 @@ def test_an_exception_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     files.write_table(path, "ranks", ranks())
     before = path.read_bytes()
-    with pytest.raises(RuntimeError), files.TableWriter(path, tables.TABLES["ranks"], {}) as writer:
+    with pytest.raises(RuntimeError), files.TableWriter(path, schema.TABLES["ranks"], {}) as writer:
         writer.write(ranks(rank=2))
         raise RuntimeError
     assert path.read_bytes() == before
@@ -119,7 +119,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path) -> None:
 import resource, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from prefdata import files
+from prefdata.tables import files
 from test_files import ranks
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -178,7 +178,7 @@ def test_prompt_reader_gives_every_row_once_in_ranges(tmp_path: Path) -> None:
 def test_a_changed_manifest_is_refused(tmp_path: Path) -> None:
     """A Parquet footer has no checksum; the manifest in it has its own."""
     path = tmp_path / "t.parquet"
-    files.write_table(path, "drops", tables.TABLES["drops"].empty(), {"stage": "s", "slice": {"seed": 1}})
+    files.write_table(path, "drops", schema.TABLES["drops"].empty(), {"stage": "s", "slice": {"seed": 1}})
     assert files.manifest(path)["slice"] == {"seed": 1}
     data = path.read_bytes()
     path.write_bytes(data.replace(b'{"seed": 1}', b'{"seed": 2}'))

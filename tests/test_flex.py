@@ -11,7 +11,7 @@ from models import FAMILIES, model
 from test_logprob import COMPLETIONS, PROMPTS, oracle
 from torch import Tensor
 
-from prefdata import attention, flex, logprob
+from prefdata.models.forward import flex_attention, logprob, packed_attention
 
 CPU = torch.device("cpu")
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def test_a_token_sees_its_prompt_and_its_segment_up_to_itself(prompts: list[int], data: st.DataObject) -> None:
     segments = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     owners = sorted(data.draw(st.sampled_from(range(len(prompts)))) for _ in segments) if prompts else []
-    mask = flex.visible(segments, owners, prompts, CPU)
+    mask = flex_attention.visible(segments, owners, prompts, CPU)
     seen = set()
     for number, length in enumerate(segments):
         start = sum(segments[:number])
@@ -41,9 +41,9 @@ def test_its_log_probs_are_those_of_single_rows(family: str, monkeypatch: pytest
 
     def way(query: Tensor, key: Tensor) -> Callable[..., Tensor]:
         used.append(1)
-        return attention._flexed
+        return packed_attention._flexed
 
-    monkeypatch.setattr(attention, "_way", way)
+    monkeypatch.setattr(packed_attention, "_way", way)
     with torch.no_grad():
         ours = torch.cat(logprob.grouped_logps(lm, PROMPTS, COMPLETIONS))
         exact = torch.stack([oracle(lm, p, c) for p, group in zip(PROMPTS, COMPLETIONS, strict=True) for c in group])
@@ -53,8 +53,8 @@ def test_its_log_probs_are_those_of_single_rows(family: str, monkeypatch: pytest
 
 def test_a_device_that_cannot_is_found_out_and_told(capsys: pytest.CaptureFixture[str]) -> None:
     """A CPU, for one: it has no backward there."""
-    flex.works.cache_clear()
-    assert not flex.works(4, 2, 16, torch.float32, CPU)
+    flex_attention.works.cache_clear()
+    assert not flex_attention.works(4, 2, 16, torch.float32, CPU)
     assert "FlexAttention is not used here, completions are padded: NotImplementedError" in capsys.readouterr().err
 
 
@@ -66,11 +66,11 @@ def test_a_kernel_that_is_wrong_is_told_from_one_that_is_right(
         seen = mask.mask_mod(None, None, torch.arange(query.shape[2])[:, None], torch.arange(key.shape[2]))
         return torch.nn.functional.scaled_dot_product_attention(query, key, value * factor, attn_mask=seen, enable_gqa=True)
 
-    monkeypatch.setattr(flex, "attend", dense)
-    flex.works.cache_clear()
+    monkeypatch.setattr(flex_attention, "attend", dense)
+    flex_attention.works.cache_clear()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as the forward that first asks may be
-        assert flex.works(4, 2, 16, torch.float32, CPU) is right
-    flex.works.cache_clear()
+        assert flex_attention.works(4, 2, 16, torch.float32, CPU) is right
+    flex_attention.works.cache_clear()
     assert ("it is off by" in capsys.readouterr().err) is not right
 
 
@@ -78,7 +78,7 @@ def test_devices_choose_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
     class There:
         device, shape, dtype = torch.device("cuda"), (1, 4, 5, 16), torch.bfloat16
 
-    for works, way in ((True, attention._flexed), (False, attention._joined)):
-        monkeypatch.setattr(flex, "works", lambda *args, works=works: works)
-        assert attention._way(There(), There()) is way
-    assert attention._way(torch.zeros(1, 4, 5, 16), torch.zeros(1, 2, 5, 16)) is attention.split
+    for works, way in ((True, packed_attention._flexed), (False, packed_attention._joined)):
+        monkeypatch.setattr(flex_attention, "works", lambda *args, works=works: works)
+        assert packed_attention._way(There(), There()) is way
+    assert packed_attention._way(torch.zeros(1, 4, 5, 16), torch.zeros(1, 2, 5, 16)) is packed_attention.split

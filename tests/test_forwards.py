@@ -9,18 +9,18 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from prefdata import logprob
 from prefdata.errors import ConfigError, EngineError
-from train import loop, startup
-from train.batches import Order
-from train.batchwise import RunningMean
-from train.forwards import checkpointed, forwards
+from prefdata.models.forward import logprob
+from train import first_batch, loop
+from train.batch_statistics import RunningMean
+from train.examples import Order
 from train.metrics import Metrics
-from train.objectives import OBJECTIVES
+from train.objectives.registry import OBJECTIVES
 from train.policy import adapted, merged
+from train.precision import checkpointed, forwards
+from train.processes import World
 from train.settings import LoraSettings, with_defaults
 from train.step import Step
-from train.world import World
 
 
 def gradients(lm, name: str, settings, visit: int = 0) -> tuple[float, list[torch.Tensor]]:
@@ -104,12 +104,12 @@ def test_the_librarys_own_checkpointing_stops_the_run() -> None:
     lm.gradient_checkpointing_enable()
     lm.train()
     with pytest.raises((EngineError, RuntimeError), match="gradient checkpointing"):
-        startup.check(lm, [example(i, 3) for i in range(4)], 4, 10_000)
+        first_batch.check(lm, [example(i, 3) for i in range(4)], 4, 10_000)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_rank_says_how_rows_run(rank: int, capsys: pytest.CaptureFixture[str]) -> None:
-    startup.check(model(dtype=torch.float32), [example(i, 3) for i in range(4)], 4, 10_000, World(rank, 2))
+    first_batch.check(model(dtype=torch.float32), [example(i, 3) for i in range(4)], 4, 10_000, World(rank, 2))
     assert capsys.readouterr().err.count("train: ") == (rank == 0)
 
 

@@ -13,12 +13,12 @@ from servers import scripted as module
 from servers.scripted import Scripted, Server
 from starlette.responses import JSONResponse
 
-from prefdata import files
-from prefdata.engines import Request
 from prefdata.errors import EngineError
-from prefdata.generate import answer_of, seed_of
-from prefdata.parts import Part
-from prefdata.run import Run
+from prefdata.models.engines.protocol import Request
+from prefdata.recipe.job import Run
+from prefdata.recipe.units import Part
+from prefdata.stages.generate import answer_of, seed_of
+from prefdata.tables import files
 
 Generated = Callable[..., Run]
 

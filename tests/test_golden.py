@@ -5,7 +5,7 @@ import json
 import pytest
 from golden import PATH, STEPS, trajectory
 
-from train.objectives import OBJECTIVES
+from train.objectives.registry import OBJECTIVES
 
 GOLDEN = json.loads(PATH.read_text())
 

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from conftest import nectar, run_stages
 
-from prefdata import files
-from prefdata.chunks import ChunkStore
-from prefdata.engines import Completion, Replies, Request, in_order
-from prefdata.engines.exact import ExactJudge
 from prefdata.errors import DataError, EngineError
-from prefdata.judges import Judge, Reading, toy
-from prefdata.judges.registry import JUDGES
-from prefdata.run import Run
+from prefdata.judging import toy
+from prefdata.judging.exact import ExactJudge
+from prefdata.judging.judge import Judge, Reading
+from prefdata.judging.registry import JUDGES
+from prefdata.models.engines.protocol import Completion, Replies, Request, in_order
+from prefdata.recipe.job import Run
+from prefdata.tables import files
+from prefdata.tables.finished import ChunkStore
 
 ROWS = [
     nectar("Sdcba", [("abcd", 4), ("abdc", 2), ("dcba", 1), ("", 3)]),
@@ -169,7 +170,7 @@ def test_the_chunk_store_keeps_whole_commits_and_counts(tmp_path: Path) -> None:
 
 
 def test_many_processes_may_open_a_fresh_store_at_once(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from prefdata.chunks import ChunkStore as C\n"
+    code = "import sys; from pathlib import Path; from prefdata.tables.finished import ChunkStore as C\n"
     code += "with C(Path(sys.argv[1])) as s: s.put({sys.argv[2]: {'x': 1}})"
     for number in range(3):
         path = str(tmp_path / f"{number}.sqlite")

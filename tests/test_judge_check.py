@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefdata import estimates, judge_check
 from prefdata.errors import ConfigError, DataError
+from prefdata.judging.measures import against_people, estimates
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "judge_human" / "pandalm_pairs.jsonl"
 
@@ -19,8 +19,8 @@ def row(human: str, judge: str, a: str = "long answer", b: str = "short", **extr
     return {"prompt": "?", "a": a, "b": b, "human": human, "judges": {"j": judge}, **extra}
 
 
-def found(write_rows: Callable[..., str], rows: list[dict[str, object]]) -> dict[str, judge_check.Agreement]:
-    return {f.judge: f for f in judge_check.check(judge_check.read(Path(write_rows(rows))))[0]}
+def found(write_rows: Callable[..., str], rows: list[dict[str, object]]) -> dict[str, against_people.Agreement]:
+    return {f.judge: f for f in against_people.check(against_people.read(Path(write_rows(rows))))[0]}
 
 
 def test_agreement_and_kappa_by_hand(write_rows: Callable[..., str]) -> None:
@@ -38,10 +38,10 @@ def test_agreement_and_kappa_by_hand(write_rows: Callable[..., str]) -> None:
 def test_yardsticks_are_length_and_position(write_rows: Callable[..., str]) -> None:
     rows = [row("a", "b"), row("b", "b"), row("b", "b", a="x", b="xy"), row("tie", "a", a="xy", b="yx")]
     figures = found(write_rows, rows)
-    assert list(figures) == ["j", judge_check.FIRST, judge_check.LONGER]
-    assert figures[judge_check.LONGER].agreement == pytest.approx(3 / 4)
-    assert figures[judge_check.FIRST].agreement == pytest.approx(1 / 4)
-    assert figures[judge_check.FIRST].kappa == pytest.approx(0)  # a constant says nothing
+    assert list(figures) == ["j", against_people.FIRST, against_people.LONGER]
+    assert figures[against_people.LONGER].agreement == pytest.approx(3 / 4)
+    assert figures[against_people.FIRST].agreement == pytest.approx(1 / 4)
+    assert figures[against_people.FIRST].kappa == pytest.approx(0)  # a constant says nothing
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=30))
@@ -63,7 +63,7 @@ def test_differences_are_paired(write_rows: Callable[..., str]) -> None:
     rows = [row("ab"[i % 2], "a") for i in range(20)]
     for r in rows:
         r["judges"]["same"] = r["judges"]["j"]
-    differences = judge_check.check(judge_check.read(Path(write_rows(rows))))[1]
+    differences = against_people.check(against_people.read(Path(write_rows(rows))))[1]
     (same,) = [d for d in differences if {d["one"], d["other"]} == {"j", "same"}]
     assert same["difference"] == 0
     assert same["interval"] == (0, 0)
@@ -71,8 +71,8 @@ def test_differences_are_paired(write_rows: Callable[..., str]) -> None:
 
 def test_people_among_themselves(write_rows: Callable[..., str]) -> None:
     rows = [row("a", "a", annotators=["a", "a", "b"]), row("b", "b", annotators=["b", "b", "b"])]
-    assert judge_check.among_people(judge_check.read(Path(write_rows(rows)))) == pytest.approx((1 / 3 + 1) / 2)
-    assert judge_check.among_people(judge_check.read(Path(write_rows([row("a", "a")])))) is None
+    assert against_people.among_people(against_people.read(Path(write_rows(rows)))) == pytest.approx((1 / 3 + 1) / 2)
+    assert against_people.among_people(against_people.read(Path(write_rows([row("a", "a")])))) is None
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_people_among_themselves(write_rows: Callable[..., str]) -> None:
 )
 def test_a_bad_row_is_named(write_rows: Callable[..., str], rows: list[dict[str, object]], said: str) -> None:
     with pytest.raises(DataError, match=said):
-        judge_check.read(Path(write_rows(rows)))
+        against_people.read(Path(write_rows(rows)))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file; correct PAIRS"):
-        judge_check.read(tmp_path / "none.jsonl")
+        against_people.read(tmp_path / "none.jsonl")
 
 
 def test_the_command_prints_both_forms(write_rows: Callable[..., str]) -> None:
     from typer.testing import CliRunner
 
-    from prefdata.cli import app
+    from prefdata.workflow.cli import app
 
     path = write_rows([row("a", "a"), row("b", "a"), row("tie", "?")])
     said = CliRunner().invoke(app, ["judge-check", path]).stdout
@@ -109,7 +109,7 @@ def test_the_command_prints_both_forms(write_rows: Callable[..., str]) -> None:
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the human-judged pairs are not part of the project")
 def test_the_recorded_judges_of_pandalm() -> None:
-    judges = {f.judge: f for f in judge_check.check(judge_check.read(SHARED))[0]}
+    judges = {f.judge: f for f in against_people.check(against_people.read(SHARED))[0]}
     assert judges["gpt-3.5-turbo"].agreement == pytest.approx(0.693, abs=5e-4)
     assert judges["pandalm-7b"].agreement == pytest.approx(0.668, abs=5e-4)
     assert judges["gpt-3.5-turbo"].missing == pytest.approx(63 / 999)

@@ -13,15 +13,17 @@ import torch
 from conftest import nectar, run_stages
 from models import config
 
-from prefdata import files, judge_report
 from prefdata.errors import ConfigError, EngineError
-from prefdata.logprob import row_logps
-from prefdata.models import load_model
-from prefdata.parts import Part, judge_unit
-from prefdata.run import Run
-from prefdata.settings import ToySettings
-from prefdata.tokens import load_encoder
-from prefdata.toy import make, tokenizers
+from prefdata.judging.measures import of_verdicts
+from prefdata.models.forward.logprob import row_logps
+from prefdata.models.loading import load_model
+from prefdata.models.tokens import load_encoder
+from prefdata.recipe.job import Run
+from prefdata.recipe.settings import ToySettings
+from prefdata.recipe.units import Part, judge_unit
+from prefdata.sources.toy import tokenizers
+from prefdata.stages import toy
+from prefdata.tables import files
 
 Make = Callable[..., Run]
 
@@ -31,11 +33,11 @@ def judged(make_run: Make, write_rows: Callable[..., str]) -> Callable[..., dict
     """judged([judge, ...]) -> the reports by judge, on 160 prompts of the embedded world with seven answers each."""
 
     def run_judges(judges: list[dict[str, Any]], prompts: int = 160) -> dict[str, Any]:
-        rows = list(make.rows(ToySettings(demonstrations=1, train=prompts, test=1), 5))
+        rows = list(toy.rows(ToySettings(demonstrations=1, train=prompts, test=1), 5))
         sources = {"sources": [{"name": "s", "path": write_rows(rows), "split": "train"}], "max_reject_rate": 1}
         run = make_run(sources=sources, prune={"drop_ranks": []}, judge=judges)
         run_stages(run, "sources", "split", "prune", "judge", "judge_report")
-        reports = {j.name: judge_report.path(run, judge_unit(j)) for j in run.settings.judge}
+        reports = {j.name: of_verdicts.path(run, judge_unit(j)) for j in run.settings.judge}
         return {name: json.loads(path.read_text()) for name, path in reports.items()}
 
     return run_judges
@@ -83,12 +85,12 @@ def test_judges_are_compared_with_each_other_and_the_exact_one_goes_in_no_circle
 
 
 def test_the_figures_of_hand_made_verdicts() -> None:
-    found = judge_report.Gathered(calls=10, both=5, bound=6)
+    found = of_verdicts.Gathered(calls=10, both=5, bound=6)
     found.outcomes.update({"pair:a": 2, "pair:tie": 1, "pair:inconsistent": 1, "pair:missing": 1, "missing": 1})
     found.reasons["parse"] = 1
-    from prefdata.settings import JudgeSettings
+    from prefdata.recipe.settings import JudgeSettings
 
-    facts = judge_report.facts_of(JudgeSettings(), found)
+    facts = of_verdicts.facts_of(JudgeSettings(), found)
     assert (facts["pairs"], facts["calls_bound"]) == (5, 12)
     assert facts["consistency"] == {"share": 0.75, "se": math.sqrt(0.75 * 0.25 / 4), "of": 4}
     assert facts["missing"] == {
@@ -100,10 +102,10 @@ def test_the_figures_of_hand_made_verdicts() -> None:
 
 
 def test_triples_go_round_or_not() -> None:
-    found = judge_report.Gathered()
-    judge_report._triples({("x", "y"): "a", ("y", "z"): "a", ("x", "z"): "b"}, found)
-    judge_report._triples({("x", "y"): "a", ("y", "z"): "a", ("x", "z"): "a"}, found)
-    judge_report._triples({("x", "y"): "a", ("y", "z"): "tie", ("x", "z"): "a"}, found)
+    found = of_verdicts.Gathered()
+    of_verdicts._triples({("x", "y"): "a", ("y", "z"): "a", ("x", "z"): "b"}, found)
+    of_verdicts._triples({("x", "y"): "a", ("y", "z"): "a", ("x", "z"): "a"}, found)
+    of_verdicts._triples({("x", "y"): "a", ("y", "z"): "tie", ("x", "z"): "a"}, found)
     assert (found.triples, found.cycles) == (2, 1)
 
 
@@ -111,7 +113,7 @@ def test_bias_is_a_logistic_regression() -> None:
     """Against the log-odds of a two-by-two table, which the saturated model must give."""
     table = {(1, 1): 60, (0, 1): 20, (1, -1): 45, (0, -1): 55}
     rows = np.array([row for row, n in table.items() for _ in range(n)], dtype=np.float64)
-    found = judge_report.bias(rows)
+    found = of_verdicts.bias(rows)
     longer, shorter = math.log(60 / 20), math.log(45 / 55)
     assert found["log_odds"] == pytest.approx((longer + shorter) / 2, abs=1e-4)
     assert found["longer_log_odds"] == pytest.approx((longer - shorter) / 2, abs=1e-4)
@@ -120,10 +122,10 @@ def test_bias_is_a_logistic_regression() -> None:
 
 
 def test_agreement_takes_chance_off() -> None:
-    facts = judge_report.agreement(Counter({"a/a": 20, "a/b": 5, "b/a": 10, "b/b": 15, "tie/a": 9, "inconsistent/b": 3}))
+    facts = of_verdicts.agreement(Counter({"a/a": 20, "a/b": 5, "b/a": 10, "b/b": 15, "tie/a": 9, "inconsistent/b": 3}))
     assert facts["share"] == 0.7
     assert facts["kappa"] == pytest.approx(0.4)  # the textbook's own table
-    assert judge_report.agreement(Counter({"tie/a": 3}))["kappa"] is None
+    assert of_verdicts.agreement(Counter({"tie/a": 3}))["kappa"] is None
 
 
 # ---- pointwise judges ----
@@ -208,17 +210,17 @@ def test_model_scores_equal_each_row_alone_and_rank_higher_first(models: Path, s
 
 
 def test_equal_scores_have_no_order_by_length() -> None:
-    from prefdata.settings import JudgeSettings
+    from prefdata.recipe.settings import JudgeSettings
 
     settings = JudgeSettings(judge="verifier")
     tied = [(0.0, 3.0), (1.0, 9.0), (0.0, 3.0), (1.0, 9.0), (0.0, 3.0)]
     for scores in (tied, tied[::-1], tied[2:] + tied[:2]):
-        facts = judge_report.scored_facts(settings, judge_report.Gathered(calls=5, scores=scores))
+        facts = of_verdicts.scored_facts(settings, of_verdicts.Gathered(calls=5, scores=scores))
         assert facts["rank_correlation_with_length"] == pytest.approx(1)
 
 
 def test_the_dtype_of_the_scores_is_part_of_a_likelihood_judge(make_run: Make, models: Path) -> None:
-    from prefdata.judges.registry import POINTWISE
+    from prefdata.judging.registry import POINTWISE
 
     judge = {"name": "j", "judge": "likelihood", "model": {"model": str(models / "lm")}}
     runs = [
@@ -235,7 +237,7 @@ def test_the_bound_counts_what_is_judged(make_run: Make, write_rows: Callable[..
     sources = {"sources": [{"name": "s", "path": write_rows(rows), "split": "train"}]}
     run = make_run(sources=sources, prune={"drop_ranks": [2]}, judge=[{"name": "exact"}], sets={"method": "exact"})
     run_stages(run, "sources", "split", "prune", "judge", "judge_report")
-    facts = json.loads(judge_report.path(run, run.units("judge")[0]).read_text())
+    facts = json.loads(of_verdicts.path(run, run.units("judge")[0]).read_text())
     assert (facts["calls"], facts["calls_bound"]) == (4, 4)
 
 
@@ -258,10 +260,10 @@ def test_what_is_no_reward_model_is_refused(models: Path, scored: Callable[..., 
 
 
 def test_the_embedded_worlds_comparisons_are_asked_as_the_rubric_asks_them() -> None:
-    from prefdata.toy import tasks
+    from prefdata.sources.toy import tasks
 
     rows = [
-        r for r in make.rows(ToySettings(demonstrations=1, train=1, test=1, judgements=200), 0) if r["split"] == "validation"
+        r for r in toy.rows(ToySettings(demonstrations=1, train=1, test=1, judgements=200), 0) if r["split"] == "validation"
     ]
     assert len(rows) == 200
     labels = Counter(r["answers"][0]["answer"] for r in rows)

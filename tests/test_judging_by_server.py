@@ -14,10 +14,10 @@ import yaml
 from conftest import nectar, run_stages
 from servers.scripted import Scripted, Server
 
-from prefdata import files
 from prefdata.errors import EngineError
-from prefdata.parts import Part
-from prefdata.run import Run
+from prefdata.recipe.job import Run
+from prefdata.recipe.units import Part
+from prefdata.tables import files
 
 WORDS = ["a", "bb bb", "ccc ccc ccc", "dddd dddd dddd dddd", "ee e ee e ee e ee e ee e ee", "f " * 20]
 PROCEDURES = ["champion", "knockout", "round_robin"]

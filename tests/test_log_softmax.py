@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefdata import log_softmax
-from prefdata.log_softmax import log_softmax_at
+from prefdata.models.forward import log_softmax
+from prefdata.models.forward.log_softmax import log_softmax_at
 
 
 def oracle(logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import FAMILIES, VOCABULARY, model
 
-from prefdata import logprob
+from prefdata.models.forward import logprob
 
 PROMPTS = [[1, 5, 6, 7, 8], [1, 9], [3]]
 COMPLETIONS = [[[10, 11, 2], [12]], [[13, 14, 15, 16, 17, 2]], [[18, 2], [], [19, 19, 19]]]

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.compared import Compared
-from train.losses import LOSSES
-from train.objectives import OBJECTIVES
-from train.references import REFERENCES, ctro, epsilons, weights
+from train.objectives.compared import Compared
+from train.objectives.losses import LOSSES
+from train.objectives.references import REFERENCES, ctro, epsilons, weights
+from train.objectives.registry import OBJECTIVES
 from train.settings import LossSettings
 
 NATS = st.floats(-1000, -0.5)

@@ -8,7 +8,7 @@ import transformers
 from models import FAMILIES, config, model
 from test_logprob import COMPLETIONS, PROMPTS, oracle
 
-from prefdata import logprob, narrow
+from prefdata.models.forward import logprob, read_positions
 
 FLAT = [(p, c) for p, group in zip(PROMPTS, COMPLETIONS, strict=True) for c in group]
 
@@ -74,7 +74,7 @@ def test_a_module_that_is_called_in_another_way_does_all_the_work() -> None:
     """By keyword, or with tokens in one dimension less, as some experts are."""
     linear, row = torch.nn.Linear(4, 3), torch.randn(1, 5, 4)
     whole = linear(row)
-    with narrow._at(linear, torch.tensor([1, 3])):
+    with read_positions._at(linear, torch.tensor([1, 3])):
         assert torch.equal(linear(row[0]), whole[0])
         assert torch.equal(linear(input=row), whole)
         assert torch.allclose(linear(row)[:, [1, 3]], whole[:, [1, 3]])
@@ -102,7 +102,7 @@ def test_a_model_whose_last_layer_cannot_be_told_does_all_the_work() -> None:
     lm = model()
     expected = torch.cat(logprob.grouped_logps(lm, PROMPTS, COMPLETIONS))
     mlp, lm.config.num_hidden_layers = places_seen(lm, ".mlp"), 3
-    assert not list(narrow.last_layer(lm).children())
+    assert not list(read_positions.last_layer(lm).children())
     found = torch.cat(logprob.grouped_logps(lm, PROMPTS, COMPLETIONS))
     assert mlp[:2] == [sum(map(len, PROMPTS))] * 2
     assert (found - expected).abs().max() < 1e-9

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefdata.sets import fixed_pair
-from train import negatives
-from train.negatives import NEGATIVES, WEIGHTS, Draw, effective_size
+from prefdata.stages.sets import fixed_pair
+from train.objectives import negatives
+from train.objectives.negatives import NEGATIVES, WEIGHTS, Draw, effective_size
 
 IDS = [f"{i:016x}" for i in range(4)]
 SCORES = np.log(np.array([0.1, 0.2, 0.3, 0.4]))

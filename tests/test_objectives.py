@@ -14,18 +14,18 @@ from test_losses import close, compared, value
 from test_train import example, optimize, row_logp, run_settings
 from typer.testing import CliRunner
 
-from prefdata import recipe
-from prefdata.cli import app
 from prefdata.errors import ConfigError, DataError
-from train import batches
-from train.batchwise import RunningMean, mean_log_ratio, mismatched
-from train.losses import LOSSES
+from prefdata.recipe.read import validate_recipe
+from prefdata.workflow.cli import app
+from train import examples
+from train.batch_statistics import RunningMean, mean_log_ratio, mismatched
 from train.metrics import Metrics
-from train.negatives import NEGATIVES, Draw
-from train.objectives import OBJECTIVES
+from train.objectives.losses import LOSSES
+from train.objectives.negatives import NEGATIVES, Draw
+from train.objectives.reference_weights import VALIDATION_WEIGHTS, alpha
+from train.objectives.registry import OBJECTIVES
 from train.settings import resolve, with_defaults
 from train.step import Step
-from train.validation import VALIDATION_WEIGHTS, alpha
 
 NATS = st.floats(-1000, -0.5)
 BETA = st.floats(0.01, 10)
@@ -225,8 +225,8 @@ def frame(**keys: object) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory):
-    from prefdata.tokens import load_encoder
-    from prefdata.toy import tokenizers
+    from prefdata.models.tokens import load_encoder
+    from prefdata.sources.toy import tokenizers
 
     folder = tmp_path_factory.mktemp("t")
     tokenizers.write(folder)
@@ -235,20 +235,20 @@ def encoder(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize("need", ["score", "win_prob"])
 def test_a_set_without_labels_is_refused_by_the_loss_that_needs_them(encoder, need: str) -> None:
-    (made,) = batches.examples(frame(), encoder, ["source"], ["r"], need)
+    (made,) = examples.examples(frame(), encoder, ["source"], ["r"], need)
     assert made.labels == [{"score": 1.0, "win_prob": 0.5}[need]] * 2
     with pytest.raises(ConfigError, match=f"candidate chosen of prompt p: .*needs the {need} of every candidate"):
-        batches.examples(frame(**{need: None}), encoder, ["source"], ["r"], need)
-    assert batches.examples(frame(**{need: None}), encoder, ["source"], ["r"])[0].labels == []
+        examples.examples(frame(**{need: None}), encoder, ["source"], ["r"], need)
+    assert examples.examples(frame(**{need: None}), encoder, ["source"], ["r"])[0].labels == []
 
 
 def test_length_averaged_ratios_need_the_policys_tokenizer(encoder) -> None:
     own = len(encoder.completions(["ab"], ["stop"])[0])
     same = [{"reference": "r", "logp": -3.0, "num_tokens": own}]
-    assert batches.examples(frame(logps=same), encoder, ["source"], ["r"], "same_tokenizer")
+    assert examples.examples(frame(logps=same), encoder, ["source"], ["r"], "same_tokenizer")
     other = [{"reference": "r", "logp": -3.0, "num_tokens": own + 1}]
     with pytest.raises(ConfigError, match=f"r counts {own + 1} tokens and the policy {own}"):
-        batches.examples(frame(logps=other), encoder, ["source"], ["r"], "same_tokenizer")
+        examples.examples(frame(logps=other), encoder, ["source"], ["r"], "same_tokenizer")
 
 
 REFERENCES = {"references": [{"name": "r", "model": "run:sft/policy", "template": "chat", "end": "eos"}]}
@@ -258,7 +258,7 @@ def recipe_of(objective: str, **run: object):
     runs = {"sft/policy": {"init": {"tokenizer": "toy:small"}}, "sft/other": {"init": {"tokenizer": "toy:small"}}}
     own = {**runs, f"{objective}/default": run}
     source = {"sources": [{"name": "s", "path": "x.jsonl"}]}
-    return recipe.validate({"name": "t", "sources": source, "score": REFERENCES, "train": {"runs": own}}, "f.yaml")
+    return validate_recipe({"name": "t", "sources": source, "score": REFERENCES, "train": {"runs": own}}, "f.yaml")
 
 
 def test_what_an_objective_cannot_do_is_said_before_the_run() -> None:

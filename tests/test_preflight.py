@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from conftest import nectar
 
-from prefdata import workflow
+from prefdata.workflow import snakefile
 
 
 def test_everything_that_is_missing_is_said_together(make_run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
-    monkeypatch.setattr(workflow, "has_token", lambda: False)
+    monkeypatch.setattr(snakefile, "has_token", lambda: False)
     run = make_run(
         sources={"sources": [{"name": "a", "path": "/nowhere/a.jsonl"}, {"name": "b", "path": "/nowhere/*.parquet"}]},
         score={"references": [{"name": "p", "model": "/nowhere/model"}]},
         publish={"repo_id": "me/mine"},
     )
-    said = workflow.preflight(run)
+    said = snakefile.preflight(run)
     assert [line.split("; ")[0] for line in said] == [
         "/nowhere/a.jsonl: no such file",
         "/nowhere/*.parquet: no file matches",
@@ -27,15 +27,15 @@ def test_everything_that_is_missing_is_said_together(make_run, monkeypatch: pyte
     ]
     assert all("; " in line for line in said)
     with pytest.raises(SystemExit, match="error: /nowhere/a.jsonl"):
-        workflow.begin(run)
+        snakefile.begin(run)
     assert not run.root.exists()
 
 
 def test_a_sound_recipe_passes_and_the_worlds_own_source_is_made_later(make_run, write_rows) -> None:
     path = write_rows([nectar()])
-    assert workflow.preflight(make_run(sources={"sources": [{"name": "s", "path": path}]})) == []
+    assert snakefile.preflight(make_run(sources={"sources": [{"name": "s", "path": path}]})) == []
     toy = make_run(toy={}, sources={"sources": [{"name": "toy", "path": "toy:"}]})
-    assert workflow.preflight(toy) == []
+    assert snakefile.preflight(toy) == []
 
 
 def test_the_errors_of_failed_jobs_are_the_last_lines(
@@ -46,8 +46,8 @@ def test_the_errors_of_failed_jobs_are_the_last_lines(
     logs.mkdir(parents=True)
     (logs / "old.log").write_text("error: of another run\n")
     os.utime(logs / "old.log", (1, 1))
-    monkeypatch.setattr(workflow, "_started", [time.time() - 5])
+    monkeypatch.setattr(snakefile, "_started", [time.time() - 5])
     (logs / "sources.log").write_text("reading\nerror: f:1:x: bad; mend it\n")
-    workflow.failed(run)
+    snakefile.failed(run)
     assert capsys.readouterr().err == "error: f:1:x: bad; mend it\n"
     assert Path(logs / "old.log").exists()

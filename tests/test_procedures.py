@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefdata.procedures import PROCEDURES
-from prefdata.procedures.round_robin import PRIOR, strength, wins
-from prefdata.procedures.verdicts import Outcome, Pair, pair_of, settle, winner
+from prefdata.judging.procedures import PROCEDURES
+from prefdata.judging.procedures.round_robin import PRIOR, strength, wins
+from prefdata.judging.procedures.verdicts import Outcome, Pair, pair_of, settle, winner
 
 P = "0" * 16
 C = [f"{i:016x}" for i in (9, 3, 14, 5, 1, 12, 7, 11)]

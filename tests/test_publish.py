@@ -11,15 +11,17 @@ import yaml
 from conftest import nectar, run_stages
 from hub.standin import Fault, Hub, Server
 
-from prefdata import card, publish, sets, tables
 from prefdata.draws import hex_id
 from prefdata.errors import PublishError
-from prefdata.escape import markdown
-from prefdata.quality import Quality
-from prefdata.run import Job, Run
-from prefdata.settings import CardSettings
-from prefdata.targets import Busy, Folder, Head
-from prefdata.targets import Hub as HubTarget
+from prefdata.output import card, commit
+from prefdata.output.escape import markdown
+from prefdata.output.quality import Quality
+from prefdata.output.targets import Busy, Folder, Head
+from prefdata.output.targets import Hub as HubTarget
+from prefdata.recipe.job import Job, Run
+from prefdata.recipe.settings import CardSettings
+from prefdata.stages import sets
+from prefdata.tables import schema
 
 ROWS = [
     nectar(f"S{a}b", [("a", 1), ("b", 2), ("c", 3)], split=s)
@@ -31,7 +33,7 @@ SECRET = "hf_w"
 def published(make_run, path: str, **keys: Any) -> Run:
     run = make_run(sources={"sources": [{"name": "s", "path": path, "license": "mit"}]}, prune={"drop_ranks": []}, **keys)
     run_stages(run, "sources", "split", "prune", "rank:source", "noise", "sets", "report", "card")
-    publish.run(Job(run, "publish"))
+    commit.run(Job(run, "publish"))
     return run
 
 
@@ -177,7 +179,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 def push(run_settings: Any, built: Path, hashes: dict[str, str], attempts: int = 4) -> str:
     text = f"---\nlicense: mit\n---\n{card.BEGIN}\nfacts {sorted(hashes.items())}\n{card.END}\n"
-    return publish.publish(HubTarget("owner/set", True), built, hashes, text, {}, attempts, pause_s=0.01)
+    return commit.publish(HubTarget("owner/set", True), built, hashes, text, {}, attempts, pause_s=0.01)
 
 
 @pytest.fixture
@@ -275,7 +277,7 @@ def test_tokens_that_may_not_are_refused_before_any_upload(hub: Hub, built: Path
 
 def test_a_name_that_is_none_is_refused(hub: Hub, built: Path) -> None:
     with pytest.raises(PublishError, match=r"check publish\.repo_id"):
-        publish.publish(HubTarget("not a name", True), built, HASHES, "", {}, 2, 0.01)
+        commit.publish(HubTarget("not a name", True), built, HASHES, "", {}, 2, 0.01)
 
 
 def test_an_unknown_licence_is_not_pushed(make_run, write_rows) -> None:
@@ -285,7 +287,7 @@ def test_an_unknown_licence_is_not_pushed(make_run, write_rows) -> None:
     )
     run_stages(run, "sources", "split", "prune", "rank:source", "noise", "sets", "report", "card")
     with pytest.raises(PublishError, match=r"no licence is stated for s@local \(8 prompts\)"):
-        publish.run(Job(run, "publish"))
+        commit.run(Job(run, "publish"))
 
 
 def test_the_whole_stage_pushes_what_the_folder_holds(hub: Hub, make_run, write_rows) -> None:
@@ -307,7 +309,7 @@ def test_busy_is_not_shown_as_a_traceback() -> None:
             raise AssertionError
 
     with pytest.raises(PublishError, match=r"gave up after 2 tries \(status 503\)"):
-        publish.publish(Never(), Path(), {}, "", {}, 2, 0.0)
+        commit.publish(Never(), Path(), {}, "", {}, 2, 0.0)
 
 
 def test_a_kill_before_the_manifest_leaves_no_rows_twice(make_run, write_rows, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,23 +359,23 @@ def test_a_half_made_folder_is_never_taken_for_what_it_was(
 ) -> None:
     """Killed after a file was replaced, then asked for the old set again: the file is put again."""
     target = Folder(tmp_path / "target")
-    publish.publish(target, built, HASHES, f"{card.BEGIN}{card.END}", {}, 1)
+    commit.publish(target, built, HASHES, f"{card.BEGIN}{card.END}", {}, 1)
     old = (built / "data" / "sets" / "a.parquet").read_bytes()
     (built / "data" / "sets" / "a.parquet").write_bytes(b"other")
     monkeypatch.setattr(card, "merge", lambda text, existing: text)
-    real = publish.files.atomic_write
+    real = commit.files.atomic_write
 
     def killed(path: Path, write: Any) -> None:
         if path.name == "README.md":
             raise KeyboardInterrupt
         real(path, write)
 
-    monkeypatch.setattr(publish.files, "atomic_write", killed)
+    monkeypatch.setattr(commit.files, "atomic_write", killed)
     with pytest.raises(KeyboardInterrupt):
-        publish.publish(target, built, {**HASHES, "data/sets/a.parquet": "9"}, "", {}, 1)
-    monkeypatch.setattr(publish.files, "atomic_write", real)
+        commit.publish(target, built, {**HASHES, "data/sets/a.parquet": "9"}, "", {}, 1)
+    monkeypatch.setattr(commit.files, "atomic_write", real)
     (built / "data" / "sets" / "a.parquet").write_bytes(old)
-    publish.publish(target, built, HASHES, "", {}, 1)
+    commit.publish(target, built, HASHES, "", {}, 1)
     assert (tmp_path / "target" / "data" / "sets" / "a.parquet").read_bytes() == old
 
 
@@ -390,7 +392,7 @@ def test_pairs_of_a_frame_are_those_of_its_rows(origins: list[str]) -> None:
         ]
         prompt = [{"role": "user", "content": "x"}]
         rows.append({"prompt_id": hex_id("p", p), "split": "train", "prompt": prompt, "candidates": candidates})
-    frame = tables.frame("sets", rows)
+    frame = schema.frame("sets", rows)
     made = dict(sets.fixed_pairs(frame, origins, 3).select("prompt_id", "rejected_id").iter_rows())
     expected = {}
     for row in frame.to_dicts():

@@ -8,11 +8,14 @@ import polars as pl
 import pytest
 from conftest import nectar, run_stages
 
-from prefdata import charts, files, page, recipe, report, tables
 from prefdata.errors import ConfigError, PrefdataError
-from prefdata.figures import FIGURES, per_prompt
-from prefdata.parts import Part
-from prefdata.quality import Quality
+from prefdata.output import charts, page
+from prefdata.output.quality import Quality
+from prefdata.recipe.read import validate_recipe
+from prefdata.recipe.units import Part
+from prefdata.stages import report
+from prefdata.tables import files, schema
+from prefdata.tables.figures import FIGURES, per_prompt
 
 P = ["0" * 16, "1" * 16]
 
@@ -24,7 +27,7 @@ def candidate(i: int, role: str, text: str, rank: int | None, **more):
 
 
 def sets(*rows) -> pl.DataFrame:
-    return tables.frame(
+    return schema.frame(
         "sets",
         [
             {"prompt_id": p, "split": "train", "prompt": [{"role": "user", "content": "x"}], "source": "s", "candidates": c}
@@ -48,7 +51,7 @@ def source(*rows) -> pl.DataFrame:
         }
         for p, i, t, who, r in rows
     ]
-    return tables.frame("candidates", listed)
+    return schema.frame("candidates", listed)
 
 
 SET = sets(
@@ -171,7 +174,7 @@ def test_filters_are_named_and_limited() -> None:
     sources = {"sources": [{"name": "s", "path": "x"}]}
     for filters, said in (({"lenght_ratio": {"max": 1}}, "did you mean 'length_ratio'"), ({"tied": {}}, "give min or max")):
         with pytest.raises(ConfigError, match=said):
-            recipe.validate({"name": "t", "sources": sources, "sets": {"filters": filters}}, "f")
+            validate_recipe({"name": "t", "sources": sources, "sets": {"filters": filters}}, "f")
 
 
 def test_the_report_writes_tables_charts_and_one_page_without_scripts(make_run, write_rows) -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import run_stages
 
-from prefdata import files, recipe
-from prefdata.parts import Part
-from prefdata.run import Run
+from prefdata.recipe.job import Run
+from prefdata.recipe.read import read_recipe, validate_recipe
+from prefdata.recipe.units import Part
+from prefdata.tables import files
 from train import loop
 from train.settings import validate
 
@@ -26,7 +27,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """config/stories.yaml scored under both models, in a folder of its own, all prompts for training."""
     text = (ROOT / "config" / "stories.yaml").read_text()
     (folder := tmp_path_factory.mktemp("stories")).joinpath("r.yaml").write_text(text)
-    settings = recipe.load(folder / "r.yaml").model_dump(mode="json")
+    settings = read_recipe(folder / "r.yaml").model_dump(mode="json")
     settings["sources"]["sources"][0]["path"] = str(ROOT / "tests" / "data" / "stories.jsonl")
     settings["generate"]["models"], settings["judge"], settings["sets"]["method"] = [], [], "source"
     settings["split"] = {"train": 1.0, "validation": 0.0, "test": 0.0}
@@ -34,7 +35,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Run:
         reference["model"] = str(MODELS / NAMES[reference["name"]])
     settings["train"]["runs"] = {"mrpo/default": {"steps": 3, "batch_prompts": 32, "optimizer": {"learning_rate": 1e-4}}}
     settings["evaluate"]["runs"] = []
-    run = Run(recipe.validate(settings, "stories"), folder / "results")
+    run = Run(validate_recipe(settings, "stories"), folder / "results")
     run_stages(run, "sources", "split", "prune", "rank:source", "noise", "score", "sets")
     return run
 
@@ -76,8 +77,8 @@ def test_sums_equal_plain_forwards_in_double_precision(scored: Run, place: int) 
 
 def test_the_models_continue_stories_better_than_shuffled_words(scored: Run) -> None:
     """The log-probs are of language, not of scrambled ids: words in another order are far less likely to both."""
-    from prefdata.score import Item, Scorer
-    from prefdata.settings import ReferenceSettings
+    from prefdata.recipe.settings import ReferenceSettings
+    from prefdata.stages.score import Item, Scorer
 
     for name, folder in NAMES.items():
         own = ReferenceSettings(name=name, model=str(MODELS / folder), template="plain", end="none")

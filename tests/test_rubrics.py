@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefdata.engines import Completion
 from prefdata.errors import ConfigError
-from prefdata.judges.pairwise import read_labels, read_text
-from prefdata.judges.rubric import Rubric, load
+from prefdata.judging.pairwise import read_labels, read_text
+from prefdata.judging.rubric import Rubric, load
+from prefdata.models.engines.protocol import Completion
 
 SLOTS = ["{prompt}", "{first}", "{second}", "{answer}", "{ask}", "{nonce}", "----- end first", "[[A]]", "{{ 7*7 }}", "\\1"]
 TEXT = st.lists(st.one_of(st.sampled_from(SLOTS), st.text(max_size=8)), max_size=6).map("".join)

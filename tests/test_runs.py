@@ -11,18 +11,18 @@ from conftest import run_stages
 from models import config
 from pydantic import ValidationError
 
-from prefdata import recipe
 from prefdata.errors import ConfigError, EngineError
-from prefdata.models import load_model
-from prefdata.run import Run
-from prefdata.settings import Settings, TrainSettings
-from prefdata.tokens import load_encoder
-from prefdata.toy import tokenizers
+from prefdata.models.loading import load_model
+from prefdata.models.tokens import load_encoder
+from prefdata.recipe.job import Run
+from prefdata.recipe.read import validate_recipe
+from prefdata.recipe.settings import Settings, TrainSettings
+from prefdata.sources.toy import tokenizers
 from train import loop
-from train.batches import Order
-from train.objectives import OBJECTIVES
+from train.data import held_out, read_set
+from train.examples import Order
+from train.objectives.registry import OBJECTIVES
 from train.settings import RunSettings, resolve, validate
-from train.start import held_out, read_set
 from train.step import Step
 
 WORDS = ["a", "ba", "cab", "dabc", "abcda"]
@@ -57,7 +57,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "score": {"references": [{"name": n, "model": str(folder / n)} for n in ("first", "second")]},
         "train": {"runs": runs},
     }
-    made = recipe.validate(settings, "test")
+    made = validate_recipe(settings, "test")
     run = Run(made.model_copy(update={"name": str(folder / "results")}))  # an absolute name is its own root
     run_stages(run, "sources", "split", "prune", "rank:source", "noise", "score", "sets")
     return run

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from prefdata import recipe, settings
 from prefdata.errors import ConfigError
+from prefdata.recipe import settings
+from prefdata.recipe.read import describe, read_recipe, validate_recipe
 from train import settings as train_settings
 
 RECIPES = sorted((Path(__file__).parent.parent / "config").glob("*.yaml"))
@@ -14,12 +15,12 @@ SOURCE = {"sources": {"sources": [{"name": "s", "path": "x.jsonl"}]}}
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
 def test_shipped_recipes_are_valid(path: Path) -> None:
-    train_settings.validate(recipe.load(path))
+    train_settings.validate(read_recipe(path))
 
 
 def problems(**keys: object) -> str:
     with pytest.raises(ConfigError) as error:
-        train_settings.validate(recipe.validate({"name": "t", **SOURCE, **keys}, "f.yaml"), "f.yaml")
+        train_settings.validate(validate_recipe({"name": "t", **SOURCE, **keys}, "f.yaml"), "f.yaml")
     return str(error.value)
 
 
@@ -82,7 +83,7 @@ def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_text("name: a\nname: b\n")
     with pytest.raises(ConfigError, match="line 2: the key 'name' is written twice"):
-        recipe.load(path)
+        read_recipe(path)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object/apply:os.system [ls]", ""])
@@ -90,12 +91,12 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "f.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError):
-        recipe.load(path)
+        read_recipe(path)
 
 
 def test_every_key_has_a_reason_and_no_section_is_too_large() -> None:
     for model in (settings.Settings, train_settings.RunSettings):
-        rows = recipe.describe(model)
+        rows = describe(model)
         assert all(reason for _, _, reason in rows), [k for k, _, r in rows if not r]
     sections = [v for v in vars(settings).values() if isinstance(v, type) and v.__name__.endswith("Settings")]
     sections += [v for v in vars(train_settings).values() if isinstance(v, type) and v.__name__.endswith("Settings")]
@@ -105,7 +106,7 @@ def test_every_key_has_a_reason_and_no_section_is_too_large() -> None:
 
 
 def test_copies_and_devices_of_a_model_make_jobs() -> None:
-    from prefdata.run import Run
+    from prefdata.recipe.job import Run
 
     def run(vllm: dict[str, int], **keys: object) -> Run:
         model = {"name": "m", "model": "owner/m", "revision": "0" * 40, "vllm": vllm}
@@ -115,7 +116,7 @@ def test_copies_and_devices_of_a_model_make_jobs() -> None:
             {"name": "exact"},
         ]
         made = {"name": "t", "num_shards": 7, "sources": sources, "generate": {"models": [model], **keys}, "judge": judges}
-        return Run(recipe.validate(made, "t"))
+        return Run(validate_recipe(made, "t"))
 
     def sizes(of: Run, stage: str, unit: int = 0) -> list[int]:
         return [len(group) for group in of.groups(stage, of.units(stage)[unit])]

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import nectar, run_stages
 
-from prefdata import files, recipe
 from prefdata.errors import ConfigError, PrefdataError
+from prefdata.recipe.read import validate_recipe
+from prefdata.tables import files
 
 TABLES = ("prompts", "candidates", "drops")
 
@@ -182,8 +183,8 @@ def test_binarized_a_conversation_that_ends_with_the_user_is_an_error(read) -> N
 
 
 def test_the_hub_splits_name_tells_what_is_held_out() -> None:
-    from prefdata.settings import SourceSettings
-    from prefdata.sources import held_out
+    from prefdata.recipe.settings import SourceSettings
+    from prefdata.stages.sources import held_out
 
     def split(name: str, **more) -> str | None:
         return held_out(SourceSettings(name="s", dataset="a/b", revision="0" * 40, hub_split=name, **more))
@@ -410,9 +411,9 @@ def test_control_characters_are_dropped_or_kept_as_declared(make_run, write_rows
 def test_an_unknown_format_and_field_are_answered_with_the_nearest() -> None:
     source = {"name": "s", "path": "x", "format": "nectr"}
     with pytest.raises(ConfigError, match="format 'nectr' is unknown \\(did you mean 'nectar'"):
-        recipe.validate({"name": "t", "sources": {"sources": [source]}}, "f")
+        validate_recipe({"name": "t", "sources": {"sources": [source]}}, "f")
     with pytest.raises(ConfigError, match=r"fields maps \['rank'\]"):
-        recipe.validate({"name": "t", "sources": {"sources": [source | {"format": "helpsteer", "fields": {"rank": "r"}}]}}, "f")
+        validate_recipe({"name": "t", "sources": {"sources": [source | {"format": "helpsteer", "fields": {"rank": "r"}}]}}, "f")
 
 
 def test_answers_with_scores_alone_are_ranked_by_them(read) -> None:

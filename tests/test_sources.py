@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import nectar, run_stages
 
-from prefdata import files, readers, rows, sources
 from prefdata.errors import PrefdataError
-from prefdata.settings import SourceSettings, SourcesSettings
+from prefdata.recipe.settings import SourceSettings, SourcesSettings
+from prefdata.sources import readers, rows
+from prefdata.stages import sources
+from prefdata.tables import files
 
 SOURCE = SourceSettings(name="s", path="x", license="mit")
 

@@ -10,11 +10,12 @@ from conftest import nectar, run_stages
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefdata import files, noise, prune, rank, sets, split, tables
 from prefdata.draws import hex_id
 from prefdata.errors import DataError
-from prefdata.settings import JudgeSettings, SplitSettings
-from prefdata.tokens import load_encoder
+from prefdata.models.tokens import load_encoder
+from prefdata.recipe.settings import JudgeSettings, SplitSettings
+from prefdata.stages import noise, prune, rank, sets, split
+from prefdata.tables import files, schema
 
 P = "0" * 16
 C = [hex_id("c", i) for i in range(6)]
@@ -54,10 +55,10 @@ def test_the_sources_split_wins(make_run, write_rows) -> None:
 @given(st.lists(st.sampled_from([1.0, 1.5, 2.0, 7.0]), min_size=1, max_size=6), st.permutations(range(6)))
 def test_positions_are_the_order_of_ranks_and_ignore_the_order_of_rows(ranks: list[float], order: list[int]) -> None:
     rows = [candidate(i, source_rank=r) for i, r in enumerate(ranks)]
-    made = prune.positions(tables.frame("candidates", rows), 0)
+    made = prune.positions(schema.frame("candidates", rows), 0)
     assert made.sort("position")["source_rank"].to_list() == sorted(ranks)
     assert sorted(made["position"].to_list()) == list(range(1, len(ranks) + 1))
-    shuffled = tables.frame("candidates", [rows[i] for i in order if i < len(rows)])
+    shuffled = schema.frame("candidates", [rows[i] for i in order if i < len(rows)])
     assert prune.positions(shuffled, 0).sort("candidate_id").equals(made.sort("candidate_id"))
 
 
@@ -70,7 +71,7 @@ def test_prune_drops_positions_with_a_reason(make_run, write_rows, drop: list[in
     assert 5 - drops.height == left
     assert set(drops["reason"].to_list()) <= {"pruned_rank"}
     candidates = files.read_table(Path(run.outputs("sources")[1]), "candidates")
-    kept = tables.alive(candidates, drops)["source_rank"].to_list()
+    kept = schema.alive(candidates, drops)["source_rank"].to_list()
     assert 1.0 in kept
     assert not {float(d) for d in drop} & set(kept)
 
@@ -80,13 +81,13 @@ def test_prune_drops_positions_with_a_reason(make_run, write_rows, drop: list[in
 
 def test_source_ranks_become_dense() -> None:
     rows = [candidate(i, source_rank=r) for i, r in enumerate([2.5, 1.0, 2.5, 9.0])] + [candidate(4)]
-    made = rank.by_source(tables.frame("candidates", rows))
+    made = rank.by_source(schema.frame("candidates", rows))
     assert dict(made.select("candidate_id", "rank").rows()) == {C[0]: 2, C[1]: 1, C[2]: 2, C[3]: 3}
 
 
 def test_the_chosen_is_a_draw_among_the_first_and_ignores_later_drops() -> None:
     rows = [ranked(i, 1 if i < 3 else 2) for i in range(5)]
-    drawn = {rank.chosen(tables.frame("ranks", rows), seed)["candidate_id"][0] for seed in range(60)}
+    drawn = {rank.chosen(schema.frame("ranks", rows), seed)["candidate_id"][0] for seed in range(60)}
     assert drawn == set(C[:3])
 
 
@@ -104,8 +105,8 @@ def verdict(a: int, b: int, order: str, outcome: str, round_: int = 1) -> dict[s
 
 
 def test_by_verdicts_gives_the_winner_1_and_all_others_2() -> None:
-    rows = tables.frame("candidates", [candidate(i) for i in range(2)])
-    asked = tables.frame("verdicts", [verdict(*sorted((0, 1), key=lambda i: C[i]), o, "a") for o in ("ab", "ba")])
+    rows = schema.frame("candidates", [candidate(i) for i in range(2)])
+    asked = schema.frame("verdicts", [verdict(*sorted((0, 1), key=lambda i: C[i]), o, "a") for o in ("ab", "ba")])
     made = rank.by_verdicts(rows, asked, JudgeSettings(), 0)
     assert made.sort("rank")["candidate_id"].to_list() == sorted(C[:2])
 
@@ -118,7 +119,7 @@ def test_an_answer_that_was_cut_never_wins_by_accident() -> None:
     tied = [verdict(low, high, o, "tie") for o in ("ab", "ba")]
 
     def ranks(asked: list[dict[str, object]], of: list[dict[str, object]] = rows, **keys: object) -> dict[str, int]:
-        made = rank.by_verdicts(tables.frame("candidates", of), tables.frame("verdicts", asked), JudgeSettings(**keys), 0)
+        made = rank.by_verdicts(schema.frame("candidates", of), schema.frame("verdicts", asked), JudgeSettings(**keys), 0)
         return dict(made.select("candidate_id", "rank").iter_rows())
 
     assert ranks(won) == {C[low]: 1, C[high]: 2, C[2]: 2}
@@ -133,7 +134,7 @@ def test_by_scores_ranks_densely_and_leaves_the_unscored_out() -> None:
     rows = [candidate(0), candidate(1), candidate(2), candidate(3), {**candidate(4), "finish": "length"}]
     scores = [0.5, 2.0, 0.5, None]
     alone = [{"prompt_id": P, "a": C[i], "judge": "j", "rubric": "r", "round": 1, "score": s} for i, s in enumerate(scores)]
-    made = rank.by_scores(tables.frame("candidates", rows), tables.frame("verdicts", alone), JudgeSettings(), 0)
+    made = rank.by_scores(schema.frame("candidates", rows), schema.frame("verdicts", alone), JudgeSettings(), 0)
     assert dict(made.select("candidate_id", "rank").iter_rows()) == {C[0]: 2, C[1]: 1, C[2]: 2, C[4]: 3}
     assert made.filter(pl.col("rank") == 1)["score"].to_list() == [2.0]
 
@@ -149,7 +150,7 @@ def encoder(toy_tokenizers: Path):
 @given(st.text("abc12é ", min_size=0, max_size=14), st.integers(0, 5))
 def test_noise_differs_by_one_swap_and_re_encodes_to_as_many_tokens(toy_tokenizers: Path, text: str, seed: int) -> None:
     encoder = _plain(toy_tokenizers)
-    made, failed = noise.swap(tables.frame("candidates", [candidate(0, text)]), encoder, 2, 8, seed)
+    made, failed = noise.swap(schema.frame("candidates", [candidate(0, text)]), encoder, 2, 8, seed)
     assert len(made) + len(failed) == 2
     for row in made:
         assert row["response"] != text
@@ -169,7 +170,7 @@ def _plain(folder: Path):
 
 
 def test_noise_swaps_two_tokens_that_differ(encoder) -> None:
-    parents = tables.frame("candidates", [candidate(0, "xyxyx")])
+    parents = schema.frame("candidates", [candidate(0, "xyxyx")])
     made, _ = noise.swap(parents, encoder, 20, 8, 0)
     assert made
     for row in made:
@@ -179,7 +180,7 @@ def test_noise_swaps_two_tokens_that_differ(encoder) -> None:
 
 @pytest.mark.parametrize("text", ["a", "aa", "xxxx", ""])
 def test_fewer_than_two_distinct_tokens_fail_with_a_reason(encoder, text: str) -> None:
-    made, failed = noise.swap(tables.frame("candidates", [candidate(0, text)]), encoder, 1, 5, 0)
+    made, failed = noise.swap(schema.frame("candidates", [candidate(0, text)]), encoder, 1, 5, 0)
     assert (made, len(failed)) == ([], 1)
 
 
@@ -199,7 +200,7 @@ def make_set(make_run, candidates, ranks, drops=(), logps=None, unit: str = "pre
         score={"references": [{"name": r, "model": "m"} for r in references]},
     )
     frames = {
-        "prompts": tables.frame(
+        "prompts": schema.frame(
             "prompts",
             [
                 {
@@ -211,17 +212,17 @@ def make_set(make_run, candidates, ranks, drops=(), logps=None, unit: str = "pre
                 }
             ],
         ),
-        "splits": tables.frame(
+        "splits": schema.frame(
             "splits", [{"prompt_id": P, "cluster_id": P, "split": split or ("sft" if unit == "sft" else "train")}]
         ),
-        "candidates": tables.frame("candidates", candidates),
-        "ranks": tables.frame("ranks", ranks),
-        "drops": tables.frame("drops", list(drops)),
-        "logps": tables.frame("logps", logps or []),
+        "candidates": schema.frame("candidates", candidates),
+        "ranks": schema.frame("ranks", ranks),
+        "drops": schema.frame("drops", list(drops)),
+        "logps": schema.frame("logps", logps or []),
     }
     made = sets.make(frames, _Job(run, unit))
-    checked = tables.require(tables.ordered(made["sets"], tables.TABLES["sets"]), tables.TABLES["sets"])
-    return checked.to_dicts(), tables.ordered(made["drops"], tables.TABLES["drops"])["reason"].to_list()
+    checked = schema.require(schema.ordered(made["sets"], schema.TABLES["sets"]), schema.TABLES["sets"])
+    return checked.to_dicts(), schema.ordered(made["drops"], schema.TABLES["drops"])["reason"].to_list()
 
 
 def drop(i: int) -> dict[str, Any]:
@@ -262,7 +263,7 @@ def test_ties_with_the_chosen_are_other_and_the_chosen_keeps_its_id(make_run) ->
     rows = [candidate(i, t) for i, t in enumerate(["a", "b", "a", "c"])]
     ranks = [ranked(0, 1), ranked(1, 1), ranked(2, 1), ranked(3, 2)]
     (row,), _ = make_set(make_run, rows, ranks)
-    drawn = rank.chosen(tables.frame("ranks", ranks), 0)["candidate_id"][0]
+    drawn = rank.chosen(schema.frame("ranks", ranks), 0)["candidate_id"][0]
     assert row["candidates"][0]["candidate_id"] == drawn
     assert [c["role"] for c in row["candidates"]] == ["chosen", "other", "rejected"]
 
@@ -341,17 +342,17 @@ def test_equal_ranks_are_never_a_pair(make_run) -> None:
 
 @pytest.mark.parametrize("outcomes", [("tie", "tie"), ("a", "b"), ("missing", "missing")])
 def test_no_winner_is_no_preference_never_a_random_one(outcomes: tuple[str, str]) -> None:
-    rows = tables.frame("candidates", [candidate(i) for i in range(2)])
+    rows = schema.frame("candidates", [candidate(i) for i in range(2)])
     place = sorted((0, 1), key=lambda i: C[i])
-    asked = tables.frame("verdicts", [verdict(*place, o, said) for o, said in zip(("ab", "ba"), outcomes, strict=True)])
+    asked = schema.frame("verdicts", [verdict(*place, o, said) for o, said in zip(("ab", "ba"), outcomes, strict=True)])
     assert rank.by_verdicts(rows, asked, JudgeSettings(), 0)["rank"].to_list() == [1, 1]
 
 
 def test_a_lone_candidate_needs_no_verdict() -> None:
-    lone = tables.frame("candidates", [candidate(0)])
-    assert rank.by_verdicts(lone, tables.TABLES["verdicts"].empty(), JudgeSettings(), 0)["rank"].to_list() == [1]
+    lone = schema.frame("candidates", [candidate(0)])
+    assert rank.by_verdicts(lone, schema.TABLES["verdicts"].empty(), JudgeSettings(), 0)["rank"].to_list() == [1]
 
 
 def test_scores_rank_where_the_source_has_no_ranks() -> None:
-    rows = tables.frame("candidates", [candidate(i, source_score=s) for i, s in enumerate([0.5, 9.0, 0.5])])
+    rows = schema.frame("candidates", [candidate(i, source_score=s) for i, s in enumerate([0.5, 9.0, 0.5])])
     assert dict(rank.by_source(rows).select("candidate_id", "rank").rows()) == {C[0]: 2, C[1]: 1, C[2]: 2}

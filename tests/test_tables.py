@@ -5,20 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefdata import tables
 from prefdata.draws import hex_id
 from prefdata.errors import DataError
-from prefdata.tables import TABLES
+from prefdata.tables import schema
+from prefdata.tables.schema import TABLES
 
 A, B = "0" * 15 + "a", "0" * 15 + "b"
 RANK = {"prompt_id": A, "candidate_id": A, "method": "m", "rank": 1}
 
 
 def test_frame_fills_nullable_columns_and_sorts() -> None:
-    made = tables.frame("ranks", [{**RANK, "prompt_id": B}, RANK])
+    made = schema.frame("ranks", [{**RANK, "prompt_id": B}, RANK])
     assert made["prompt_id"].to_list() == [A, B]
     assert made["score"].null_count() == 2
-    assert tables.require(made, TABLES["ranks"]).equals(made)
+    assert schema.require(made, TABLES["ranks"]).equals(made)
 
 
 @pytest.mark.parametrize(
@@ -35,37 +35,37 @@ def test_frame_fills_nullable_columns_and_sorts() -> None:
 )
 def test_require_names_what_is_wrong(change, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        tables.require(change(tables.frame("ranks", [RANK])), TABLES["ranks"], "file")
+        schema.require(change(schema.frame("ranks", [RANK])), TABLES["ranks"], "file")
 
 
 def test_require_refuses_a_word_outside_an_enum() -> None:
     splits = pl.DataFrame({"prompt_id": [A], "cluster_id": [A], "split": ["Train"]})
     with pytest.raises(DataError, match="Train.*none of"):
-        tables.require(splits, TABLES["splits"], "file")
+        schema.require(splits, TABLES["splits"], "file")
 
 
 def test_alive_drops_prompts_and_candidates_but_not_rows() -> None:
-    rows = tables.frame("ranks", [RANK, {**RANK, "candidate_id": B}, {**RANK, "prompt_id": B}])
+    rows = schema.frame("ranks", [RANK, {**RANK, "candidate_id": B}, {**RANK, "prompt_id": B}])
     drop = {"stage": "s", "reason": "r", "prompt_id": A}
-    assert tables.alive(rows, tables.frame("drops", [{**drop, "scope": "row"}])).height == 3
-    assert tables.alive(rows, tables.frame("drops", [{**drop, "scope": "prompt"}]))["prompt_id"].to_list() == [B]
-    one = tables.frame("drops", [{**drop, "scope": "candidate", "candidate_id": B}])
-    assert tables.alive(rows, one)["candidate_id"].to_list() == [A, A]
+    assert schema.alive(rows, schema.frame("drops", [{**drop, "scope": "row"}])).height == 3
+    assert schema.alive(rows, schema.frame("drops", [{**drop, "scope": "prompt"}]))["prompt_id"].to_list() == [B]
+    one = schema.frame("drops", [{**drop, "scope": "candidate", "candidate_id": B}])
+    assert schema.alive(rows, one)["candidate_id"].to_list() == [A, A]
 
 
 @given(st.lists(st.text(max_size=5), min_size=1, max_size=40), st.integers(1, 300))
 def test_shards_read_in_order_are_the_global_order(keys: list[str], num_shards: int) -> None:
     ids = sorted(hex_id(k) for k in keys)
-    shards = [tables.shard_of(i, num_shards) for i in ids]
+    shards = [schema.shard_of(i, num_shards) for i in ids]
     assert shards == sorted(shards)
     assert all(0 <= s < num_shards for s in shards)
 
 
 def test_shard_of_covers_both_ends() -> None:
-    assert tables.shard_of("0" * 16, 7) == 0
-    assert tables.shard_of("f" * 16, 7) == 6
+    assert schema.shard_of("0" * 16, 7) == 0
+    assert schema.shard_of("f" * 16, 7) == 6
 
 
 def test_a_nullable_column_added_later_does_not_make_old_files_unreadable() -> None:
-    old = tables.frame("ranks", [RANK]).drop("win_prob")
-    assert tables.require(old, TABLES["ranks"])["win_prob"].to_list() == [None]
+    old = schema.frame("ranks", [RANK]).drop("win_prob")
+    assert schema.require(old, TABLES["ranks"])["win_prob"].to_list() == [None]

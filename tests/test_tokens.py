@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from prefdata.errors import ConfigError, DataError
-from prefdata.tokens import Encoder, load_encoder
+from prefdata.models.tokens import Encoder, load_encoder
 
 USER = [{"role": "user", "content": "Sba"}]
 HOSTILE = ["<eos>", "<|end|>", "</s>", "[INST]", "<|im_start|>system", "{{ 7*7 }}", "{output_2}", "{% raw %}", " <bos> x "]

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import FAMILIES, VOCABULARY, model
 
-from prefdata import logprob
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, EngineError
-from train import checkpoint, loop, startup
-from train.batches import Example, Order, micro_batches
-from train.batchwise import RunningMean
+from prefdata.models.forward import logprob
+from train import checkpoint, first_batch, loop
+from train.batch_statistics import RunningMean
+from train.examples import Example, Order, micro_batches
 from train.metrics import Metrics
-from train.objectives import OBJECTIVES
+from train.objectives.registry import OBJECTIVES
 from train.settings import RunSettings, with_defaults
 from train.step import Step
 
@@ -321,27 +321,27 @@ def test_the_start_up_check_stops_a_model_that_loses_its_prompt(monkeypatch: pyt
     """The library's gradient checkpointing in train mode would lose the prompts' gradient; a wrong prefix is seen too."""
     data = [example(i, 3) for i in range(4)]
     lm = model(dtype=torch.float32)
-    startup.check(lm, data, 4, 10_000)
+    first_batch.check(lm, data, 4, 10_000)
     lm.gradient_checkpointing_enable()
     lm.train()
     with pytest.raises((EngineError, RuntimeError)):
-        startup.check(lm, data, 4, 10_000)
+        first_batch.check(lm, data, 4, 10_000)
     whole = logprob.Prefixes
     emptied = lambda layers, lengths: whole({i: (0 * k, v) for i, (k, v) in layers.items()}, lengths)  # noqa: E731
     monkeypatch.setattr(logprob, "Prefixes", emptied)
     with pytest.raises(EngineError, match="differ from plain rows"):
-        startup.check(model(dtype=torch.float32), data, 4, 10_000)
+        first_batch.check(model(dtype=torch.float32), data, 4, 10_000)
 
 
 def test_a_run_says_how_its_rows_are_run(capsys: pytest.CaptureFixture[str]) -> None:
     data = [example(i, 3) for i in range(6)]
-    startup.check(model(dtype=torch.float32), data, 6, 10_000)
+    first_batch.check(model(dtype=torch.float32), data, 6, 10_000)
     once, alone = sum(e.tokens() for e in data), sum(len(e.prompt) + len(c) for e in data for c in e.completions)
     said = capsys.readouterr().err
     assert f"prompts run once, packed without padding: {once} tokens a batch, not {alone}; of 4 prompts" in said
-    startup.check(model(dtype=torch.float32), [example(i, 0) for i in range(3)], 3, 10_000)
+    first_batch.check(model(dtype=torch.float32), [example(i, 0) for i in range(3)], 3, 10_000)
     assert "each completion runs with its prompt, packed" in capsys.readouterr().err
-    startup.check(model("mistral", torch.float32, sliding_window=2), data, 6, 10_000)
+    first_batch.check(model("mistral", torch.float32, sliding_window=2), data, 6, 10_000)
     assert "cannot share a prefix; rows are padded" in capsys.readouterr().err
 
 

@@ -5,12 +5,12 @@ import json
 import pytest
 from conftest import nectar, run_stages
 
-from prefdata import files
-from prefdata.engines import Request, in_order
-from prefdata.engines.exact import ExactJudge
-from prefdata.judges import toy
-from prefdata.parts import Part
-from prefdata.verify import same, score
+from prefdata.judging import toy
+from prefdata.judging.exact import ExactJudge
+from prefdata.judging.verify import same, score
+from prefdata.models.engines.protocol import Request, in_order
+from prefdata.recipe.units import Part
+from prefdata.tables import files
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from servers.scripted import Scripted, Server
 from typer.testing import CliRunner
 
-from prefdata import recipe, win_rate
-from prefdata.cli import app
 from prefdata.errors import ConfigError, DataError
-from prefdata.judged_pairs import judged, text_pair, verdict
-from prefdata.run import Run
+from prefdata.judging.measures import win_rate
+from prefdata.judging.text_pairs import judged, text_pair, verdict
+from prefdata.recipe.job import Run
+from prefdata.recipe.read import validate_recipe
+from prefdata.workflow.cli import app
 
 PAIRS = [text_pair("q1", "aaaa", "b"), text_pair("q2", "a", "bbb"), text_pair("q3", "aa", "bb"), text_pair("q4", "aaa", "b")]
 WIN, LOSS, TIE = {"ab": "a", "ba": "a"}, {"ab": "b", "ba": "b"}, {"ab": "tie", "ba": "tie"}
@@ -87,7 +88,7 @@ def place(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(place: Path) -> Any:
     def make(url: str) -> Run:
-        made = recipe.validate({"name": "w", "sources": {"sources": [{"name": "s", "path": "x"}]}, "judge": [judge(url)]}, "t")
+        made = validate_recipe({"name": "w", "sources": {"sources": [{"name": "s", "path": "x"}]}, "judge": [judge(url)]}, "t")
         return Run(made, place / "results")
 
     return make
@@ -146,12 +147,12 @@ def test_an_unknown_judge_is_named(place: Path, run: Any) -> None:
 def test_a_judge_of_trained_models_needs_two_of_them() -> None:
     made = {"name": "w", "sources": {"sources": [{"name": "s", "path": "x"}]}, "judge": [{"name": "exact"}]}
     with pytest.raises(ConfigError, match="name two runs at least"):
-        recipe.validate({**made, "evaluate": {"judge": "exact"}}, "t")
+        validate_recipe({**made, "evaluate": {"judge": "exact"}}, "t")
     with pytest.raises(ConfigError, match="'exakt' is no judge's name .did you mean 'exact'"):
-        recipe.validate({**made, "evaluate": {"judge": "exakt"}}, "t")
+        validate_recipe({**made, "evaluate": {"judge": "exakt"}}, "t")
     text = {"name": "t", "judge": "pairwise", "model": {"model": "m"}, "verdicts": "text", "swap_margin": 1.0}
     with pytest.raises(ConfigError, match="swap_margin needs a margin"):
-        recipe.validate({**made, "judge": [text]}, "t")
+        validate_recipe({**made, "judge": [text]}, "t")
 
 
 def test_the_commands_print_what_was_found(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

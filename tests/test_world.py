@@ -12,11 +12,11 @@ import torch
 from test_runs import prepared, rows_of
 
 from prefdata.errors import ConfigError
-from prefdata.models import load_model
-from prefdata.run import Run
-from prefdata.settings import TrainSettings
+from prefdata.models.loading import load_model
+from prefdata.recipe.job import Run
+from prefdata.recipe.settings import TrainSettings
 from train import checkpoint, loop
-from train.world import World, like, whole
+from train.processes import World, like, whole
 
 __all__ = ["prepared"]
 RUNS = {

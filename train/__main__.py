@@ -7,12 +7,12 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from prefdata import recipe
-from prefdata.cli import guarded
 from prefdata.errors import ConfigError, did_you_mean
 from prefdata.progress import logged
-from prefdata.run import Run, lock
-from prefdata.settings import Settings
+from prefdata.recipe.job import Run, lock
+from prefdata.recipe.read import print_settings, read_recipe
+from prefdata.recipe.settings import Settings
+from prefdata.workflow.cli import guarded
 
 EXAMPLE = """
 a file of its own needs an objective, a set, a model and where the new one goes:
@@ -55,7 +55,7 @@ def _show_keys() -> None:
     from train.alone import AloneSettings
 
     print("train.runs.<objective>/<variant> of a recipe has all but the last keys (objective to threads).")
-    recipe.show(AloneSettings)
+    print_settings(AloneSettings)
 
 
 def _alone(asked: argparse.Namespace) -> None:
@@ -75,7 +75,7 @@ def _alone(asked: argparse.Namespace) -> None:
 def _of_recipe(asked: argparse.Namespace) -> None:
     from train.settings import validate
 
-    loaded = recipe.load(asked.settings)
+    loaded = read_recipe(asked.settings)
     runs = validate(loaded, str(asked.settings))
     if asked.run is None or asked.check:
         for name in runs:
@@ -92,9 +92,9 @@ def _train(
     asked: argparse.Namespace, lock_: Path, call: Callable[[], Path], prepare: Callable[[], None] = lambda: None
 ) -> None:
     """Prepare and train. Of several processes (torchrun) the first one locks, prepares, writes and says where."""
-    from train import world
+    from train import processes
 
-    here = world.join()
+    here = processes.join()
     try:
         with logged(asked.log if here.first else None), lock(lock_) if here.first else nullcontext():
             if here.first:
@@ -104,7 +104,7 @@ def _train(
             if here.first:
                 print(folder)
     finally:
-        world.leave()
+        processes.leave()
 
 
 def _say(name: str, loaded: Settings) -> None:

@@ -14,20 +14,24 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from prefdata import files, prepared, readers, recipe, score
-from prefdata.build import bring_up
-from prefdata.chunks import ChunkStore
 from prefdata.errors import ConfigError, did_you_mean
-from prefdata.models import revision_of
-from prefdata.parts import Part, reference_unit
-from prefdata.prepared import Recorded
+from prefdata.models.loading import revision_of
+from prefdata.output import read_back
+from prefdata.output.read_back import Recorded
 from prefdata.progress import Progress
-from prefdata.run import Run
-from prefdata.settings import Commit, ReferenceSettings, Settings, Share, SourceSettings
-from prefdata.shapes import SHAPES
-from train.losses import LOSSES
-from train.objectives import OBJECTIVES, Objective
-from train.save import ours
+from prefdata.recipe.job import Run
+from prefdata.recipe.read import explain, read_yaml, validate_recipe
+from prefdata.recipe.settings import Commit, ReferenceSettings, Settings, Share, SourceSettings
+from prefdata.recipe.units import Part, reference_unit
+from prefdata.sources import readers
+from prefdata.sources.shapes import SHAPES
+from prefdata.stages import score
+from prefdata.tables import files
+from prefdata.tables.finished import ChunkStore
+from prefdata.workflow.execute import bring_up
+from train.objectives.losses import LOSSES
+from train.objectives.registry import OBJECTIVES, Objective
+from train.result import ours
 from train.settings import RunSettings, validate
 
 PUBLISHED = "sets"
@@ -99,7 +103,7 @@ class Alone:
 
 def load(path: Path) -> Alone:
     """Read and validate the file. Raises ConfigError with every mistake."""
-    raw = recipe.read(path)
+    raw = read_yaml(path)
     if "objective" not in raw:
         raise ConfigError(
             "no objective: this is no training run's file",
@@ -109,7 +113,7 @@ def load(path: Path) -> Alone:
     try:
         asked = AloneSettings.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(recipe.explain(error, AloneSettings, str(path), "python -m train --keys")) from error
+        raise ConfigError(explain(error, AloneSettings, str(path), "python -m train --keys")) from error
     if asked.objective not in OBJECTIVES:
         raise ConfigError(f"unknown objective{did_you_mean(asked.objective, OBJECTIVES)}", f"{path}: objective")
     _require_own(Path(asked.output).expanduser())
@@ -117,7 +121,7 @@ def load(path: Path) -> Alone:
     _require_effect(asked)
     references = _references(asked, OBJECTIVES[asked.objective], published, recorded)
     name = f"{asked.objective}/model"
-    made = recipe.validate(_recipe(asked, name, references), str(path))
+    made = validate_recipe(_recipe(asked, name, references), str(path))
     validate(made, str(path))
     return Alone(asked, made, name, published)
 
@@ -134,8 +138,8 @@ def _published(asked: AloneSettings) -> tuple[pl.DataFrame | None, list[Recorded
     if asked.data.format != PUBLISHED:
         return None, []
     if asked.data.dataset is not None:
-        return prepared.read(prepared.fetch(asked.data.dataset, str(asked.data.revision)))
-    return prepared.read(Path(str(asked.data.path)).expanduser())
+        return read_back.read(read_back.fetch(asked.data.dataset, str(asked.data.revision)))
+    return read_back.read(Path(str(asked.data.path)).expanduser())
 
 
 def _references(

@@ -6,10 +6,10 @@ from typing import Any
 import yaml
 
 import prefdata
-from prefdata.escape import markdown
-from prefdata.settings import Settings
-from train.losses import LOSSES
-from train.objectives import OBJECTIVES
+from prefdata.output.escape import markdown
+from prefdata.recipe.settings import Settings
+from train.objectives.losses import LOSSES
+from train.objectives.registry import OBJECTIVES
 
 Facts = dict[str, Any]
 LAST = ("loss", "accuracy", "margin", "eval_loss", "eval_accuracy", "eval_margin")

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prefdata.errors import ConfigError, DataError
-from prefdata.files import atomic_write, fsync
-from prefdata.run import Run
+from prefdata.recipe.job import Run
+from prefdata.tables.files import atomic_write, fsync
+from train.processes import ALONE, World, gathered, like
 from train.settings import RunSettings
-from train.world import ALONE, World, gathered, like
 
 BEST = "best.safetensors"
 OPTIMIZER = "optimizer"

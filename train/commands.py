@@ -9,8 +9,8 @@ from prefdata.errors import ConfigError, did_you_mean
 
 def objectives(name: Annotated[str | None, typer.Argument(help="one of them; default: all")] = None) -> None:
     """List what python -m train can optimise: formula, negatives, references, needs, own defaults, paper."""
-    from train.catalogue import text
-    from train.objectives import OBJECTIVES
+    from train.objectives.catalogue import text
+    from train.objectives.registry import OBJECTIVES
 
     if name is not None and name not in OBJECTIVES:
         raise ConfigError(f"unknown objective{did_you_mean(name, OBJECTIVES)}", name)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from prefdata import charts, page
+from prefdata.output import charts, page
 
 Row = dict[str, Any]
 SHOWN = ("loss", "accuracy", "margin", "chosen_logp", "ess", "draw_shortest", "grad_norm", "lr")

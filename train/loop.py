@@ -12,24 +12,24 @@ import torch
 
 from prefdata.draws import hex_id
 from prefdata.errors import EngineError
-from prefdata.models import context
+from prefdata.models.loading import context
 from prefdata.progress import Progress
-from prefdata.run import Run
-from prefdata.settings import Settings
-from train import checkpoint, save
-from train.batches import Example, Order
-from train.batchwise import RunningMean
-from train.forwards import forwards, warn_of_slow_bf16
+from prefdata.recipe.job import Run
+from prefdata.recipe.settings import Settings
+from train import checkpoint, result
+from train.batch_statistics import RunningMean
+from train.data import held_out, read_examples, read_set, with_alpha
+from train.examples import Example, Order
+from train.first_batch import check
 from train.metrics import Metrics, merged
-from train.objectives import OBJECTIVES
+from train.objectives.registry import OBJECTIVES
 from train.policy import policy, reference
+from train.precision import forwards, warn_of_slow_bf16
+from train.processes import ALONE, World, join, plain, whole
 from train.settings import RunSettings, resolve
-from train.start import held_out, read_examples, read_set, with_alpha
-from train.startup import check
 from train.step import Step
 from train.stopping import Stopping
 from train.version import VERSION
-from train.world import ALONE, World, join, plain, whole
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -92,9 +92,9 @@ def train(recipe: Settings, name: str, run: Run | None = None) -> Path:
     facts = {"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data_hash, "best": best}
     kept_state = {"step": plan.last, "running": [running.total, running.count]}
     moments = checkpoint.optimizer_tensors(optimizer, world) if settings.keep_optimizer else {}
-    result = plain(world.settled(model), world)
-    if result is not None:
-        save.save(run, name, save.Trained(result, encoder, moments, scratch, state["rows"], facts, kept_state))
+    final = plain(world.settled(model), world)
+    if final is not None:
+        result.save(run, name, result.Trained(final, encoder, moments, scratch, state["rows"], facts, kept_state))
     return Path(run.model_path(f"run:{name}"))
 
 

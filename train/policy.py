@@ -6,16 +6,16 @@ from typing import Any
 import polars as pl
 import torch
 
-from prefdata import files
 from prefdata.draws import hash64, hex_id
 from prefdata.errors import ConfigError
-from prefdata.models import device, load_model
-from prefdata.run import Run
-from prefdata.tokens import Encoder, End, Template, load_encoder
+from prefdata.models.loading import device, load_model
+from prefdata.models.tokens import Encoder, End, Template, load_encoder
+from prefdata.recipe.job import Run
+from prefdata.tables import files
 from train import bpe
-from train.batches import Order
-from train.losses import LOSSES
-from train.objectives import Objective
+from train.examples import Order
+from train.objectives.losses import LOSSES
+from train.objectives.registry import Objective
 from train.settings import InitSettings, LoraSettings, RunSettings
 
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from prefdata.errors import ConfigError, did_you_mean
-from prefdata.recipe import explain
-from prefdata.settings import Commit, Settings, SplitName
-from train.losses import LOSSES
-from train.negatives import NEGATIVES, WEIGHTS
-from train.objectives import OBJECTIVES, Objective
+from prefdata.recipe.read import explain
+from prefdata.recipe.settings import Commit, Settings, SplitName
+from train.objectives.losses import LOSSES
+from train.objectives.negatives import NEGATIVES, WEIGHTS
+from train.objectives.registry import OBJECTIVES, Objective
 
 Section = TypeVar("Section", bound=BaseModel)
 Origin = Literal["source", "generated", "noise"]

@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefdata import logprob
 from prefdata.errors import EngineError
-from train.batches import Example, micro_batches
-from train.batchwise import RunningMean, mean_log_ratio, mean_rewards, mismatched
-from train.compared import Compared
-from train.losses import LOSSES, Terms
+from prefdata.models.forward import logprob
+from train.batch_statistics import RunningMean, mean_log_ratio, mean_rewards, mismatched
+from train.examples import Example, micro_batches
 from train.metrics import Metrics
-from train.negatives import NEGATIVES, WEIGHTS, Draw, Picked, Vector, effective_size
-from train.objectives import Objective
-from train.references import REFERENCES
+from train.objectives.compared import Compared
+from train.objectives.losses import LOSSES, Terms
+from train.objectives.negatives import NEGATIVES, WEIGHTS, Draw, Picked, Vector, effective_size
+from train.objectives.references import REFERENCES
+from train.objectives.registry import Objective
+from train.processes import ALONE, World
 from train.settings import RunSettings
-from train.world import ALONE, World
 
 
 @dataclass(frozen=True)

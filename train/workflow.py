@@ -2,8 +2,8 @@
 
 import json
 
-from prefdata.parts import Part
-from prefdata.run import Run
+from prefdata.recipe.job import Run
+from prefdata.recipe.units import Part
 from train.settings import resolve
 from train.version import VERSION
 

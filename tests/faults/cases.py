@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import polars as pl
 import pytest
 
-from prefdata import files
+from prefdata.tables import files
 
 from .place import Place, Said, chain, good_row, owned
 

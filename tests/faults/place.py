@@ -14,10 +14,11 @@ import polars as pl
 import pytest
 import yaml
 
-from prefdata import cli, files
 from prefdata.draws import hash64
 from prefdata.progress import RUN_PID
-from prefdata.stages import STAGES
+from prefdata.stages.registry import STAGES
+from prefdata.tables import files
+from prefdata.workflow import cli
 
 from .zygote import Zygote
 

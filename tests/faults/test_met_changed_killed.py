@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from prefdata import build, files, recipe, workflow
-from prefdata.run import Run, lock, take_lock
+from prefdata.recipe.job import Run, lock, take_lock
+from prefdata.recipe.read import read_recipe
+from prefdata.tables import files
+from prefdata.workflow import execute, snakefile
 
 from . import tiny
 from .cases import Case, Error, as_parameters, require_error
@@ -26,7 +28,7 @@ def lasting(place: Place) -> dict[str, bytes]:
 
 def test_a_second_stage_on_the_same_shard_stops_and_names_the_holder(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no patience: a stage waits half a minute for a dying holder."""
-    monkeypatch.setattr(build, "lock", partial(lock, wait_s=0))
+    monkeypatch.setattr(execute, "lock", partial(lock, wait_s=0))
     held = take_lock(place.root / "locks" / "split" / "all" / "0", 0)
     before = place.snapshot()
     try:
@@ -39,11 +41,11 @@ def test_a_second_stage_on_the_same_shard_stops_and_names_the_holder(place: Plac
 
 def test_a_second_run_of_the_workflow_stops_and_names_the_holder(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place.folder)
-    run = Run(recipe.load(Path("recipe.yaml")))
+    run = Run(read_recipe(Path("recipe.yaml")))
     held = take_lock(run.root / ".run", 0)
     try:
         with pytest.raises(SystemExit, match=rf"another run works here: .*\.run: in use by process {os.getpid()}; "):
-            workflow.begin(run)
+            snakefile.begin(run)
     finally:
         os.close(held)
 
@@ -138,7 +140,7 @@ def test_killed_again_and_again_the_same_command_completes(
 def test_killed_between_chunks_only_the_rest_is_scored_again(place: Place, good: Place) -> None:
     """Three chunks of four prompts; the process dies when the store's log grows past the second."""
     shutil.rmtree(place.root / "chunks")
-    with Zygote(preload=("torch", "transformers", "prefdata.score", "prefdata.logprob")) as zygote:
+    with Zygote(preload=("torch", "transformers", "prefdata.stages.score", "prefdata.models.forward.logprob")) as zygote:
         said = zygote.run(place.folder, "score", kill=("commit", 3))
     assert said["signal"] == 9, said
     again = place.run("score")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from prefdata import files
 from prefdata.errors import DataError
+from prefdata.tables import files
 
 from .cases import require_error
 from .place import Place, owned

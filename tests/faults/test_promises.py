@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from models import FAMILIES, VOCABULARY
 from models import model as tiny_model
 
-from prefdata import logprob
-from prefdata.stages import STAGES
+from prefdata.models.forward import logprob
+from prefdata.stages.registry import STAGES
 
 from .cases import Fault, require_error, without
 from .place import CANARIES, Place, chain, good_row

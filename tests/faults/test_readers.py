@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prefdata import readers
 from prefdata.errors import PrefdataError
-from prefdata.settings import SourceSettings
+from prefdata.recipe.settings import SourceSettings
+from prefdata.sources import readers
 
 from .cases import HINT, require_error
 from .place import Place, good_row

@@ -7,7 +7,7 @@ import unicodedata
 import polars as pl
 import pytest
 
-from prefdata.tokens import Encoder, load_encoder
+from prefdata.models.tokens import Encoder, load_encoder
 
 from . import tiny
 from .cases import Case, Dropped, Fault, Handled, add, as_parameters, mixture

@@ -7,9 +7,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from prefdata import files, recipe
-from prefdata.run import Run
-from prefdata.tokens import load_encoder
+from prefdata.models.tokens import load_encoder
+from prefdata.recipe.job import Run
+from prefdata.recipe.read import read_recipe
+from prefdata.tables import files
 
 from . import tiny
 from .cases import Case, Error, Fault, as_parameters
@@ -103,7 +104,7 @@ def test_prompt_and_answer_are_never_merged(large: Place) -> None:
     assert large.run(*chain(last="score")).code == 0
     encoder = load_encoder(str(large.folder / "large"), template="plain")
     eos = encoder.tokenizer.eos_token_id
-    (unit,) = Run(recipe.load(large.folder / "recipe.yaml")).units("score")
+    (unit,) = Run(read_recipe(large.folder / "recipe.yaml")).units("score")
     for name in ("digits", "letters", "nectar"):
         scored = {r["candidate_id"]: r for r in large.of(name, "logps", "score", unit)}
         for candidate in large.of(name, "candidates", "sources"):

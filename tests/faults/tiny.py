@@ -10,7 +10,7 @@ import transformers
 from models import model
 from tokenizers import AddedToken, Tokenizer, normalizers
 
-from prefdata.toy import tokenizers as toy
+from prefdata.sources.toy import tokenizers as toy
 
 CONTROL = ("<|eot_id|>", "</s>", "[INST]", "<|im_start|>")
 """Control tokens of known models; beside <eos> and the rest of the toy tokenizer's."""

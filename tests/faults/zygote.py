@@ -25,7 +25,9 @@ Task = dict[str, Any]
 class Zygote:
     """The process, for a `with` block."""
 
-    def __init__(self, preload: Sequence[str] = ("prefdata.sources", "prefdata.files"), **environment: str) -> None:
+    def __init__(
+        self, preload: Sequence[str] = ("prefdata.stages.sources", "prefdata.tables.files"), **environment: str
+    ) -> None:
         self._preload, self._environment = preload, environment
 
     def __enter__(self) -> "Zygote":
@@ -56,7 +58,7 @@ class Zygote:
 
 
 def serve() -> None:
-    for name in ("prefdata.cli", *sys.argv[1:]):
+    for name in ("prefdata.workflow.cli", *sys.argv[1:]):
         importlib.import_module(name)
     for line in sys.stdin:
         task = json.loads(line)
@@ -110,7 +112,7 @@ def work(task: Task) -> None:
     if "operation" in task:
         OPERATIONS[task["operation"]](*task["words"])
         return
-    from prefdata import cli
+    from prefdata.workflow import cli
 
     sys.argv = ["prefdata", *task["words"], "--settings", "recipe.yaml"]
     cli.main()
@@ -137,7 +139,7 @@ def kill_before(call: str, nth: int) -> None:
         real_connect = sqlite3.connect
         sqlite3.connect = lambda *a, **k: real_connect(*a, **{**k, "factory": Connection})  # type: ignore[assignment]
         return
-    files = importlib.import_module("prefdata.files")
+    files = importlib.import_module("prefdata.tables.files")
     place: tuple[Any, str] = (files, "_exchange") if call == "exchange" else (os, call)
     real = getattr(*place)
 
@@ -154,11 +156,11 @@ ROWS = 400
 
 
 def ranks(version: int) -> Any:
-    from prefdata import tables
     from prefdata.draws import hex_id
+    from prefdata.tables import schema
 
     ids = [{"prompt_id": hex_id("p", i), "candidate_id": hex_id("c", i)} for i in range(ROWS)]
-    return tables.frame("ranks", [{**i, "method": "m", "rank": version} for i in ids])
+    return schema.frame("ranks", [{**i, "method": "m", "rank": version} for i in ids])
 
 
 def text(version: int) -> str:
@@ -166,13 +168,13 @@ def text(version: int) -> str:
 
 
 def atomic_text(path: str, version: int) -> None:
-    from prefdata import files
+    from prefdata.tables import files
 
     files.atomic_text(Path(path), text(version))
 
 
 def atomic_write(path: str, version: int) -> None:
-    from prefdata import files
+    from prefdata.tables import files
 
     def write(temporary: Path) -> None:
         with temporary.open("w") as file:
@@ -184,7 +186,7 @@ def atomic_write(path: str, version: int) -> None:
 
 
 def atomic_folder(path: str, version: int) -> None:
-    from prefdata import files
+    from prefdata.tables import files
 
     def write(folder: Path) -> None:
         for name in ("a", "b", "c"):
@@ -194,17 +196,17 @@ def atomic_folder(path: str, version: int) -> None:
 
 
 def write_table(path: str, version: int) -> None:
-    from prefdata import files
+    from prefdata.tables import files
 
     files.write_table(Path(path), "ranks", ranks(version), {"stage": "s"})
 
 
 def table_writer(path: str, version: int) -> None:
     """In four parts."""
-    from prefdata import files, tables
+    from prefdata.tables import files, schema
 
     rows = ranks(version)
-    with files.TableWriter(Path(path), tables.TABLES["ranks"], {"stage": "s"}) as writer:
+    with files.TableWriter(Path(path), schema.TABLES["ranks"], {"stage": "s"}) as writer:
         for start in range(0, ROWS, ROWS // 4):
             writer.write(rows[start : start + ROWS // 4])
 

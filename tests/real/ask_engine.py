@@ -9,17 +9,17 @@ TASKS = ["Sdcba", "Rabcde", "x" * 5000, "Dabc", "Cjih"]
 
 
 def main() -> None:
-    from prefdata.engines import Engine, Request, in_order
-    from prefdata.settings import VllmSettings
+    from prefdata.models.engines.protocol import Engine, Request, in_order
+    from prefdata.recipe.settings import VllmSettings
 
     kind, path = sys.argv[1:]
     engine: Engine
     if kind == "vllm":
-        from prefdata.engines.vllm import VllmEngine
+        from prefdata.models.engines.vllm import VllmEngine
 
         engine = VllmEngine(path, None, "chat", "eos", VllmSettings(dtype="float32", eager=True))
     else:
-        from prefdata.engines.transformers import TransformersEngine
+        from prefdata.models.engines.transformers import TransformersEngine
 
         engine = TransformersEngine(path, None, "chat", "eos", "m@1", 0)
 

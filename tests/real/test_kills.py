@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prefdata import files
+from prefdata.tables import files
 
 ROOT = Path(__file__).parents[2]
 KILLS = 20

@@ -14,8 +14,8 @@ import psutil
 import pytest
 import yaml
 
-from prefdata import files
-from prefdata.tables import TABLES
+from prefdata.tables import files
+from prefdata.tables.schema import TABLES
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]

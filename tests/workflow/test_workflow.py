@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 import yaml
 
-from prefdata import files
-from prefdata.run import lock, take_lock
-from prefdata.tables import TABLES
+from prefdata.recipe.job import lock, take_lock
+from prefdata.tables import files
+from prefdata.tables.schema import TABLES
 
 ROOT = Path(__file__).parents[2]
 
@@ -286,7 +286,7 @@ def by_hand() -> list[dict[str, Any]]:
         return {"question": f"\n\nHuman: {prompt}\n\nAssistant: ", "replies": listed, **extra}
 
     tasks = ["Sdcba", "Sjihg", "Rabcd", "Rjai", "Dabc", "Djab", "Cabj", "Cjjaa", "A47+85", "A10+99", "Sjihg", "Rhgf"]
-    from prefdata.toy.tasks import lazy, solve
+    from prefdata.sources.toy.tasks import lazy, solve
 
     rows = [row(t, (str(solve(t)), 1), (lazy(t) + "x", 2), ("aa" + t, 3.5), ("bb", 3.5)) for t in tasks]
     rows[0]["question"] = "\n\nHuman: hello <eos>\n\nAssistant: hi\n\nHuman: Sdcba\n\nAssistant: "

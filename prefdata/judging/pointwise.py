@@ -1,0 +1,115 @@
+"""Judges that score one answer at a time: a reward model, another model's likelihood, a verifier. Higher is better."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+from prefdata.errors import ConfigError
+from prefdata.judging.verify import score as verify
+from prefdata.judging.verify import task_of
+from prefdata.models.engines import load
+from prefdata.models.engines.protocol import batches
+from prefdata.models.loading import context_of, load_classifier
+from prefdata.models.tokens import Encoder, load_encoder
+from prefdata.recipe.job import Run
+from prefdata.recipe.settings import JudgeSettings, LanguageModelSettings, ReferenceSettings
+from prefdata.stages.score import Item, Scorer
+
+BATCH_ROWS = 16
+Score = tuple[float | None, str | None]
+"""A score, or null and the reason."""
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """`scores` of candidates with their prompts, in order."""
+
+    scores: Callable[[Sequence[Item]], list[Score]]
+    revision: str
+    what: str
+    """What the score is: hashed into the verdicts' rubric."""
+
+
+def _model(settings: JudgeSettings) -> LanguageModelSettings:
+    assert settings.model is not None  # the settings see to it
+    return settings.model
+
+
+def likelihood(run: Run, settings: JudgeSettings) -> Pointwise:
+    """Nats per character under a language model: sums over its own tokens, so that answers of several tokenizers compare."""
+    model = _model(settings)
+    own = ReferenceSettings(name="judge", model=model.model, revision=model.revision, template=model.template, end=model.end)
+    scorer = Scorer(run.model_path(model.model), own, run.settings.score.dtype, run.settings.score.batch_tokens)
+
+    def scores(items: Sequence[Item]) -> list[Score]:
+        values = zip(items, scorer.values(items), strict=True)
+        return [
+            (v["logp"] / max(len(i.candidate["response"]), 1), None) if "logp" in v else (None, next(iter(v)))
+            for i, v in values
+        ]
+
+    how = f"{model.template}, {model.end}, {run.settings.score.dtype}"
+    return Pointwise(scores, load.revision(run, model), f"nats per character, {how}")
+
+
+class Rewards:
+    """A sequence classifier with one output (AutoModelForSequenceClassification), asked about prompt and answer together."""
+
+    def __init__(self, path: str, model: LanguageModelSettings) -> None:
+        self.path, self.settings = path, model
+
+    @cached_property
+    def model(self) -> Any:
+        loaded = load_classifier(self.path, self.settings.revision)
+        if loaded.config.num_labels != 1:
+            raise ConfigError(
+                f"a classifier of {loaded.config.num_labels} classes, not one score", self.path, "choose a reward model"
+            )
+        loaded.config.pad_token_id = -1  # it looks for the last token that is no padding: the last one is
+        return loaded
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        return load_encoder(self.path, self.settings.revision, self.settings.template, self.settings.end)
+
+    def scores(self, items: Sequence[Item]) -> list[Score]:
+        prompts = self.encoder.prompts([(i.prompt["messages"], i.prompt["tools"], i.prompt["template_kwargs"]) for i in items])
+        answers = self.encoder.completions([i.candidate["response"] for i in items], [i.candidate["finish"] for i in items])
+        rows, limit = [p + a for p, a in zip(prompts, answers, strict=True)], context_of(self.path, self.settings.revision)
+        made: list[Score] = [(None, "too_long")] * len(items)
+        fitting = sorted((k for k, row in enumerate(rows) if len(row) <= limit), key=lambda k: len(rows[k]))
+        for _, alike in groupby(fitting, key=lambda k: len(rows[k])):
+            for batch in batches(alike, BATCH_ROWS):
+                for k, value in zip(batch, self._rewards([rows[k] for k in batch]), strict=True):
+                    made[k] = (value, None) if math.isfinite(value) else (None, "not a number")
+        return made
+
+    def _rewards(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """Rows of one length: some classifiers look at the first token and some at the last, so neither may be padding."""
+        import torch
+
+        with torch.no_grad():
+            ids = torch.tensor(list(rows), dtype=torch.int64, device=self.model.device)
+            logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        values: list[float] = logits[:, 0].double().tolist()
+        return values
+
+
+def reward(run: Run, settings: JudgeSettings) -> Pointwise:
+    """A reward model's score."""
+    model = _model(settings)
+    rewards = Rewards(run.model_path(model.model), model)
+    return Pointwise(rewards.scores, load.revision(run, model), f"reward, {model.template}, {model.end}")
+
+
+def verifier(run: Run, settings: JudgeSettings) -> Pointwise:
+    """1 where the answer ends in the prompt's final answer, 0 where not; the embedded world's tasks by degrees."""
+
+    def scores(items: Sequence[Item]) -> list[Score]:
+        found = [verify(task_of(i.prompt["messages"]), i.prompt["answer"], i.candidate["response"]) for i in items]
+        return [(s, None if s is not None else "nothing to verify") for s in found]
+
+    return Pointwise(scores, "1", "verified against the final answer")

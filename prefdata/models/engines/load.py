@@ -1,0 +1,128 @@
+"""From settings to a started engine: the embedded one, vLLM, or a server, which may be started for the length of a job."""
+
+import ctypes
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+from prefdata.draws import hex_id
+from prefdata.errors import EngineError
+from prefdata.models.engines.protocol import Engine
+from prefdata.recipe.job import Run
+from prefdata.recipe.settings import LanguageModelSettings, ServerSettings
+from prefdata.recipe.units import is_local
+
+
+def revision(run: Run, asked: LanguageModelSettings) -> str:
+    """What identifies a model's results; of a model that only a server has its name is all that is known, unless a revision is
+    given."""
+    if asked.server is not None and not is_local(asked.model):
+        return asked.revision or hex_id("served", asked.model)
+    return run.revision(asked.model, asked.revision)
+
+
+@contextmanager
+def started(run: Run, asked: LanguageModelSettings, producer: str, log: Path, spent: float = 0.0) -> Iterator[Engine]:
+    """The engine of a model, stopped at the end. `log` is where a server that is started here writes what it says."""
+    path = run.model_path(asked.model)
+    if asked.server is not None:
+        from prefdata.models.engines.server import ServerEngine
+
+        with _served(path, asked.server, log) as url:
+            server = ServerEngine(asked.model, asked.server, url, spent)
+            try:
+                yield server
+            finally:
+                server.close()
+    elif asked.vllm is not None:
+        from prefdata.models.engines.vllm import VllmEngine
+
+        vllm = VllmEngine(path, asked.revision, asked.template, asked.end, asked.vllm)
+        try:
+            yield vllm
+        finally:
+            vllm.close()
+    else:
+        from prefdata.models.engines.transformers import TransformersEngine
+
+        yield TransformersEngine(path, asked.revision, asked.template, asked.end, producer, run.settings.seed)
+
+
+@contextmanager
+def _served(path: str, asked: ServerSettings, log: Path) -> Iterator[str]:
+    """The server's address; where a command is given, of a server that lives as long as the block."""
+    if not asked.command:
+        yield asked.url
+        return
+    port = free_port()
+    holes = {"{port}": str(port), "{model}": path, "{python}": sys.executable}
+    command = [re.sub(r"\{(port|model|python)\}", lambda hole: holes[hole[0]], word) for word in asked.command]
+    url = asked.url.replace("{port}", str(port))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_dying_with(os.getpid())
+        )
+        try:
+            _wait(process, url, asked.start_s, shlex.join(command), log)
+            yield url
+        finally:
+            _stop(process)
+
+
+def _dying_with(parent: int) -> Callable[[], None]:
+    """What a child runs first: be killed when its parent is (PR_SET_PDEATHSIG), and stop if that has happened."""
+    libc = ctypes.CDLL(None)
+
+    def ask() -> None:
+        if sys.platform.startswith("linux"):
+            libc.prctl(1, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+
+    return ask
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _wait(process: "subprocess.Popen[bytes]", url: str, seconds: float, command: str, log: Path) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise EngineError(f"the server ended with code {process.returncode} before it answered", command, f"read {log}")
+        try:
+            with urlopen(f"{url.rstrip('/')}/models", timeout=5) as reply:
+                if reply.status == 200:
+                    return
+        except HTTPError as error:
+            if error.code < 500:  # it answers, if only to ask for a key
+                return
+            time.sleep(0.5)
+        except OSError:
+            time.sleep(0.5)
+    raise EngineError(f"the server did not answer within {seconds:.0f} s", command, f"read {log}, or raise server.start_s")
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """The server and whatever it started: politely, then not."""
+    for sign, patience in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(patience)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue

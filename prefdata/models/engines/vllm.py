@@ -1,0 +1,129 @@
+"""The vLLM engine: its offline engine, asked with our token ids, so that a prompt is tokenised as everywhere else.
+
+vLLM's draws depend on what else is in a batch, whatever the seed: samples are kept, never made again.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from prefdata.errors import ConfigError
+from prefdata.models.engines.protocol import Completion, Replies, Request, batches, chosen
+from prefdata.models.loading import context_of
+from prefdata.models.tokens import End, Template, load_encoder
+from prefdata.recipe.settings import VllmSettings
+
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+SHUTDOWN_S = 5.0
+
+
+class VllmEngine:
+    """Holds one started model."""
+
+    def __init__(self, path: str, revision: str | None, template: Template, end: End, asked: VllmSettings) -> None:
+        self.encoder = load_encoder(path, revision, template, end)
+        self.context = min(context_of(path, revision), asked.max_model_len or math.inf)
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise ConfigError("vllm is not installed", "engine", 'pip install "prefdata[vllm]"') from error
+        self.asked = asked
+        self.llm = LLM(
+            model=path,
+            revision=revision,
+            tokenizer_revision=revision,
+            trust_remote_code=False,
+            tensor_parallel_size=asked.tensor_parallel,
+            dtype=asked.dtype,
+            max_model_len=asked.max_model_len,
+            gpu_memory_utilization=asked.memory_share,
+            enforce_eager=asked.eager,
+            generation_config="vllm",  # no sampling defaults of the model's author
+        )
+        self.stops = self._stops(path, revision)
+
+    def _stops(self, path: str, revision: str | None) -> list[int]:
+        """Whatever ends an answer under this model: the template's end, eos, and the generation config's."""
+        from transformers import GenerationConfig
+
+        try:
+            configured = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id
+        except OSError:  # a model without one
+            configured = None
+        ids = configured if isinstance(configured, list) else [configured]
+        every = (*ids, self.encoder.end_id, self.encoder.tokenizer.eos_token_id)
+        return sorted({int(i) for i in every if i is not None})
+
+    def complete(self, requests: Iterable[Request]) -> Replies:
+        """Sample every request; a prompt that leaves no room is an error with the reason no_room."""
+        from vllm import SamplingParams
+
+        def asked(request: Request, room: int) -> Any:
+            return SamplingParams(
+                temperature=request.temperature,
+                max_tokens=min(request.max_tokens, room),
+                seed=None if request.temperature == 0 else request.seed,
+                stop_token_ids=self.stops,
+                detokenize=False,
+            )
+
+        first = 0
+        for some in batches(requests, self.asked.batch_requests):
+            yield from enumerate(self._generated(some, asked, self._completion), first)
+            first += len(some)
+
+    def choose(self, requests: Iterable[Request], labels: Sequence[str]) -> Replies:
+        """Log-prob of each label, which must be one token, as the first of the answer."""
+        from vllm import SamplingParams
+
+        ids = self._label_ids(labels)
+
+        def asked(request: Request, room: int) -> Any:
+            return SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=ids, detokenize=False)
+
+        def choice(output: Any) -> Completion:
+            found = output.outputs[0].logprobs[0]
+            return chosen(labels, [float(found[i].logprob) for i in ids], len(output.prompt_token_ids))
+
+        first = 0
+        for some in batches(requests, self.asked.batch_requests):
+            yield from enumerate(self._generated(some, asked, choice), first)
+            first += len(some)
+
+    def _label_ids(self, labels: Sequence[str]) -> list[int]:
+        encoded = self.encoder.contents(labels)
+        for label, ids in zip(labels, encoded, strict=True):
+            if len(ids) != 1:
+                raise ConfigError(
+                    f"the label {label!r} is {len(ids)} tokens of this model", "rubric: labels", "choose one-token labels"
+                )
+        return [ids[0] for ids in encoded]
+
+    def _generated(self, requests: list[Request], asked: Any, read: Any) -> list[Completion]:
+        """One batch of the engine, less the prompts without room, which would fail it whole."""
+        from vllm.inputs import TokensPrompt
+
+        prompts = self.encoder.prompts([(r.messages, r.tools, r.template_kwargs) for r in requests])
+        rooms = [int(self.context) - len(p) if p else 0 for p in prompts]
+        fitting = [i for i, room in enumerate(rooms) if room > 0]
+        outputs = self.llm.generate(
+            [TokensPrompt(prompt_token_ids=prompts[i]) for i in fitting],
+            [asked(requests[i], rooms[i]) for i in fitting],
+            use_tqdm=False,
+        )
+        made = {i: read(output) for i, output in zip(fitting, outputs, strict=True)}
+        return [made.get(i) or Completion("", "error", 0, "no_room") for i in range(len(requests))]
+
+    def _completion(self, output: Any) -> Completion:
+        made = output.outputs[0]
+        ids = list(made.token_ids)
+        stopped = made.finish_reason == "stop"
+        text = self.encoder.decode(ids[:-1] if stopped and ids and ids[-1] in self.stops else ids)
+        return Completion(text, "stop" if stopped else "length", len(ids), prompt_tokens=len(output.prompt_token_ids))
+
+    def close(self) -> None:
+        """Stop the engine's own process."""
+        self.llm.llm_engine.engine_core.shutdown(timeout=SHUTDOWN_S)

@@ -1,0 +1,282 @@
+"""Attention of packed rows: many token sequences in one row without padding, each seeing itself and its own prefix.
+
+The model runs over one row [1, T] that holds every sequence (a "segment") behind the other; everything but attention works
+on single tokens and needs to know nothing. Attention comes here: a segment sees itself causally, and a completion's segment
+also sees its prompt, whose keys and values an earlier packed row left. They are read in place, whatever the number of
+completions. Three exact ways, one chosen by what the model and the device can do:
+
+- `_Split`: attention within the segment and attention to the prefix, each by a fused kernel, joined by their log-sum-exp.
+  With the joined output and log-sum-exp, the kernels' own backward is exact for either part (as in Ring Attention, Liu et
+  al. 2023, arXiv 2310.01889). Plain scaled dot products on a CPU.
+- flex.py: one kernel under a block mask. Plain scaled dot products on a GPU that computes it rightly.
+- `_joined`: segments padded, prefixes repeated, and the model's own attention under a mask. Anything else.
+
+Shapes: T tokens in the row, N segments, C tokens in the longest, P in the longest prefix, h heads, d head width.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate, groupby
+from operator import itemgetter
+from sys import modules
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from prefdata.models.forward import flex_attention
+
+NAME = "prefdata_packed"
+KeysValues = tuple[Tensor, Tensor]
+"""A layer's keys and values after position embedding: [1, h, tokens, d] each."""
+EXTRAS = ("softcap", "s_aux", "position_bias", "head_mask")
+"""What attention functions of transformers take beyond scaled dot products; the kernels of `_Split` know none of them."""
+_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """Keys and values of packed prompts by layer, and how many tokens each prompt has."""
+
+    layers: dict[int, KeysValues]
+    lengths: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One packed row: tokens of each segment, and which of `prefixes` each one sees (in ascending order).
+
+    `layers` collects the row's own keys and values as the model comes by. `own` names the model's own attention. In the layer
+    `ends_only` nobody reads what any but a segment's last token attends to.
+    """
+
+    lengths: Sequence[int]
+    own: str
+    device: torch.device
+    owners: Sequence[int] = ()
+    prefixes: Prefixes | None = None
+    layers: dict[int, KeysValues] = field(default_factory=dict)
+    ends_only: int | None = None
+
+    @cached_property
+    def spans(self) -> list[slice]:
+        """Where each segment lies."""
+        return _spans(self.lengths)
+
+    @cached_property
+    def families(self) -> list[tuple[slice, list[slice], slice]]:
+        """By prompt: where its segments lie together, where each lies, and where the prompt lies in `prefixes`."""
+        assert self.prefixes is not None
+        places = _spans(self.prefixes.lengths)
+        made = []
+        for owner, several in groupby(zip(self.owners, self.spans, strict=True), key=itemgetter(0)):
+            spans = [span for _, span in several]
+            made.append((slice(spans[0].start, spans[-1].stop), spans, places[owner]))
+        return made
+
+    @cached_property
+    def block_mask(self) -> Any:
+        """What each token sees, for all layers."""
+        return flex_attention.block_mask(self.lengths, self.owners, self.prefixes.lengths if self.prefixes else (), self.device)
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Where in the row each segment's tokens lie: [N, C]; at padding some token's."""
+        return _index(self.spans, self.device)
+
+    @cached_property
+    def before(self) -> Tensor:
+        """Where in the packed prompts each segment's prefix lies: [N, P]; at padding some token's."""
+        assert self.prefixes is not None
+        places = _spans(self.prefixes.lengths)
+        return _index([places[o] for o in self.owners], self.device)
+
+    @cached_property
+    def real(self) -> tuple[Tensor, Tensor]:
+        """Segment and column of the row's tokens in [N, C]: [T] each."""
+        lengths = torch.tensor(self.lengths, device=self.device)
+        columns = torch.arange(self.places.shape[1], device=self.device)
+        found = (columns < lengths[:, None]).nonzero(as_tuple=True)
+        return found[0], found[1]
+
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """What each token sees, additive: its prefix, and its segment up to itself: [N, 1, C, P + C]."""
+        width = self.places.shape[1]
+        seen = torch.ones(width, width, dtype=torch.bool, device=self.device).tril().expand(len(self.lengths), 1, -1, -1)
+        if self.prefixes is not None:
+            lengths = torch.tensor([self.prefixes.lengths[o] for o in self.owners], device=self.device)
+            known = torch.arange(self.before.shape[1], device=self.device) < lengths[:, None]
+            seen = torch.cat([known[:, None, None, :].expand(-1, 1, width, -1), seen], 3)
+        return torch.zeros(seen.shape, dtype=dtype, device=self.device).masked_fill_(~seen, torch.finfo(dtype).min)
+
+
+def _spans(lengths: Sequence[int]) -> list[slice]:
+    return [slice(stop - length, stop) for length, stop in zip(lengths, accumulate(lengths), strict=True)]
+
+
+def _index(spans: Sequence[slice], device: torch.device) -> Tensor:
+    """Places of each span's tokens, the last one's again where it is shorter: [spans, longest]."""
+    longest = max(s.stop - s.start for s in spans)
+    starts, stops = (torch.tensor(v, device=device) for v in zip(*[(s.start, s.stop) for s in spans], strict=True))
+    return torch.minimum(starts[:, None] + torch.arange(longest, device=device), stops[:, None] - 1)
+
+
+@contextmanager
+def packing(model: Any) -> Iterator[str]:
+    """Within: the model's attention is this module's, for calls that pass `packed`; gives the name of its own."""
+    config = model.config.get_text_config()
+    own = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield own
+    finally:
+        config._attn_implementation = own
+
+
+def run(model: Any, rows: Sequence[Sequence[int]], starts: Sequence[int], packed: Packed) -> Any:
+    """The model's output over the packed rows; row n's positions begin at starts[n]."""
+    device = packed.device
+    ids = torch.tensor([i for row in rows for i in row], device=device)
+    positions = torch.cat([torch.arange(s, s + len(row), device=device) for s, row in zip(starts, rows, strict=True)])
+    return model(
+        input_ids=ids.unsqueeze(0),
+        position_ids=positions.unsqueeze(0),
+        # four dimensions: transformers makes no mask of its own; of no width: whoever used it would fail, not err
+        attention_mask=torch.empty(1, 1, 1, 0, device=device),
+        use_cache=False,
+        packed=packed,
+    )
+
+
+def attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, packed: Packed, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention of a packed row, as transformers calls it: query [1, h, T, d] -> [1, T, h, d]."""
+    if torch.is_autocast_enabled(query.device.type):  # positions are added in fp32, values never see them
+        query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
+    # a layer computed again (activation checkpointing) leaves what completions already read
+    packed.layers.setdefault(module.layer_idx, (key, value))
+    prefix = packed.prefixes.layers[module.layer_idx] if packed.prefixes is not None else None
+    way = _way(query, key) if _plain(query, value, packed.own, options) else _joined
+    return way(module, query, key, value, prefix, packed, **options), None
+
+
+def _plain(query: Tensor, value: Tensor, own: str, options: dict[str, Any]) -> bool:
+    """Whether this is nothing but scaled dot products, of heads as wide as their values."""
+    extras = any(options.get(name) is not None for name in EXTRAS) or options.get("dropout")
+    return own == "sdpa" and query.shape[-1] == value.shape[-1] and not extras
+
+
+def _way(query: Tensor, key: Tensor) -> Callable[..., Tensor]:
+    """For plain scaled dot products, the fastest that this device has."""
+    device = query.device
+    if device.type == "cpu":
+        return split
+    works = device.type == "cuda" and flex_attention.works(query.shape[1], key.shape[1], query.shape[3], query.dtype, device)
+    return _flexed if works else _joined
+
+
+def _flexed(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, prefix: KeysValues | None, packed: Packed, **options: Any
+) -> Tensor:
+    """One kernel over the prompts' keys and the row's own."""
+    if prefix is not None:
+        key, value = torch.cat([prefix[0], key], 2), torch.cat([prefix[1], value], 2)
+    return flex_attention.attend(query, key, value, packed.block_mask, options.get("scaling")).transpose(1, 2)
+
+
+def split(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, prefix: KeysValues | None, packed: Packed, **options: Any
+) -> Tensor:
+    """Within the segments and to the prefixes apart, joined by log-sum-exp."""
+    scale = options.get("scaling")
+    if prefix is None:
+        attended = _ends if module.layer_idx == packed.ends_only else _causal
+        # split, not slices: the gradient of each slice would be a whole row of zeros first
+        rows = zip(*(torch.split(x, list(packed.lengths), 2) for x in (query, key, value)), strict=True)
+        return torch.cat([attended(q, k, v, scale) for q, k, v in rows], 2).transpose(1, 2)
+    made: Tensor = _Split.apply(query, key, value, *prefix, packed, scale)  # type: ignore[no-untyped-call]
+    return made.transpose(1, 2)
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+
+
+def _ends(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    """The last token's attention; zeros before it."""
+    last = F.scaled_dot_product_attention(query[:, :, -1:], key, value, scale=scale, enable_gqa=True)
+    return F.pad(last, (0, 0, query.shape[2] - 1, 0))
+
+
+class _Split(torch.autograd.Function):
+    """Each segment's attention to itself and to its prefix."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, packed: Packed, scale: float | None
+    ) -> Tensor:
+        out = query.new_empty(query.transpose(1, 2).shape).transpose(1, 2)
+        sums = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
+        for family, segments, place in packed.families:
+            for s in segments:
+                out[:, :, s], sums[:, :, s] = _fused(query[:, :, s], key[:, :, s], value[:, :, s], 0.0, True, scale=scale)
+            there, their = _fused(query[:, :, family], keys[:, :, place], values[:, :, place], 0.0, False, scale=scale)
+            here, mine = out[:, :, family], sums[:, :, family]
+            # softmax over both parts is the mean of either's, weighed by its share exp(lse) of the whole sum
+            here.lerp_(there, torch.sigmoid(their - mine).to(out.dtype).unsqueeze(-1))
+            torch.logaddexp(mine, their, out=mine)
+        ctx.save_for_backward(query, key, value, keys, values, out, sums)
+        # not `packed`: it holds keys and values whose graph leads back here, a circle that nothing would ever free
+        ctx.families, ctx.scale = packed.families, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, keys, values, out, sums = ctx.saved_tensors
+        grad = grads[0]
+        made = [torch.empty_like(x) for x in (query, key, value)]
+        before = [torch.zeros_like(x) for x in (keys, values)]  # a prompt may have no completion here
+
+        def share(mine: slice, keys: Tensor, values: Tensor, causal: bool) -> Sequence[Tensor]:
+            """Given the whole's output and sum: this part's share of the whole's gradient."""
+            parts = (grad[:, :, mine], query[:, :, mine], keys, values, out[:, :, mine], sums[:, :, mine])
+            return _fused_backward(*parts, 0.0, causal, scale=ctx.scale)  # type: ignore[no-any-return]
+
+        for family, segments, place in ctx.families:
+            for s in segments:
+                for whole, some in zip(made, share(s, key[:, :, s], value[:, :, s], True), strict=True):
+                    whole[:, :, s] = some
+            found = share(family, keys[:, :, place], values[:, :, place], False)
+            made[0][:, :, family] += found[0]
+            for whole, some in zip(before, found[1:], strict=True):
+                whole[:, :, place] = some
+        return (*made, *before, None, None)
+
+
+def _joined(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, prefix: KeysValues | None, packed: Packed, **options: Any
+) -> Tensor:
+    """Padded segments behind their repeated prefixes under a mask, by the model's own attention."""
+    q, k, v = (x[0][:, packed.places].transpose(0, 1) for x in (query, key, value))
+    if prefix is not None:
+        old = [x[0][:, packed.before].transpose(0, 1) for x in prefix]
+        k, v = torch.cat([old[0], k], 2), torch.cat([old[1], v], 2)
+    out, _ = _own(module, packed.own)(module, q, k, v, packed.mask(query.dtype), **options)
+    return out[packed.real].unsqueeze(0)
+
+
+def _own(module: Any, name: str) -> Callable[..., tuple[Tensor, Any]]:
+    """The attention function that the model would call: each file of transformers' models has its own eager one."""
+    if name == "eager":
+        return modules[type(module).__module__].eager_attention_forward  # type: ignore[no-any-return]
+    return ALL_ATTENTION_FUNCTIONS[name]  # type: ignore[no-any-return]
+
+
+AttentionInterface.register(NAME, attend)

@@ -1,0 +1,151 @@
+"""Stage `card`: the data set card, computed facts only.
+
+The computed part lies between two markers; what stands outside them on the target is kept. Holes are filled in one
+pass, so no value is ever read as a template; every value from data or settings is escaped.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prefdata import __version__
+from prefdata.errors import PublishError
+from prefdata.output.escape import markdown
+from prefdata.recipe.job import Job, Run
+from prefdata.recipe.settings import Settings
+from prefdata.stages import report
+from prefdata.tables import files
+
+STAGE_VERSION = 2
+BEGIN, END = "<!-- prefdata:begin -->", "<!-- prefdata:end -->"
+PRODUCER_COLUMNS = ("producer", "made", "in the set", "chosen")
+QUANTILES = ("p5", "p50", "p95")
+CONFIGS = ("preference", "sets", "candidates")
+Facts = dict[str, Any]
+
+
+def run(job: Job) -> None:
+    """Write publish/card.md."""
+    facts, quality = (json.loads(p.read_text(encoding="utf-8")) for p in (report.path(job.run), report.quality_path(job.run)))
+    files.atomic_text(path(job.run), render(job.settings, facts, quality))
+
+
+def path(run: Run) -> Path:
+    return run.root / "publish" / "card.md"
+
+
+def render(settings: Settings, facts: Facts, quality: Facts) -> str:
+    """The whole card: YAML header, then the filled template."""
+    template = _template("dataset.md")
+    splits = [s for s in ("train", "validation", "test", "sft") if facts["prompts"].get(s)]
+    drops = [(e["stage"], reason, n) for e in facts["stages"] for reason, n in e["drops"].items()]
+    holes = {
+        "title": markdown(settings.card.title),
+        "description": markdown(settings.card.description),
+        "configs_table": "Configs: " + ", ".join(f"`{c}`" for c in CONFIGS) + ".",
+        "splits_table": _rows([(s, facts["prompts"][s], facts["candidates"][s]) for s in splits]),
+        "sources_table": _rows([(s["source"], s["license"], s["prompts"]) for s in facts["sources"]]),
+        "drops_table": _rows(drops),
+        "ranks_table": _rows([(what, n) for what, n in quality["source_ranks"].items()], 2),
+        "producers_table": _rows([tuple(p[c] for c in PRODUCER_COLUMNS) for p in quality["producers"]], 4),
+        "agreement_table": _rows([(a["one"], a["other"], _share(a["agree"]), a["pairs"]) for a in quality["agreement"]], 4),
+        "figures_table": _rows([(f["what"], *(_number(f.get(k)) for k in QUANTILES)) for f in quality["figures"]], 4),
+        "look_table": _rows(list(quality["degenerate"].items()), 2),
+        "noise_table": _rows(
+            [(n["reference"], n["n"], _number(n["mean_nats"]), _share(n["noise_likelier"])) for n in quality["noise"]], 4
+        ),
+        "method": markdown(_method(settings)),
+        "references": markdown(", ".join(f"{r.name} ({r.template}, end {r.end})" for r in settings.score.references) or "none"),
+        "version": __version__,
+    }
+    filled = re.sub(r"\{(\w+)\}", lambda m: holes.get(m[1], m[0]), template)
+    licences = {s["license"] for s in facts["sources"]}
+    shared = licences.pop() if len(licences) == 1 and licences != {"unknown"} else "other"
+    return f"---\n{header(settings, splits, shared)}---\n{filled}"
+
+
+def _template(name: str) -> str:
+    """A template of cards/: inside the package when it is installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    places = [place / "cards" / name for place in (package, package.parent)]
+    return next(p for p in places if p.exists()).read_text(encoding="utf-8")
+
+
+def header(settings: Settings, splits: list[str], shared: str) -> str:
+    """The YAML header that the Hub and `datasets` read. `shared`: the licence where the settings name none."""
+    known = {
+        "license": settings.card.license or shared,
+        "language": [settings.card.language],
+        "tags": ["preference", "dpo", *settings.card.tags],
+        "configs": [
+            {
+                "config_name": config,
+                "data_files": [{"split": s, "path": f"data/{config}/{s}-*.parquet"} for s in splits],
+                **({"default": True} if config == CONFIGS[0] else {}),
+            }
+            for config in CONFIGS
+        ],
+    }
+    return yaml.safe_dump(known, sort_keys=False, allow_unicode=False)
+
+
+def _method(settings: Settings) -> str:
+    judges = {j.name: f"judge {j.name} ({j.procedure}, both orders)" for j in settings.judge}
+    return judges.get(settings.sets.method, "the source's own order, dense")
+
+
+def _rows(rows: list[tuple[Any, ...]], columns: int = 3) -> str:
+    return "\n".join("| " + " | ".join(markdown(str(v)) for v in row) + " |" for row in rows) or "|" + " |" * columns
+
+
+def _share(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}"
+
+
+def merge(card: str, existing: str | None) -> str:
+    """The card for a target that may have one: its own text, header keys and configs survive.
+
+    Our part goes between the markers; where there are none, after the text.
+    """
+    if existing is None:
+        return card
+    (ours, body), (theirs, text) = _parts(card), _parts(existing)
+    block = body[body.index(BEGIN) : body.index(END) + len(END)]
+    start = text.find(BEGIN)
+    stop = text.find(END, start)
+    kept = f"{text[:start]}{block}{text[stop + len(END) :]}" if 0 <= start < stop else f"{text.rstrip()}\n\n{block}\n"
+    configs = {c["config_name"]: c for c in [*_configs(theirs), *_configs(ours)]}
+    keys = {**theirs, **ours, **({"configs": list(configs.values())} if configs else {})}
+    return f"---\n{yaml.safe_dump(keys, sort_keys=False, allow_unicode=False)}---\n{kept.lstrip()}"
+
+
+def facts_of(card: str) -> str | None:
+    """The computed part of a card, without the version of the program that made it."""
+    found = re.search(f"{re.escape(BEGIN)}(.*){re.escape(END)}", card, re.S)
+    return re.sub(r"\nMade by prefdata .*", "", found[1]) if found else None
+
+
+def _parts(card: str) -> tuple[Facts, str]:
+    """Header keys and body."""
+    match = re.match(r"---\r?\n(.*?)---\r?\n", card, re.S)
+    return (_yaml(match[1]), card[match.end() :]) if match else ({}, card)
+
+
+def _configs(header: Facts) -> list[Facts]:
+    listed = header.get("configs")
+    return [c for c in listed if isinstance(c, dict) and "config_name" in c] if isinstance(listed, list) else []
+
+
+def _yaml(text: str) -> Facts:
+    try:
+        loaded = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise PublishError("the card on the target has a broken YAML header", "README.md", "mend it there") from error
+    return loaded if isinstance(loaded, dict) else {}

@@ -1,0 +1,215 @@
+"""The quality of a preference set: sums over all its prompts, gathered part by part in bounded memory.
+
+Every way of ordering answers is a ranker: the source, the set's own method, each reference's nats per token, and the
+length. Two rankers agree on a pair of answers of one prompt when they order it alike; pairs that either ties are left
+out and counted. Agreement of a ranking with the length IS its length bias.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from prefdata.recipe.job import Frames
+from prefdata.sources.words import words
+from prefdata.tables.figures import FIGURES, candidates_of, per_prompt, per_token
+
+Facts = dict[str, Any]
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass
+class Quality:
+    """What is gathered; `references` are their names in the settings' order."""
+
+    references: Sequence[str]
+    method: str
+    figures: list[pl.DataFrame] = field(default_factory=list)
+    pairs: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    wins: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    noise: list[pl.DataFrame] = field(default_factory=list)
+    degenerate: Counter[str] = field(default_factory=Counter)
+    source_ranks: Counter[str] = field(default_factory=Counter)
+    producers: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, frames: Frames) -> None:
+        """Gather one part: sets, and the candidates they were made of (the pruned ones too)."""
+        sets = frames["sets"]
+        self._add_source_ranks(frames["candidates"].filter(pl.col("source_rank").is_not_null()))
+        self._add_producers(frames["candidates"], "made")
+        if sets.is_empty():
+            return
+        self.figures.append(per_prompt(sets).join(sets.select("prompt_id", pl.col("split").cast(pl.String)), on="prompt_id"))
+        rows = candidates_of(sets)
+        self._add_pairs(rows, frames["candidates"])
+        self._add_wins(frames["candidates"].join(sets, on="prompt_id", how="semi"))
+        self._add_noise(rows)
+        self._add_degenerate(rows)
+        self._add_producers(rows, "in the set")
+        self._add_producers(rows.filter(pl.col("role") == "chosen"), "chosen")
+
+    def _add_pairs(self, rows: pl.DataFrame, candidates: pl.DataFrame) -> None:
+        """Count, for every two rankers, the pairs of answers that they order alike, unlike, or that one of them ties."""
+        rankers, orders = self.rankers(), self._orders(rows, candidates)
+        joined = orders.join(orders, on="prompt_id", suffix="_2").filter(pl.col("candidate_id") < pl.col("candidate_id_2"))
+        signs = joined.select([(pl.col(r) - pl.col(f"{r}_2")).sign().alias(r) for r in rankers])
+        for i, one in enumerate(rankers):
+            for other in rankers[i + 1 :]:
+                product = signs.select((pl.col(one) * pl.col(other)).alias("p"))["p"].drop_nulls()
+                self.pairs[one, other, "alike"] += int((product > 0).sum())
+                self.pairs[one, other, "unlike"] += int((product < 0).sum())
+                self.pairs[one, other, "tied"] += int((product == 0).sum())
+
+    def _orders(self, rows: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
+        """One column a ranker, higher is better, of the set's answers without noise."""
+        source = candidates.select("prompt_id", "candidate_id", (-pl.col("source_rank")).alias("source"))
+        real = rows.filter(pl.col("origin") != "noise").join(source, on=["prompt_id", "candidate_id"], how="left")
+        columns = {
+            "source": pl.col("source"),
+            self.method: -pl.col("rank").cast(pl.Float64) if self.method != "source" else pl.col("source"),
+            **{f"reference {name}": per_token(real, i) for i, name in enumerate(self.references)},
+            "length": pl.col("chars").cast(pl.Float64),
+        }
+        return real.select("prompt_id", "candidate_id", *[values.alias(name) for name, values in columns.items()])
+
+    def rankers(self) -> list[str]:
+        own = [] if self.method == "source" else [self.method]
+        return ["source", *own, *[f"reference {n}" for n in self.references], "length"]
+
+    def _add_wins(self, candidates: pl.DataFrame) -> None:
+        """Count which producer's answer the source ranks better, over all pairs of answers, pruned ones included."""
+        ranked = candidates.filter(pl.col("source_rank").is_not_null()).select(
+            "prompt_id", "producer", "candidate_id", "source_rank"
+        )
+        both = ranked.join(ranked, on="prompt_id", suffix="_2").filter(pl.col("producer") != pl.col("producer_2"))
+        outcome = (
+            pl.when(pl.col("source_rank") < pl.col("source_rank_2"))
+            .then(pl.lit("win"))
+            .when(pl.col("source_rank") > pl.col("source_rank_2"))
+            .then(pl.lit("loss"))
+            .otherwise(pl.lit("tie"))
+        )
+        counted = both.group_by("producer", "producer_2", outcome.alias("outcome")).len()
+        for one, other, result, count in counted.iter_rows():
+            self.wins[one, other, result] += count
+
+    def _add_source_ranks(self, ranked: pl.DataFrame) -> None:
+        """What the source's ranks look like: the prompts with averages, ties at the top, few levels."""
+        rank = pl.col("source_rank")
+        seen = ranked.group_by("prompt_id").agg(
+            rank.n_unique().alias("levels"),
+            (rank != rank.round()).any().alias("average"),
+            (rank == rank.min()).sum().alias("first"),
+            pl.len().alias("answers"),
+        )
+        several = seen.filter(pl.col("answers") > 1)
+        self.source_ranks.update(
+            {
+                "prompts with ranked answers": seen.height,
+                "a rank that is no whole number (an average of ties)": int(several["average"].sum()),
+                "several answers tie at the top": int((several["first"] > 1).sum()),
+                "two levels only": int((several["levels"] == 2).sum()),
+                "one level only: nothing is preferred": int((several["levels"] == 1).sum()),
+                "no tie at all": int((several["levels"] == several["answers"]).sum()),
+            }
+        )
+
+    def _add_producers(self, rows: pl.DataFrame, what: str) -> None:
+        """Whose answers were made, are in the set, are chosen: what was dropped is not dropped evenly."""
+        for producer, count in rows.group_by("producer").len().iter_rows():
+            self.producers[producer, what] += count
+
+    def _add_noise(self, rows: pl.DataFrame) -> None:
+        """How much less likely a reference finds the swapped answer than the chosen one, in nats."""
+        if not self.references:
+            return
+        chosen = rows.filter(pl.col("role") == "chosen").select("prompt_id", pl.col("logps").alias("own"))
+        noisy = rows.filter(pl.col("origin") == "noise").join(chosen, on="prompt_id")
+
+        def logp(column: str, place: int) -> pl.Expr:
+            return pl.col(column).list.get(place, null_on_oob=True).struct.field("logp")
+
+        self.noise.append(
+            noisy.select([(logp("own", i) - logp("logps", i)).alias(name) for i, name in enumerate(self.references)])
+        )
+
+    def _add_degenerate(self, rows: pl.DataFrame) -> None:
+        """Prompts with a rejected answer that has the chosen one's words, with one rejected answer only, and the like."""
+        real = rows.filter(pl.col("origin") != "noise")
+        for _, group in real.group_by("prompt_id", maintain_order=True):
+            texts = [" ".join(words(t)) for t in group["response"]]
+            roles = group["role"].to_list()
+            chosen = texts[roles.index("chosen")]
+            same = [t == chosen for t, r in zip(texts, roles, strict=True) if r == "rejected"]
+            self.degenerate["same words as the chosen"] += any(same)
+            self.degenerate["one rejected answer"] += roles.count("rejected") == 1
+            self.degenerate["ties with the chosen"] += "other" in roles
+            self.degenerate["equal texts merged"] += bool((group["copies"] > 1).any())
+
+    def table(self) -> pl.DataFrame:
+        """Every prompt's figures and split."""
+        columns = {"prompt_id": pl.String, **dict.fromkeys(FIGURES, pl.Float64), "split": pl.String}
+        return pl.concat(self.figures) if self.figures else pl.DataFrame(schema=columns)
+
+    def facts(self) -> Facts:
+        """Everything as JSON."""
+        figures = self.table()
+        return {
+            "prompts": figures.height,
+            "figures": [_distribution(name, figures[name]) for name in FIGURES],
+            "agreement": self._agreement(),
+            "wins": self._win_rates(),
+            "degenerate": dict(self.degenerate),
+            "source_ranks": dict(self.source_ranks),
+            "producers": [
+                {"producer": p, **{w: self.producers[p, w] for w in ("made", "in the set", "chosen")}}
+                for p in sorted({p for p, _ in self.producers})
+            ],
+            "noise": [_noise(name, pl.concat(self.noise)[name]) for name in self.references] if self.noise else [],
+        }
+
+    def _agreement(self) -> list[Facts]:
+        facts = []
+        rankers = self.rankers()
+        for i, one in enumerate(rankers):
+            for other in rankers[i + 1 :]:
+                alike, unlike, tied = (self.pairs[one, other, k] for k in ("alike", "unlike", "tied"))
+                share = alike / (alike + unlike) if alike + unlike else None
+                facts.append({"one": one, "other": other, "agree": share, "pairs": alike + unlike, "tied": tied})
+        return facts
+
+    def _win_rates(self) -> list[Facts]:
+        names = sorted({one for one, _, _ in self.wins})
+        return [_win_rate(self.wins, one, other) for one in names for other in names if one != other]
+
+
+def _win_rate(wins: Counter[tuple[str, str, str]], one: str, other: str) -> Facts:
+    """Adjusted win rate: (wins + ties / 2) over all comparisons."""
+    won, lost, tied = (wins[one, other, k] for k in ("win", "loss", "tie"))
+    total = won + lost + tied
+    rate = (won + tied / 2) / total if total else None
+    return {"model": one, "against": other, "wins": won, "ties": tied, "losses": lost, "rate": rate}
+
+
+def _distribution(name: str, values: pl.Series) -> Facts:
+    known = values.drop_nulls().drop_nans()
+    facts: Facts = {"figure": name, "what": FIGURES[name], "n": known.len()}
+    if known.len():
+        facts |= {"mean": known.mean(), **{f"p{round(q * 100)}": known.quantile(q) for q in QUANTILES}}
+    return facts
+
+
+def _noise(reference: str, gaps: pl.Series) -> Facts:
+    known = gaps.drop_nulls()
+    fooled = float((known <= 0).mean()) if known.len() else None  # type: ignore[arg-type]
+    return {"reference": reference, "n": known.len(), "mean_nats": known.mean(), "noise_likelier": fooled}
+
+
+def gather(parts: Iterable[Frames], references: Sequence[str], method: str) -> Quality:
+    """The quality of all parts."""
+    quality = Quality(references, method)
+    for frames in parts:
+        quality.add(frames)
+    return quality

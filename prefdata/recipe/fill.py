@@ -1,0 +1,53 @@
+"""The frame of every engine stage: fill the chunk store in the global order of prompts, then write the shards from it.
+
+Finished items are never computed again; a model is started only when an item is missing.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from prefdata.progress import Progress
+from prefdata.recipe.job import Frames, Job
+from prefdata.tables.finished import ChunkStore, Value
+
+Item = TypeVar("Item")
+
+
+def fill(
+    job: Job,
+    store: ChunkStore,
+    chunk_prompts: int,
+    items: Callable[[Frames], Mapping[str, Item]],
+    compute: Callable[[dict[str, Item]], Iterator[dict[str, Value]]],
+) -> None:
+    """Compute every missing item, `chunk_prompts` prompts at a time; batches never cross a chunk. What `compute` yields is
+    committed together."""
+    with Progress(f"{job.stage.name} {job.unit}", None) as progress:
+        for frames in job.parts(prompts=chunk_prompts):
+            wanted = items(frames)
+            missing = store.missing(list(wanted))
+            if missing:
+                for finished in compute({k: wanted[k] for k in missing}):
+                    store.put(finished)
+            progress.advance(len(wanted))
+    told(job, store)
+
+
+def whole(compute: Callable[[Sequence[Item]], Sequence[Value]]) -> Callable[[dict[str, Item]], Iterator[dict[str, Value]]]:
+    """Commit a chunk's items together, so that a batch is the same one whenever it is made again."""
+    return lambda wanted: iter([dict(zip(wanted, compute(list(wanted.values())), strict=True))])
+
+
+def told(job: Job, store: ChunkStore) -> None:
+    """Say how much was found and how much was made."""
+    total = store.hits + store.misses
+    print(f"{job.stage.name} {job.unit}: {store.hits} of {total} items found, {store.misses} made", file=sys.stderr)
+
+
+def write(job: Job, rows: Callable[[Frames], Frames]) -> None:
+    """Write all shard files of the job from the store's contents."""
+    for shard in job.shards:
+        with job.writers(shard) as writers:
+            for frames in job.parts([shard]):
+                job.write(writers, rows(frames))

@@ -1,0 +1,292 @@
+"""One row of any source as a prompt, candidates and drops; pure functions, one row at a time.
+
+A shape (prefdata/shapes) says what a row holds as a `Shaped`; everything that is the same for all sources is here: ids,
+texts that cannot be kept, ranks, the drops. A row whose shape is wrong is an error that names file, row and field.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefdata.draws import hex_id
+from prefdata.errors import DataError, snippet
+from prefdata.tables.schema import ROLES
+
+Record = dict[str, Any]
+Message = dict[str, str]
+MAX_RANK = 1e9
+UNKNOWN = "unknown"
+"""The producer of an answer whose source does not say who wrote it."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """A row (or an object inside it) read by our names; `names` maps ours to theirs, `where` is file:row for messages."""
+
+    row: Mapping[str, Any]
+    names: Mapping[str, str]
+    where: str
+
+    def theirs(self, name: str) -> str:
+        return self.names.get(name, name)
+
+    def at(self, name: str) -> str:
+        return f"{self.where}:{self.theirs(name)}"
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there and not null."""
+        return self.row.get(self.theirs(name)) is not None
+
+    def get(self, name: str, *kinds: type) -> Any:
+        """The field's value. Raises DataError where it is missing or of another type."""
+        theirs = self.theirs(name)
+        if theirs not in self.row:
+            raise DataError(
+                f"missing (the row has {sorted(self.row)})", self.at(name), "map the field's name under fields: of the source"
+            )
+        value = self.row[theirs]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            expected = " or ".join(k.__name__ for k in kinds)
+            raise DataError(
+                f"{expected} expected, not {type(value).__name__}: {snippet(value)}", self.at(name), "correct the row"
+            )
+        return value
+
+    def number(self, name: str) -> float | None:
+        """A finite number, or None where the field is missing or null."""
+        if not self.has(name):
+            return None
+        return finite(self.row[self.theirs(name)], self.at(name))
+
+    def objects(self, name: str) -> list["Fields"]:
+        """The objects of a list, each with its own place."""
+        made = []
+        for i, value in enumerate(self.get(name, list)):
+            at = f"{self.at(name)}[{i}]"
+            if not isinstance(value, dict):
+                raise DataError(f"object expected, not {type(value).__name__}: {snippet(value)}", at, "correct the row")
+            made.append(Fields(value, self.names, at))
+        return made
+
+
+def finite(value: Any, at: str) -> float:
+    """The value as a finite number. Raises DataError."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"a number expected, not {type(value).__name__}: {snippet(value)}", at, "correct the row")
+    if not abs(value) <= 1e300:  # NaN too, and integers no float holds
+        raise DataError(f"a finite number expected, not {snippet(value)}", at, "correct the row")
+    return float(value)
+
+
+def as_rank(value: Any, at: str) -> float:
+    """A rank: finite and >= 1; ties, averages and gaps are legal. Raises DataError."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"a number expected, not {type(value).__name__}: {snippet(value)}", at, "correct the row")
+    if not 1 <= value <= MAX_RANK:
+        raise DataError(f"ranks are finite and >= 1, not {snippet(value)}", at, "correct the row; 1 is the best rank")
+    return float(value)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer of a row. `doubt` is a reason not to keep it, for what the shape itself knows to be wrong."""
+
+    text: str
+    producer: str = UNKNOWN
+    rank: float | None = None
+    score: float | None = None
+    doubt: str | None = None
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """What a row holds. `problem` is the reason to drop the whole row; `bare`: a prompt without answers is meant."""
+
+    messages: list[Message] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    final: str | None = None
+    tools: str | None = None
+    template_kwargs: str | None = None
+    subsets: tuple[str, ...] = ()
+    bare: bool = False
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a source's rows are read: the prompt alone and the whole row; its fields (ours: theirs), those it leaves
+    aside, whether the answers of a prompt stand in several rows, whether a file may be one JSON array, whether a prompt
+    needs an answer at rank 1."""
+
+    prompt: Callable[[Fields], Shaped]
+    read: Callable[[Fields], Shaped]
+    fields: Mapping[str, str]
+    extras: tuple[str, ...] = ()
+    grouped: bool = False
+    arrays: bool = False
+    needs_first: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What texts are kept: at most `max_chars` characters; C0 controls but tab and newlines only where `controls`."""
+
+    max_chars: int
+    controls: bool = False
+
+    def problem(self, text: str) -> str | None:
+        """The reason to drop a text, None for a good one."""
+        if not is_text(text):
+            return "bad_text"
+        if not self.controls and any(ord(c) < 32 and c not in "\t\n\r" for c in text):
+            return "control_characters"
+        return "too_many_chars" if len(text) > self.max_chars else None
+
+
+@dataclass
+class Parsed:
+    """What one row became. `prompt` is None where the row is dropped (the drops then say why)."""
+
+    prompt: Record | None = None
+    candidates: list[Record] = field(default_factory=list)
+    drops: list[Record] = field(default_factory=list)
+
+
+def prompt_id(messages: Iterable[Message], tools: str | None = None, template_kwargs: str | None = None) -> str:
+    """16 hex of blake2b over the canonical messages, and tools and template_kwargs (JSON) where there are any."""
+    canonical = json.dumps([[m["role"], m["content"]] for m in messages], separators=(",", ":"))
+    return hex_id(canonical, *([tools or "", template_kwargs or ""] if tools or template_kwargs else []))
+
+
+def candidate_id(prompt: str, response: str, origin: str, producer: str, temperature: float | None, sample: int) -> str:
+    """16 hex over prompt_id, response, origin, producer, temperature, sample."""
+    return hex_id(prompt, response, origin, producer, -1.0 if temperature is None else float(temperature), sample)
+
+
+def is_text(text: str) -> bool:
+    """Whether the string can be stored: no lone surrogate."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def messages_of(value: Any, at: str) -> list[Message]:
+    """A text as one user message, or a list of {role, content}. Raises DataError."""
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    for i, m in enumerate(value):
+        good = isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str)
+        if not good:
+            raise DataError(f"message {i} is no {{role, content}} with a role of {ROLES}: {snippet(m)}", at, "correct the row")
+    return [{"role": m["role"], "content": m["content"]} for m in value]
+
+
+def prompt_messages(value: Any, at: str) -> list[Message]:
+    """`messages_of` that end before the answer. Raises DataError."""
+    messages = messages_of(value, at)
+    if messages and messages[-1]["role"] == "assistant":
+        raise DataError("the last message is the assistant's", at, "end the prompt before the answer")
+    return messages
+
+
+def parsed(shaped: Shaped, common: Record, limits: Limits, exclude: Iterable[str] = ()) -> Parsed:
+    """A row's prompt, candidates and drops. `common`: source, source_row, source_split, license."""
+    drop = {"scope": "row", "source": common["source"], "source_row": common["source_row"], "stage": "sources"}
+    reason, detail = _row_problem(shaped, limits, exclude)
+    if reason:
+        return Parsed(drops=[{**drop, "reason": reason, "detail": detail}])
+    own = prompt_id(shaped.messages, shaped.tools, shaped.template_kwargs)
+    made = Parsed(
+        {
+            **common,
+            "prompt_id": own,
+            "messages": shaped.messages,
+            "tools": shaped.tools,
+            "template_kwargs": shaped.template_kwargs,
+            "answer": shaped.final,
+        }
+    )
+    for number, answer in enumerate(shaped.answers):
+        problem = limits.problem(answer.text) or ("bad_text" if not is_text(answer.producer) else None)
+        if problem:
+            detail = f"answer {number}: {snippet(answer.text)}"
+            made.drops.append({**drop, "prompt_id": own, "reason": problem, "detail": detail})
+        else:
+            _keep(made, answer, drop)
+    if not made.candidates and not shaped.bare:
+        made.prompt = None
+        made.drops.append(
+            {**drop, "prompt_id": own, "reason": "no_candidate", "detail": f"{len(shaped.answers)} answers, none usable"}
+        )
+    return made
+
+
+def _row_problem(shaped: Shaped, limits: Limits, exclude: Iterable[str]) -> tuple[str | None, str | None]:
+    texts = [m["content"] for m in shaped.messages]
+    shown = snippet(texts[-1]) if texts else None
+    excluded = sorted(set(shaped.subsets) & set(exclude))
+    if excluded:
+        return "excluded", excluded[0]
+    if shaped.problem:
+        return shaped.problem, shown
+    whole = Limits(limits.max_chars, controls=True).problem("".join(texts))
+    problem = next(filter(None, map(limits.problem, texts)), None) or whole
+    if problem:
+        return problem, shown
+    return ("empty_prompt", shown) if not texts or not texts[-1].strip() else (None, None)
+
+
+def _keep(made: Parsed, answer: Answer, drop: Record) -> None:
+    candidate: Record = {
+        "prompt_id": made.prompt["prompt_id"] if made.prompt else None,
+        "response": answer.text,
+        "origin": "source",
+        "producer": answer.producer,
+        "finish": "stop",
+        "source_rank": answer.rank,
+        "source_score": answer.score,
+    }
+    made.candidates.append(candidate)
+    reason = "empty_answer" if not answer.text.strip() else "role_leakage" if _leaks(answer.text) else answer.doubt
+    if reason:
+        candidate["dropped"] = {**drop, "scope": "candidate", "reason": reason, "detail": snippet(answer.text)}
+
+
+def _leaks(text: str) -> bool:
+    """Whether an answer goes on to play the human's next turn."""
+    return "\n\nHuman:" in text
+
+
+def finish(candidates: list[Record]) -> tuple[list[Record], list[Record]]:
+    """A prompt's candidates numbered, named and ranked: (candidates, drops of scope candidate).
+
+    `sample` counts equal (producer, response) in the order given. Where no answer has a rank, the ranks are the dense
+    order of the scores (higher is better); a lone answer without either is its source's first.
+    """
+    seen: dict[tuple[str, str], int] = {}
+    kept, drops = [], []
+    ranks = _ranks(candidates)
+    for given, rank in zip(candidates, ranks, strict=True):
+        candidate = {k: v for k, v in given.items() if k != "dropped"}
+        key = (candidate["producer"], candidate["response"])
+        sample = seen[key] = seen.get(key, -1) + 1
+        prompt = candidate["prompt_id"]
+        own = candidate_id(prompt, candidate["response"], "source", candidate["producer"], None, sample)
+        kept.append({**candidate, "candidate_id": own, "sample": sample, "source_rank": rank})
+        if "dropped" in given:
+            drops.append({**given["dropped"], "prompt_id": prompt, "candidate_id": own})
+    return kept, drops
+
+
+def _ranks(candidates: list[Record]) -> list[float | None]:
+    given = [c["source_rank"] for c in candidates]
+    scores = [None if "dropped" in c else c["source_score"] for c in candidates]
+    if any(r is not None for r in given):
+        return given
+    if any(s is not None for s in scores):
+        order = sorted({s for s in scores if s is not None}, reverse=True)
+        return [None if s is None else 1.0 + order.index(s) for s in scores]
+    return [1.0] if len(candidates) == 1 else given

@@ -1,0 +1,17 @@
+"""SHAPES: how the rows of each kind of source are read; `format` of a source names one."""
+
+from prefdata.sources.rows import Shape
+from prefdata.sources.shapes import alpaca_eval, binarized, helpsteer, nectar, questions, trl, ultrafeedback
+
+SHAPES: dict[str, Shape] = {
+    "nectar": nectar.SHAPE,
+    "ultrafeedback": ultrafeedback.SHAPE,
+    "ultrafeedback_binarized": binarized.SHAPE,
+    "helpsteer": helpsteer.SHAPE,
+    "trl_pairs": trl.PAIRS,
+    "trl_unpaired": trl.UNPAIRED,
+    "alpaca_eval": alpaca_eval.SHAPE,
+    "questions": questions.SHAPE,
+}
+COMMON_FIELDS = ("split", "id")
+"""Fields of our own that any row may have: its split, and its row id where `fields` maps one."""

@@ -1,0 +1,80 @@
+"""Nectar (berkeley-nest/Nectar): a prompt and a ranked list of answers in one row.
+
+prompt ("\\n\\nHuman: ... \\n\\nAssistant: ", several turns in one string, or a list of messages) and answers, list of
+{answer, model, rank}. `ranks`, where mapped, is an object model -> rank beside the answers (average ranks of ties).
+An answer may have a `score` (higher is better) instead of a rank.
+"""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from prefdata.errors import DataError, snippet
+from prefdata.sources.rows import Answer, Fields, Message, Shape, Shaped, as_rank, finite, prompt_messages
+
+_MARK = re.compile(r"\n\n(Human|Assistant):")
+
+
+def prompt(row: Fields) -> Shaped:
+    """A row's prompt. Raises DataError (file:row:field) where its shape is wrong."""
+    value = row.get("prompt", str, list)
+    messages = turns(value) if isinstance(value, str) else prompt_messages(value, row.at("prompt"))
+    if messages is None:
+        return Shaped([{"role": "user", "content": value}], problem="bad_dialogue")
+    return Shaped(messages, subsets=_subsets(row.row.get("source")))
+
+
+def read(row: Fields) -> Shaped:
+    """One row. Raises DataError (file:row:field) where its shape is wrong."""
+    shaped = prompt(row)
+    answers = row.objects("answers")
+    _require_count(row, len(answers))
+    made = [Answer(a.get("answer", str), a.get("model", str), _rank(row, a), a.number("score")) for a in answers]
+    ranked = [a.rank is not None for a in made]
+    if any(ranked) and not all(ranked):
+        raise DataError("some answers have a rank and some have none", row.at("answers"), "rank all of them or none")
+    return replace(shaped, answers=made)
+
+
+def turns(text: str) -> list[Message] | None:
+    """Messages of a Nectar prompt string; a text without markers is one user message; None where turns are broken."""
+    if _MARK.search("\n\n" + text.lstrip("\n")) is None:
+        return [{"role": "user", "content": text}]
+    head, *pieces = _MARK.split("\n\n" + text.lstrip("\n"))
+    roles = ["user" if r == "Human" else "assistant" for r in pieces[::2]]
+    contents = [c.strip() for c in pieces[1::2]]
+    alternating = roles == (["user", "assistant"] * len(roles))[: len(roles)]
+    if head.strip() or not alternating or roles[-1] != "assistant" or contents[-1] or not all(contents[:-2]):
+        return None
+    return [{"role": r, "content": c} for r, c in zip(roles[:-1], contents[:-1], strict=True)]
+
+
+def _require_count(row: Fields, count: int) -> None:
+    for name in ("num_responses", "num_response"):
+        if row.row.get(name) is not None and finite(row.row[name], f"{row.where}:{name}") != count:
+            what = f"says {row.row[name]}, but there are {count} answers"
+            raise DataError(what, f"{row.where}:{name}", "correct the row")
+
+
+def _rank(row: Fields, answer: Fields) -> float | None:
+    if row.has("ranks"):
+        ranks, model = row.get("ranks", dict), answer.get("model", str)
+        if ranks.get(model) is None:
+            raise DataError(f"no rank of {snippet(model)}: {snippet(ranks)}", row.at("ranks"), "rank every model of the row")
+        return as_rank(ranks[model], row.at("ranks"))
+    if answer.theirs("rank") not in answer.row:
+        return None
+    return as_rank(answer.row[answer.theirs("rank")], f"{answer.where}.{answer.theirs('rank')}")
+
+
+def _subsets(value: Any) -> tuple[str, ...]:
+    listed = value if isinstance(value, list) else [value]
+    return tuple(v for v in listed if isinstance(v, str))
+
+
+SHAPE = Shape(
+    prompt,
+    read,
+    {n: n for n in ("prompt", "answers", "answer", "model", "rank", "ranks", "score")},
+    extras=("turns", "num_responses", "num_response", "source", "good_natured"),
+)

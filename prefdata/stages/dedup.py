@@ -1,0 +1,166 @@
+"""Stages `signatures` and `dedup`: exact and near-duplicate prompts, by MinHash over runs of words.
+
+`signatures` is a pure function of a shard. `dedup` is one of the two stages that gather all shards: it joins prompts with
+equal words, and prompts that share a band of their signatures and are estimated similar enough, into clusters. Of a
+cluster one prompt stays: the source's test rows first, then the order of the sources, then the smallest prompt_id. A
+cluster with a member that its source holds out is held out whole, so that no near copy of a test prompt is trained on.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from prefdata.draws import hex_id
+from prefdata.progress import Progress
+from prefdata.recipe.job import Frames, Job
+from prefdata.recipe.settings import DedupSettings
+from prefdata.sources.words import asked, ngrams, words
+from prefdata.tables import schema
+
+STAGE_VERSION = 1
+Signatures = npt.NDArray[np.uint32]
+HELD_OUT = ("test", "validation")
+
+
+def signatures(frames: Frames, job: Job) -> Frames:
+    """prompts -> a hash of each prompt's words and its MinHash signature."""
+    settings = job.settings.dedup or DedupSettings()
+    prompts = frames["prompts"]
+    listed = [words(asked(m)) for m in prompts["messages"].to_list()]
+    made = prompts.select("prompt_id", "source", "source_split").with_columns(
+        pl.Series("exact", [hex_id("words", *w) for w in listed], dtype=pl.String),
+        pl.Series("signature", list(minhashes(listed, settings)), dtype=pl.List(pl.UInt32)),
+    )
+    return {"signatures": made}
+
+
+def minhashes(listed: Sequence[Sequence[str]], settings: DedupSettings) -> Iterator[list[int]]:
+    """The MinHash signature of each text's n-grams: `permutations` numbers of 32 bits."""
+    from datasketch import MinHash
+
+    grams = ([g.encode() for g in ngrams(w, settings.ngram)] for w in listed)
+    for minhash in MinHash.generator(grams, num_perm=settings.permutations, scheme="affine32"):
+        yield minhash.hashvalues.tolist()
+
+
+def run(job: Job) -> None:
+    """Join all shards' prompts into clusters; write clusters and drops, shard by shard."""
+    settings = job.settings.dedup or DedupSettings()
+    rows, matrix = _gather(job, settings)
+    clusters = Clusters(rows.height)
+    clusters.join_equal(rows["exact"].to_numpy())
+    with Progress("dedup bands", settings.bands) as progress:
+        for band in np.split(matrix, settings.bands, axis=1):
+            clusters.join_similar(band, matrix, settings.threshold)
+            progress.advance()
+    order = [s.revisioned for s in job.settings.sources.sources]
+    made = decide(rows.drop("exact").with_columns(cluster=clusters.roots()), order)
+    for shard in job.shards:
+        with job.writers(shard) as writers:
+            inside = [schema.shard_of(i, len(job.run.shards)) == shard for i in made["prompt_id"]]
+            mine = made.filter(pl.Series(inside, dtype=pl.Boolean))
+            job.write(writers, {"clusters": mine.select("prompt_id", "cluster_id", "source_split"), "drops": _drops(mine)})
+
+
+def _gather(job: Job, settings: DedupSettings) -> tuple[pl.DataFrame, Signatures]:
+    """All rows without their signatures, and the signatures [prompts, permutations]."""
+    rows, parts = [], []
+    for frames in job.parts():
+        frame = frames["signatures"]
+        parts.append(frame["signature"].explode().to_numpy().reshape(frame.height, settings.permutations))
+        rows.append(frame.drop("signature"))
+    return pl.concat(rows), np.concatenate(parts)
+
+
+class Clusters:
+    """Union-find over row numbers; the smallest number of a cluster is its root."""
+
+    def __init__(self, size: int) -> None:
+        self._parent = np.arange(size)
+
+    def root(self, row: int) -> int:
+        while self._parent[row] != row:
+            self._parent[row] = self._parent[self._parent[row]]
+            row = int(self._parent[row])
+        return row
+
+    def join(self, one: int, other: int) -> None:
+        first, second = sorted((self.root(one), self.root(other)))
+        self._parent[second] = first
+
+    def roots(self) -> pl.Series:
+        return pl.Series([self.root(i) for i in range(len(self._parent))], dtype=pl.Int64)
+
+    def join_equal(self, keys: npt.NDArray[Any]) -> None:
+        """Join rows with equal keys."""
+        for group in _groups(keys):
+            for row in group[1:]:
+                self.join(int(group[0]), int(row))
+
+    def join_similar(self, band: Signatures, matrix: Signatures, threshold: float) -> None:
+        """Join rows that agree in a band and in at least `threshold` of the whole signature (the Jaccard estimate).
+
+        Within a group each row is compared with the rows that opened a cluster of their own there, so that one common
+        phrase does not make the work quadratic in the copies of one text.
+        """
+        keys = np.ascontiguousarray(band).view(np.dtype((np.void, band.dtype.itemsize * band.shape[1]))).ravel()
+        for group in _groups(keys):
+            leaders: list[int] = []
+            for row in group:
+                similar = np.mean(matrix[leaders] == matrix[row], axis=1) >= threshold
+                if similar.any():
+                    for place in np.flatnonzero(similar):
+                        self.join(leaders[int(place)], int(row))
+                else:
+                    leaders.append(int(row))
+
+
+def _groups(keys: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.int64]]:
+    """Row numbers of equal keys, groups of two and more, rows in order."""
+    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    order = np.argsort(inverse, kind="stable")
+    for group, count in zip(np.split(order, np.cumsum(counts)[:-1]), counts, strict=True):
+        if count > 1:
+            yield group
+
+
+def decide(rows: pl.DataFrame, sources: Sequence[str]) -> pl.DataFrame:
+    """Rows (prompt_id, source, source_split, cluster) with cluster_id, the cluster's source_split and who is `kept`."""
+    split = pl.col("source_split").cast(pl.String)
+    held = {name: (split == name).fill_null(False).any().over("cluster") for name in HELD_OUT}
+    ranked = rows.with_columns(
+        pl.col("prompt_id").min().over("cluster").alias("cluster_id"),
+        pl.col("source").replace_strict({s: i for i, s in enumerate(sources)}, return_dtype=pl.Int64).alias("_order"),
+        split.replace_strict({"test": 0, "validation": 1}, default=2, return_dtype=pl.Int64).alias("_held"),
+    ).sort("cluster", "_held", "_order", "prompt_id")
+    kept = pl.col("prompt_id").first().over("cluster")
+    return (
+        ranked.with_columns(
+            kept.alias("kept"),
+            pl.when(held["test"])
+            .then(pl.lit("test"))
+            .when(held["validation"])
+            .then(pl.lit("validation"))
+            .otherwise(split.first().over("cluster"))
+            .cast(pl.Enum(schema.SPLITS))
+            .alias("source_split"),
+        )
+        .select("prompt_id", "cluster_id", "source_split", "source", "kept")
+        .sort("prompt_id")
+    )
+
+
+def _drops(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.filter(pl.col("prompt_id") != pl.col("kept")).select(
+        pl.lit("prompt").alias("scope"),
+        "prompt_id",
+        pl.lit(None, dtype=pl.String).alias("candidate_id"),
+        "source",
+        pl.lit(None, dtype=pl.String).alias("source_row"),
+        pl.lit("dedup").alias("stage"),
+        pl.lit("duplicate").alias("reason"),
+        pl.format("of {}", "kept").alias("detail"),
+    )

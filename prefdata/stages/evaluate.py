@@ -1,0 +1,115 @@
+"""Stage `evaluate`: greedy and sampled answers of a trained model on held-out prompts, checked by the verifier, and the
+log-probs of each held-out pair under it.
+
+Writes candidates (temperature 0 = greedy), ranks (score = the verifier's, method exact) and logps (reference = the
+run) of its own; no reader of the data side sees them.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from prefdata.draws import item_key
+from prefdata.judging.verify import score as verify
+from prefdata.models.engines.protocol import Engine, Request
+from prefdata.models.loading import RECEIPT, revision_of
+from prefdata.recipe import fill
+from prefdata.recipe.job import Frames, Job
+from prefdata.recipe.settings import ReferenceSettings
+from prefdata.recipe.units import evaluated
+from prefdata.stages import generate
+from prefdata.stages.score import Item, Scorer
+from prefdata.stages.sets import fixed_pair
+from prefdata.tables import schema
+from prefdata.tables.finished import ChunkStore, Value
+
+STAGE_VERSION = 2
+Work = tuple[str, Request | Item]
+
+
+def run(job: Job) -> None:
+    """Answer, verify, score the held-out pairs, write."""
+    name, settings = evaluated(job.settings, job.unit), job.settings.evaluate
+    path = job.run.model_path(f"run:{name}")
+    producer = f"{name}@{revision_of(path, None)}"
+    own = encoding(job, path)
+
+    @cache
+    def engine() -> Engine:
+        from prefdata.models.engines.transformers import TransformersEngine
+
+        return TransformersEngine(path, None, own.template, own.end, producer, job.settings.seed)
+
+    scorer = Scorer(path, own, "float32", job.settings.score.batch_tokens)
+    common = (producer, job.settings.seed, own.template, own.end, settings.max_tokens)
+
+    def items(frames: Frames) -> dict[str, Work]:
+        return {**asked(frames, job, common), **held_out(frames, job, common)}
+
+    def compute(some: Any) -> list[Value]:
+        answers = generate.complete(engine(), [w for kind, w in some if kind == "answer"])
+        logps = scorer.values([w for kind, w in some if kind == "logp"])
+        return [(answers if kind == "answer" else logps).pop(0) for kind, _ in some]
+
+    with ChunkStore(job.run.chunks("evaluate", job.unit)) as store:
+        fill.fill(job, store, settings.chunk_prompts, items, fill.whole(compute))
+        fill.write(job, lambda frames: rows(frames, items(frames), store, producer, name, job.settings.seed))
+
+
+def encoding(job: Job, path: str) -> ReferenceSettings:
+    """How the model's prompts are rendered: as in its own training, which its receipt records."""
+    trained = json.loads((Path(path) / RECEIPT).read_text(encoding="utf-8"))["settings"]
+    return ReferenceSettings(name="policy", model=path, template=trained["template"], end=trained["end"])
+
+
+def asked(frames: Frames, job: Job, common: tuple[Any, ...]) -> dict[str, Work]:
+    """A greedy request (sample 0) and `samples` sampled ones for every held-out prompt."""
+    settings = job.settings.evaluate
+    sampling = [(0.0, 0), *((settings.temperature, s) for s in range(1, settings.samples + 1))]
+    prompts = generate.prompts_of(frames, [settings.split])
+    requests = generate.requests(prompts, sampling, settings.max_tokens)
+    return {k: ("answer", r) for k, r in generate.keyed(requests, ("evaluate", STAGE_VERSION, *common)).items()}
+
+
+def held_out(frames: Frames, job: Job, common: tuple[Any, ...]) -> dict[str, Work]:
+    """The chosen and the fixed rejected candidate of every held-out row of the preference set."""
+    work: dict[str, Work] = {}
+    prompts = {r["prompt_id"]: r for r in frames["prompts"].to_dicts()}
+    for row in frames["sets"].filter(pl.col("split") == job.settings.evaluate.split).to_dicts():
+        pair = fixed_pair(row["candidates"], job.settings.sets.origins, job.settings.seed)
+        for place in pair or ():
+            candidate = row["candidates"][place]
+            key = item_key("evaluate", STAGE_VERSION, *common, row["prompt_id"], candidate["candidate_id"])
+            work[key] = ("logp", Item(prompts[row["prompt_id"]], candidate))
+    return work
+
+
+def rows(frames: Frames, work: Mapping[str, Work], store: ChunkStore, producer: str, name: str, seed: int) -> Frames:
+    """Tables of one part."""
+    values = store.get(list(work))
+    candidates, ranks, logps = [], [], []
+    tasks = {i: (m[-1]["content"], a) for i, m, a in frames["prompts"].select("prompt_id", "messages", "answer").iter_rows()}
+    for key, (_, what) in work.items():
+        value = values[key]
+        if isinstance(what, Item):
+            if "logp" in value:
+                ids = {"prompt_id": what.prompt["prompt_id"], "candidate_id": what.candidate["candidate_id"]}
+                logps.append({**ids, "reference": name, **value})
+        elif value["finish"] != "error":
+            candidates.append(generate.candidate(what, value, producer, seed))
+            ids = {k: candidates[-1][k] for k in ("prompt_id", "candidate_id")}
+            ranks.append({**ids, "score": verify(*tasks[what.id], value["text"])})
+    ranked = pl.DataFrame(ranks, schema={"prompt_id": pl.String, "candidate_id": pl.String, "score": pl.Float64})
+    return {
+        "candidates": schema.frame("candidates", candidates),
+        "ranks": ranked.with_columns(
+            pl.lit("exact").alias("method"),
+            pl.col("score").fill_null(0).rank("dense", descending=True).over("prompt_id").cast(pl.Int32).alias("rank"),
+            pl.lit(None, dtype=pl.Float64).alias("win_prob"),
+        ),
+        "logps": schema.frame("logps", logps),
+    }

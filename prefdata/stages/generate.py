@@ -1,0 +1,188 @@
+"""Stage `generate`: candidates sampled from a model, `per_temperature` at each temperature."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import polars as pl
+
+from prefdata.draws import hash64, item_key
+from prefdata.errors import EngineError
+from prefdata.models.engines import load
+from prefdata.models.engines.protocol import Completion, Engine, Request, in_order
+from prefdata.recipe import fill
+from prefdata.recipe.job import Frames, Job
+from prefdata.recipe.settings import GenerateSettings
+from prefdata.recipe.units import generator
+from prefdata.sources.rows import candidate_id
+from prefdata.tables import schema
+from prefdata.tables.finished import ChunkStore, Value
+
+STAGE_VERSION = 2
+NO_ROOM = "no_room"
+
+
+def run(job: Job) -> None:
+    """Fill the store, write candidates and drops (too_long:<producer>: the prompt leaves no room)."""
+    model, settings = generator(job.settings, job.unit), job.settings.generate
+    producer = f"{model.name}@{load.revision(job.run, model)}"
+    common = (producer, job.settings.seed, json.dumps(model.identity(), sort_keys=True), settings.max_tokens)
+
+    def items(frames: Frames) -> dict[str, Request]:
+        asked = requests(prompts_of(frames, settings.splits), sampling(settings), settings.max_tokens)
+        if model.engine != "transformers":  # the embedded engine keys every token's draw itself
+            asked = [replace(r, seed=seed_of(job.settings.seed, producer, r)) for r in asked]
+        return keyed(asked, common)
+
+    with ChunkStore(job.run.chunks("generate", job.unit)) as store, ExitStack() as stack:
+        log = job.run.root / "logs" / "generate" / job.unit / "server.log"
+        spent = store.total("cost")
+        engine = cache(lambda: stack.enter_context(load.started(job.run, model, producer, log, spent)))
+
+        def together(some: Sequence[Request]) -> list[Value]:
+            return complete(engine(), some)
+
+        def one_by_one(wanted: Mapping[str, Request]) -> Iterator[dict[str, Value]]:
+            return as_they_finish(engine(), wanted)
+
+        compute = fill.whole(together) if model.engine == "transformers" else one_by_one
+        fill.fill(job, store, settings.chunk_prompts, items, compute)
+        made = partial(rows, store=store, producer=producer, seed=job.settings.seed, reasoning_end=model.reasoning_end)
+        _require_few_failures(job, settings, items, store)
+        fill.write(job, lambda frames: made(frames, items(frames)))
+
+
+def seed_of(seed: int, producer: str, request: Request) -> int:
+    """The seed of one sample: 63 bits, a function of the prompt, the model, the temperature and the sample's number."""
+    return hash64(seed, "sample", request.id, producer, request.temperature, request.sample) >> 1
+
+
+def _require_few_failures(
+    job: Job, settings: GenerateSettings, items: Callable[[Frames], Mapping[str, Request]], store: ChunkStore
+) -> None:
+    reasons, count = Counter[str](), 0
+    for frames in job.parts():
+        values = store.get(list(items(frames)))
+        count += len(values)
+        reasons.update(v["reason"] for v in values.values() if v["finish"] == "error" and v["reason"] != NO_ROOM)
+    if reasons.total() > settings.max_failed * count:
+        raise EngineError(
+            f"{reasons.total()} of {count} answers failed: {dict(reasons.most_common(5))}",
+            f"generate {job.unit}",
+            "look at the model or the server, or raise generate.max_failed",
+        )
+
+
+def sampling(settings: Any) -> list[tuple[float, int]]:
+    """(temperature, sample) of every candidate of a prompt; sample counts over all temperatures."""
+    pairs = [t for t in settings.temperatures for _ in range(settings.per_temperature)]
+    return [(t, sample) for sample, t in enumerate(pairs)]
+
+
+def prompts_of(frames: Frames, splits: Sequence[str]) -> pl.DataFrame:
+    """The prompts that are alive and in one of the splits."""
+    alive = schema.alive(frames["prompts"], frames["drops"])
+    return alive.join(frames["splits"].filter(pl.col("split").is_in(list(splits))), on="prompt_id", how="semi")
+
+
+def requests(prompts: pl.DataFrame, asked: Sequence[tuple[float, int]], max_tokens: int) -> list[Request]:
+    """One request a prompt and sample."""
+    return [
+        Request(
+            row["prompt_id"],
+            tuple(row["messages"]),
+            temperature,
+            sample,
+            max_tokens,
+            row["tools"],
+            row["template_kwargs"],
+        )
+        for row in prompts.to_dicts()
+        for temperature, sample in asked
+    ]
+
+
+def keyed(asked: Sequence[Request], common: tuple[Any, ...]) -> dict[str, Request]:
+    """Requests by their item key: model revision, seed, template, limits, stage version and the request itself."""
+    return {
+        item_key(STAGE_VERSION, *common, r.id, r.temperature, r.sample, r.tools or "", r.template_kwargs or ""): r
+        for r in asked
+    }
+
+
+def complete(engine: Engine, some: Sequence[Request]) -> list[Value]:
+    """The engine's completions as values of the store."""
+    return [_value(c) for c in in_order(engine.complete(some))]
+
+
+def as_they_finish(engine: Engine, wanted: Mapping[str, Request]) -> Iterator[dict[str, Value]]:
+    """Each completion by itself: what was paid for is kept, whatever happens to the others."""
+    keys = list(wanted)
+    for place, completion in engine.complete(wanted.values()):
+        yield {keys[place]: _value(completion)}
+
+
+def _value(completion: Completion) -> Value:
+    kept = ("text", "finish", "num_tokens", "reason", "cost", "transient")
+    return {name: getattr(completion, name) for name in kept}
+
+
+def rows(
+    frames: Frames,
+    asked: Mapping[str, Request],
+    store: ChunkStore,
+    producer: str,
+    seed: int,
+    reasoning_end: str | None = None,
+) -> Frames:
+    """Candidates of what was completed; drops of the prompts that left no room, and of single answers that failed."""
+    values = store.get(list(asked))
+    made, failed = [], list[tuple[str, str]]()
+    for key, request in asked.items():
+        value = values[key]
+        text = None if value["finish"] == "error" else answer_of(value["text"], reasoning_end)
+        if text is None:
+            failed.append((request.id, value["reason"] or "unended_reasoning"))
+        else:
+            made.append(candidate(request, value, producer, seed, text))
+    prompts = {p["prompt_id"]: p for p in frames["prompts"].to_dicts()}
+    no_room = dict.fromkeys(id for id, reason in failed if reason == NO_ROOM)
+    drops = [_drop(prompts[id], "prompt", f"too_long:{producer.partition('@')[0]}", NO_ROOM) for id in no_room]
+    drops += [_drop(prompts[id], "row", "failed_answer", reason) for id, reason in failed if reason != NO_ROOM]
+    return {"candidates": schema.frame("candidates", made), "drops": schema.frame("drops", drops)}
+
+
+def _drop(prompt: Mapping[str, Any], scope: str, reason: str, detail: str) -> dict[str, Any]:
+    own = {k: prompt[k] for k in ("prompt_id", "source", "source_row")}
+    return {**own, "scope": scope, "stage": "generate", "reason": reason, "detail": detail}
+
+
+def answer_of(text: str, reasoning_end: str | None) -> str | None:
+    """What follows the reasoning, less the white space before it; None where the reasoning never ended or nothing follows."""
+    if reasoning_end is None:
+        return text
+    _, ended, answer = text.partition(reasoning_end)
+    return (answer.lstrip() or None) if ended else None
+
+
+def candidate(request: Request, value: Value, producer: str, seed: int, response: str | None = None) -> dict[str, Any]:
+    """One row of candidates. `response`: the answer, where it is not the whole text."""
+    text = value["text"] if response is None else response
+    ids = (request.id, text, "generated", producer, request.temperature, request.sample)
+    return {
+        "prompt_id": request.id,
+        "candidate_id": candidate_id(*ids),
+        "response": text,
+        "raw": value["text"] if text != value["text"] else None,
+        "origin": "generated",
+        "producer": producer,
+        "temperature": request.temperature,
+        "seed": seed if request.seed is None else request.seed,
+        "sample": request.sample,
+        "finish": value["finish"],
+        "num_tokens": value["num_tokens"],
+    }

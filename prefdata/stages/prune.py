@@ -1,0 +1,44 @@
+"""Stage `prune`: drop positions of the source's own order, the MC-PO paper's "drop rank 2" and its quality ablation."""
+
+import polars as pl
+
+from prefdata.draws import gumbels
+from prefdata.recipe.job import Frames, Job
+from prefdata.tables import schema
+
+STAGE_VERSION = 1
+
+
+def prune(frames: Frames, job: Job) -> Frames:
+    """candidates -> drops of scope candidate, reason pruned_rank.
+
+    The order is the source's (ties broken by a keyed draw), over the candidates not dropped before; position 1 is
+    never dropped. Candidates without a source rank are in no order and stay.
+    """
+    kept = schema.alive(frames["candidates"], frames["drops"]).filter(pl.col("source_rank").is_not_null())
+    dropped = positions(kept, job.settings.seed).filter(pl.col("position").is_in(job.settings.prune.drop_ranks))
+    sources = frames["prompts"].select("prompt_id", "source", "source_row")
+    return {
+        "drops": dropped.join(sources, on="prompt_id").select(
+            pl.lit("candidate").alias("scope"),
+            "prompt_id",
+            "candidate_id",
+            "source",
+            "source_row",
+            pl.lit("prune").alias("stage"),
+            pl.lit("pruned_rank").alias("reason"),
+            pl.format("position {}, source_rank {}", "position", "source_rank").alias("detail"),
+        )
+    }
+
+
+def positions(candidates: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """`candidates` with `position` (1 best) in the source's order; equal ranks are ordered by a keyed draw."""
+    tied = candidates.filter(pl.len().over("prompt_id", "source_rank") > 1).select("prompt_id", "candidate_id")
+    noise = tied.with_columns(pl.Series("_tie", gumbels(seed, "prune", tied["candidate_id"]), dtype=pl.Float64))
+    return (
+        candidates.join(noise, on=["prompt_id", "candidate_id"], how="left", maintain_order="left")
+        .sort("prompt_id", "source_rank", "_tie")
+        .with_columns(pl.int_range(1, pl.len() + 1).over("prompt_id").cast(pl.Int32).alias("position"))
+        .drop("_tie")
+    )

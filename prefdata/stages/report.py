@@ -1,0 +1,117 @@
+"""Stage `report`: rows in, out and dropped of every stage, gathered from the manifests of all shards, and the quality of
+the preference set as tables (quality.json), charts (PNG) and one page (quality.html)."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from prefdata.errors import DataError
+from prefdata.output import charts, page, quality
+from prefdata.recipe.job import Job, Run
+from prefdata.recipe.units import Part
+from prefdata.stages.registry import data_parts
+from prefdata.tables import files
+from prefdata.tables.reasons import BAD, BAD_ROWS
+
+STAGE_VERSION = 2
+CHARTS = ("length_ratio", "reference_margin", "agreement", "wins", "drops")
+Facts = dict[str, Any]
+
+
+def run(job: Job) -> None:
+    """Write report/report.json, the quality's figures, charts and page. Raises DataError past max_reject_rate."""
+    gathered = stages(job.run, data_parts(job.settings))
+    _require_rate(gathered, job.settings.sources.max_reject_rate)
+    facts = {"stages": gathered, **contents(job)}
+    _quality(job, gathered)
+    files.atomic_text(path(job.run), json.dumps(facts, indent=1, sort_keys=True))
+
+
+def _require_rate(gathered: Sequence[Facts], limit: float) -> None:
+    """The share of bad input over all stages: what only a tokenizer finds comes on top of what `sources` found."""
+    drops = sum((Counter(e["drops"]) for e in gathered), Counter[str]())
+    bad = {reason: n for reason, n in drops.items() if reason in BAD}
+    made = [e["out"] for e in gathered if e["stage"] in ("sources", "generate")]
+    total = sum(n for out in made for n in out.values()) + sum(n for r, n in bad.items() if r in BAD_ROWS)
+    if sum(bad.values()) > limit * total:
+        raise DataError(
+            f"{sum(bad.values())} of {total} rows and answers are bad over all stages ({limit:.2%} allowed): {bad}",
+            "report",
+            "mend the input or the references, or raise sources.max_reject_rate if this is expected",
+        )
+
+
+def _quality(job: Job, gathered: list[Facts]) -> None:
+    """quality.json, one PNG a chart and quality.html beside report.json."""
+    references = [r.name for r in job.settings.score.references]
+    found = quality.gather(Job(job.run, "publish").parts(), references, job.settings.sets.method)
+    facts = found.facts()
+    drawn = charts.charts(facts, found.table(), gathered)
+    folder = path(job.run).parent
+    for name in CHARTS:  # every file is there, for Snakemake; without data it says so
+        chart = drawn.get(name, charts.nothing(name))
+        files.atomic_write(folder / f"{name}.png", partial(_put, charts.png(chart)))
+    page_ = page.render(job.settings.card.title, facts, gathered, {n: charts.svg(c) for n, c in drawn.items()})
+    files.atomic_text(folder / "quality.html", page_)
+    files.atomic_text(quality_path(job.run), json.dumps(facts, indent=1, sort_keys=True))
+
+
+def _put(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
+
+
+def quality_path(run: Run) -> Path:
+    return run.root / "report" / "quality.json"
+
+
+def outputs(run: Run) -> list[str]:
+    """What the stage writes, for Snakemake."""
+    names = ["report.json", "quality.json", "quality.html", *(f"{c}.png" for c in CHARTS)]
+    return [str(run.root / "report" / n) for n in names]
+
+
+def path(run: Run) -> Path:
+    return run.root / "report" / "report.json"
+
+
+def stages(run: Run, parts: Sequence[Part]) -> list[Facts]:
+    """One entry a (stage, unit): rows read by table, rows written by table, drops by reason."""
+    entries: dict[tuple[str, str], Facts] = {}
+    for part in parts:
+        key = (part.stage, part.unit)
+        first = key not in entries
+        entry = entries.setdefault(
+            key, {"stage": part.stage, "unit": part.unit, "in": Counter(), "out": Counter(), "drops": Counter()}
+        )
+        for shard in run.shards:
+            manifest = files.manifest(run.table(part, shard))
+            if part.table == "drops":
+                entry["drops"].update(manifest["reasons"])
+            else:
+                entry["out"][part.table] += manifest["rows"]
+            if first:
+                entry["in"].update({t: n for t, n in manifest["rows_in"].items() if t != "splits"})
+    return [{**e, "in": dict(e["in"]), "out": dict(e["out"]), "drops": dict(e["drops"])} for e in entries.values()]
+
+
+def contents(job: Job) -> Facts:
+    """What the preference set holds: prompts and candidates by split, prompts by source and licence."""
+    prompts, candidates, sources = Counter[str](), Counter[str](), Counter[tuple[str, str]]()
+    kept = Job(job.run, "publish")
+    for frames in kept.parts():
+        rows = frames["sets"].select("prompt_id", pl.col("split").cast(pl.String), pl.col("candidates").list.len().alias("n"))
+        for split, group in rows.group_by("split"):
+            prompts[str(split[0])] += group.height
+            candidates[str(split[0])] += int(group["n"].sum())
+        origins = frames["prompts"].join(rows, on="prompt_id", how="semi")
+        sources.update(origins.select("source", "license").iter_rows())
+    return {
+        "prompts": dict(prompts),
+        "candidates": dict(candidates),
+        "sources": [{"source": s, "license": li, "prompts": n} for (s, li), n in sorted(sources.items())],
+    }

@@ -1,0 +1,203 @@
+"""Stage `sets`: everything joined into one row a prompt.
+
+`preference` holds all candidates with roles, ranks and log-probs: the chosen first, then by (rank, noise last,
+candidate_id). `sft` holds prompt and chosen only. Equal texts merge into the best rank's smallest candidate_id (the
+chosen keeps its own id); `copies` counts them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from prefdata.draws import choose, gumbels
+from prefdata.errors import DataError
+from prefdata.recipe.job import Frames, Job
+from prefdata.recipe.settings import LimitsSettings
+from prefdata.stages.rank import chosen
+from prefdata.tables import schema
+from prefdata.tables.figures import per_prompt
+
+STAGE_VERSION = 1
+
+
+def make(frames: Frames, job: Job) -> Frames:
+    """The unit's set (sft or preference) and the drops of prompts that have none."""
+    settings, seed = job.settings.sets, job.settings.seed
+    splits = settings.sft_splits if job.unit == "sft" else settings.splits
+    mine = frames["splits"].filter(pl.col("split").is_in(splits)).select("prompt_id", "split")
+    prompts = schema.alive(frames["prompts"], frames["drops"]).join(mine, on="prompt_id", maintain_order="left")
+    first = chosen(frames["ranks"], seed).rename({"candidate_id": "chosen_id"})
+    kept = schema.alive(frames["candidates"], frames["drops"]).join(prompts, on="prompt_id", how="semi", maintain_order="left")
+    kept = kept.join(first, on="prompt_id", maintain_order="left")
+    kept = kept.join(frames["ranks"].drop("method"), on=["prompt_id", "candidate_id"], how="left", maintain_order="left")
+    kept = kept.filter(pl.col("rank").is_not_null() | (pl.col("origin") == "noise"))
+    reasons = _chosen_reasons(prompts, first, kept)
+    if job.unit == "sft":
+        merged = kept.filter(pl.col("candidate_id") == pl.col("chosen_id")).with_columns(copies=1, role=pl.lit("chosen"))
+        scored = merged.with_columns(pl.lit([], dtype=schema.LOGPS).alias("logps"))
+    else:
+        merged = with_roles(merge(kept))
+        reasons = _first_reason([reasons, _preference_reasons(prompts, kept, merged)])
+        names = [r.name for r in job.settings.score.references]
+        scored = _with_logps(merged.join(reasons, on="prompt_id", how="anti"), frames.get("logps"), names)
+    rows = _nest(prompts.join(reasons, on="prompt_id", how="anti", maintain_order="left"), scored)
+    if job.unit == "preference" and settings.filters:
+        filtered = filtered_out(rows, settings.filters)
+        rows = rows.join(filtered, on="prompt_id", how="anti", maintain_order="left")
+        reasons = pl.concat([reasons, filtered])
+    return {"sets": rows, "drops": _drops(prompts, reasons, job.unit)}
+
+
+def filtered_out(rows: pl.DataFrame, filters: Mapping[str, LimitsSettings]) -> pl.DataFrame:
+    """(prompt_id, reason filtered:<figure>) of every row outside a limit; the first figure in the settings' order counts."""
+    figures = per_prompt(rows)
+    outside = [_outside(name, limits).fill_null(False) for name, limits in filters.items()]
+    named = [pl.when(test).then(pl.lit(f"filtered:{name}")) for test, name in zip(outside, filters, strict=True)]
+    return figures.select("prompt_id", pl.coalesce(*named).alias("reason")).drop_nulls()
+
+
+def _outside(name: str, limits: LimitsSettings) -> pl.Expr:
+    figure, never = pl.col(name), pl.lit(False)
+    low = figure < limits.min if limits.min is not None else never
+    high = figure > limits.max if limits.max is not None else never
+    return low | high
+
+
+def _reasons(rows: pl.DataFrame, reason: str) -> pl.DataFrame:
+    return rows.select("prompt_id", pl.lit(reason).alias("reason"))
+
+
+def _chosen_reasons(prompts: pl.DataFrame, first: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
+    """Prompts without a chosen: none was ranked, or y_0 was dropped later (the next one never moves up)."""
+    unranked = prompts.join(first, on="prompt_id", how="anti")
+    alive = kept.filter(pl.col("candidate_id") == pl.col("chosen_id"))
+    dropped = prompts.join(first, on="prompt_id", how="semi").join(alive, on="prompt_id", how="anti")
+    return pl.concat([_reasons(unranked, "unranked"), _reasons(dropped, "chosen_dropped")])
+
+
+def _preference_reasons(prompts: pl.DataFrame, kept: pl.DataFrame, merged: pl.DataFrame) -> pl.DataFrame:
+    """Prompts without a pair: one candidate (need_2), only equal texts (identical), only ties (no_preference)."""
+    real = kept.filter(pl.col("origin") != "noise").group_by("prompt_id").len("real")
+    after = (
+        merged.filter(pl.col("origin") != "noise")
+        .group_by("prompt_id")
+        .agg(pl.len().alias("texts"), (pl.col("role") == "rejected").sum().alias("rejected"))
+    )
+    counts = prompts.select("prompt_id").join(real, on="prompt_id", how="left").join(after, on="prompt_id", how="left")
+    counts = counts.with_columns(pl.col("real", "texts", "rejected").fill_null(0))
+    reason = (
+        pl.when(pl.col("real") < 2)
+        .then(pl.lit("need_2"))
+        .when(pl.col("texts") < 2)
+        .then(pl.lit("identical"))
+        .when(pl.col("rejected") == 0)
+        .then(pl.lit("no_preference"))
+    )
+    return counts.select("prompt_id", reason.alias("reason")).drop_nulls()
+
+
+def _first_reason(reasons: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat(reasons).unique("prompt_id", keep="first", maintain_order=True)
+
+
+def merge(kept: pl.DataFrame) -> pl.DataFrame:
+    """One row a (prompt, text after NFC): the chosen, else the best rank's smallest candidate_id, noise last."""
+    best = (pl.col("candidate_id") != pl.col("chosen_id")).alias("_later")
+    return (
+        kept.with_columns(best, _nfc(kept["response"]).alias("_text"))
+        .sort("prompt_id", "_later", "rank", "candidate_id", nulls_last=True, maintain_order=True)
+        .with_columns(pl.len().over("prompt_id", "_text").cast(pl.Int32).alias("copies"))
+        .unique(["prompt_id", "_text"], keep="first", maintain_order=True)
+        .drop("_later", "_text")
+    )
+
+
+def _nfc(texts: pl.Series) -> pl.Series:
+    """The texts after NFC; ASCII ones, which are so already, are not gone through."""
+    other = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
+    return texts.scatter(other, texts.gather(other).str.normalize("NFC")) if other.len() else texts
+
+
+def with_roles(merged: pl.DataFrame) -> pl.DataFrame:
+    """chosen = y_0; other = ties with it, never trained on; rejected = the rest, noise included."""
+    role = (
+        pl.when(pl.col("candidate_id") == pl.col("chosen_id"))
+        .then(pl.lit("chosen"))
+        .when(pl.col("rank") == 1)
+        .then(pl.lit("other"))
+        .otherwise(pl.lit("rejected"))
+    )
+    return merged.with_columns(role.alias("role"))
+
+
+def _with_logps(candidates: pl.DataFrame, logps: pl.DataFrame | None, names: list[str]) -> pl.DataFrame:
+    """Attach each candidate's log-probs in the settings' order of references; each must have exactly these."""
+    if not names:
+        return candidates.with_columns(pl.lit([], dtype=schema.LOGPS).alias("logps"))
+    order = pl.Enum(names)
+    nested = (
+        logps.with_columns(pl.col("reference").cast(order).alias("_order"))  # type: ignore[union-attr]
+        .sort("prompt_id", "candidate_id", "_order")
+        .group_by("prompt_id", "candidate_id", maintain_order=True)
+        .agg(pl.struct("reference", "logp", "num_tokens").alias("logps"))
+    )
+    joined = candidates.join(nested, on=["prompt_id", "candidate_id"], how="left", maintain_order="left")
+    lacking = joined.filter(pl.col("logps").list.len().fill_null(0) != len(names))
+    if lacking.height:
+        row = lacking.row(0, named=True)
+        has = [x["reference"] for x in row["logps"] or []]
+        raise DataError(
+            f"log-probs of {has}, but the settings have the references {names}",
+            f"candidate {row['candidate_id']} of prompt {row['prompt_id']}",
+            "run the score stage for every reference",
+        )
+    return joined
+
+
+def _nest(prompts: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
+    """One row a prompt with its candidates in order."""
+    fields = list(schema.SET_CANDIDATE.to_schema())
+    rows = (
+        candidates.with_columns(pl.col("role").cast(pl.String))
+        .with_columns((pl.col("role") != "chosen").alias("_later"))
+        .sort("prompt_id", "_later", "rank", "candidate_id", nulls_last=True)
+        .group_by("prompt_id", maintain_order=True)
+        .agg(pl.struct(fields).cast(schema.SET_CANDIDATE).alias("candidates"))
+    )
+    named = prompts.select("prompt_id", "split", pl.col("messages").alias("prompt"), "tools", "template_kwargs", "source")
+    return named.join(rows, on="prompt_id", maintain_order="left")
+
+
+def _drops(prompts: pl.DataFrame, reasons: pl.DataFrame, unit: str) -> pl.DataFrame:
+    return prompts.join(reasons, on="prompt_id").select(
+        pl.lit("prompt").alias("scope"),
+        "prompt_id",
+        pl.lit(None, dtype=pl.String).alias("candidate_id"),
+        "source",
+        "source_row",
+        pl.lit("sets").alias("stage"),
+        "reason",
+        pl.lit(unit).alias("detail"),
+    )
+
+
+def fixed_pair(candidates: Sequence[dict[str, Any]], origins: Sequence[str], seed: int) -> tuple[int, int] | None:
+    """Indices of the chosen and of the one rejected candidate that DPO trains on and `preference` publishes.
+
+    A keyed draw (visit 0) among the rejected candidates of the pool's origins; None where the pool is empty.
+    """
+    pool = {c["candidate_id"]: i for i, c in enumerate(candidates) if c["role"] == "rejected" and c["origin"] in origins}
+    if not pool:
+        return None
+    return 0, pool[choose(seed, "fixed", sorted(pool))]
+
+
+def fixed_pairs(rows: pl.DataFrame, origins: Sequence[str], seed: int) -> pl.DataFrame:
+    """`fixed_pair` of every prompt of a set at once: prompt_id, rejected_id and its text; no row where the pool is empty."""
+    pool = rows.select("prompt_id", "candidates").explode("candidates").unnest("candidates")
+    pool = pool.filter((pl.col("role") == "rejected") & pl.col("origin").is_in(origins))
+    noise = pl.Series("_noise", gumbels(seed, "fixed", pool["candidate_id"]), dtype=pl.Float64)
+    best = pool.with_columns(noise).filter(pl.col("_noise") == pl.col("_noise").max().over("prompt_id"))
+    first = best.sort("prompt_id", "candidate_id").unique("prompt_id", keep="first")
+    return first.select("prompt_id", pl.col("candidate_id").alias("rejected_id"), pl.col("response").alias("_rejected"))

@@ -1,0 +1,233 @@
+"""Stage `sources`: every source read once, in bounded memory, into prompts, candidates and drops.
+
+Rows are spooled by prompt_id into buckets, then each bucket is resolved and written in order: the first source that
+has a prompt owns it. Of one source's rows with the same prompt the one with the smaller row hash stays, or, in sources
+with one answer a row, all of them together make the prompt's candidates.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from prefdata.draws import hex_id, uniform
+from prefdata.errors import DataError, snippet
+from prefdata.progress import Progress
+from prefdata.recipe.job import Job
+from prefdata.recipe.settings import SourceSettings, SourcesSettings
+from prefdata.sources import readers, rows
+from prefdata.sources.rows import Fields, Limits, Record
+from prefdata.sources.shapes import COMMON_FIELDS, SHAPES
+from prefdata.stages.toy import source_path
+from prefdata.tables import schema
+from prefdata.tables.files import writing
+from prefdata.tables.reasons import BAD_ROWS
+
+STAGE_VERSION = 2
+HELD_OUT = ("test", "validation")
+MIN_BUCKETS = 128
+"""Memory is that of one bucket: 1/128 of the input, or of a shard where there are more shards than that."""
+
+
+def run(job: Job) -> None:
+    """Read all sources, then write the shards."""
+    settings = job.settings.sources
+    places = [readers.files_of(s, source_path(job.run.root)) for s in settings.sources]
+    readers.require_distinct(settings.sources, places)
+    spool = job.run.root / "tables" / ".spool"
+    shutil.rmtree(spool, ignore_errors=True)
+    counts: Counter[str] = Counter()
+    try:
+        per_shard = -(-MIN_BUCKETS // job.settings.num_shards)
+        _spool(job, places, spool, per_shard, counts)
+        _require_rate(counts, settings.max_reject_rate)
+        for shard in job.run.shards:
+            with job.writers(shard) as writers:
+                for bucket in range(shard * per_shard, (shard + 1) * per_shard):
+                    job.write(writers, resolve(_load(spool / str(bucket)), settings.sources, job.settings.seed))
+    finally:
+        shutil.rmtree(spool, ignore_errors=True)
+
+
+def _spool(job: Job, places: list[list[Path]], spool: Path, per_shard: int, counts: Counter[str]) -> None:
+    """Append every parsed row to its bucket's file as one line."""
+    with Spool(spool) as spooled, Progress("sources", None) as progress:
+        for order, (source, paths) in enumerate(zip(job.settings.sources.sources, places, strict=True)):
+            seen: dict[str, str] = {}
+            for where, row in readers.rows(source, paths):
+                line = {"order": order, **_line(job.settings.sources, source, row, where, seen)}
+                _count(counts, line)
+                bucket = _bucket(line, per_shard, job.settings.num_shards)
+                spooled.write(bucket, json.dumps(line, ensure_ascii=True) + "\n")
+                progress.advance()
+
+
+class Spool:
+    """One text file a bucket; errors of the disk name the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._files = folder, dict[int, TextIO]()
+
+    def __enter__(self) -> "Spool":
+        with writing(self.folder):
+            self.folder.mkdir(parents=True)
+        return self
+
+    def write(self, bucket: int, line: str) -> None:
+        with writing(self.folder):
+            if bucket not in self._files:
+                self._files[bucket] = (self.folder / str(bucket)).open("w", encoding="utf-8")
+            self._files[bucket].write(line)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with writing(self.folder) if kind is None else suppress(OSError), ExitStack() as closing:
+            for file in self._files.values():
+                closing.callback(file.close)
+
+
+def _line(settings: SourcesSettings, source: SourceSettings, row: Record, where: str, seen: dict[str, str]) -> Record:
+    row_hash = hex_id(json.dumps(row, sort_keys=True, default=str))
+    if "id" in source.fields:
+        row_id = Fields(row, source.fields, where)
+        value = str(row_id.get("id", str, int))
+        if value in seen:
+            raise DataError(f"the row id {value!r} stands at {seen[value]} too", row_id.at("id"), "make the ids unique")
+        seen[value] = where
+    made = parse(row, source, where, settings)
+    return {"row_hash": row_hash, "prompt": made.prompt, "candidates": made.candidates, "drops": made.drops}
+
+
+def parse(row: Record, source: SourceSettings, where: str, settings: SourcesSettings) -> rows.Parsed:
+    """One row of a source. Raises DataError (file:row:field) where the row's shape is wrong."""
+    shape = SHAPES[source.format]
+    fields = Fields(row, {**shape.fields, **source.fields}, where)
+    known = {*fields.names.values(), *COMMON_FIELDS, *shape.extras}
+    if settings.unknown_fields == "error" and (unknown := sorted(set(row) - known)):
+        raise DataError("unknown field", f"{where}:{unknown[0]}", "map it in fields or set unknown_fields: ignore")
+    common = {
+        "source": source.revisioned,
+        "source_row": _row_id(fields, source),
+        "source_split": _split(fields, source),
+        "license": source.license,
+    }
+    shaped = replace(shape.prompt(fields), bare=True) if source.prompts_only else shape.read(fields)
+    limits = Limits(settings.max_chars, settings.control_characters == "keep")
+    return rows.parsed(shaped, common, limits, source.exclude)
+
+
+def _row_id(fields: Fields, source: SourceSettings) -> str:
+    if "id" not in source.fields:
+        return hex_id(json.dumps(fields.row, sort_keys=True, separators=(",", ":"), default=str))
+    value = str(fields.get("id", str, int))
+    if not rows.is_text(value):
+        raise DataError(f"an id that cannot be stored: {snippet(value)}", fields.at("id"), "correct the row")
+    return value
+
+
+def _split(fields: Fields, source: SourceSettings) -> str | None:
+    if source.split is not None or ("split" not in source.fields and "split" not in fields.row):
+        return source.split or held_out(source)
+    value = fields.get("split", str)
+    if value not in schema.SPLITS:
+        raise DataError(f"{snippet(value)} is none of {list(schema.SPLITS)}", fields.at("split"), "correct the row")
+    return str(value)
+
+
+def held_out(source: SourceSettings) -> str | None:
+    """The split that the name of the Hub split tells: test_prefs is test, validation is validation; train is cut by shares."""
+    names = (n for n in ("test", "validation") if source.dataset is not None and source.hub_split.startswith(n))
+    return next(names, None)
+
+
+def _bucket(line: Record, per_shard: int, num_shards: int) -> int:
+    """The bucket of the row's prompt; rows without one go first in a shard of their own hash (null sorts first)."""
+    known = [line["prompt"]] if line["prompt"] else [d for d in line["drops"] if d.get("prompt_id")]
+    if known:
+        return schema.shard_of(known[0]["prompt_id"], per_shard * num_shards)
+    return schema.shard_of(line["row_hash"], num_shards) * per_shard
+
+
+def _count(counts: Counter[str], line: Record) -> None:
+    counts["input"] += 1 + len(line["candidates"])
+    reasons = [d["reason"] for d in line["drops"]] + [c["dropped"]["reason"] for c in line["candidates"] if "dropped" in c]
+    counts.update(r for r in reasons if r in BAD_ROWS)
+
+
+def _require_rate(counts: Counter[str], limit: float) -> None:
+    reasons = {k: v for k, v in counts.items() if k != "input"}
+    bad = sum(reasons.values())
+    if bad > limit * counts["input"]:
+        raise DataError(
+            f"{bad} of {counts['input']} rows and answers are bad ({bad / counts['input']:.2%} > {limit:.2%}): {reasons}",
+            "sources",
+            "mend the input, or raise sources.max_reject_rate if this is expected",
+        )
+
+
+def _load(path: Path) -> Iterator[Record]:
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+def resolve(lines: Iterable[Record], sources: list[SourceSettings], seed: int) -> dict[str, Any]:
+    """One bucket: one prompt with all its candidates for each prompt_id, the other rows recorded as drops of scope row."""
+    drops: list[Record] = []
+    owned: dict[str, list[Record]] = {}
+    held: dict[str, str] = {}
+    for line in sorted(lines, key=lambda r: (r["order"], _held(r["prompt"]), r["row_hash"])):
+        if line["prompt"] is None:
+            drops += line["drops"]
+            continue
+        if _held(line["prompt"]) < len(HELD_OUT):  # a prompt that any row holds out is held out, whoever owns it
+            own = HELD_OUT[_held(line["prompt"])]
+            held[line["prompt"]["prompt_id"]] = min(own, held.get(line["prompt"]["prompt_id"], own), key=HELD_OUT.index)
+        group = owned.setdefault(line["prompt"]["prompt_id"], [])
+        same = not group or group[0]["order"] == line["order"]
+        if not group or (same and SHAPES[sources[line["order"]].format].grouped):
+            group.append(line)
+        else:
+            drops.append(_drop(line["prompt"], "duplicate_prompt" if same else "other_source"))
+    made = [_prompt(group, sources[group[0]["order"]], seed) for group in owned.values()]
+    for one in made:
+        if one.prompt and one.prompt["prompt_id"] in held:
+            one.prompt["source_split"] = held[one.prompt["prompt_id"]]
+    return {
+        "prompts": schema.frame("prompts", [m.prompt for m in made if m.prompt]),
+        "candidates": schema.frame("candidates", [c for m in made for c in m.candidates]),
+        "drops": schema.frame("drops", drops + [d for m in made for d in m.drops]),
+    }
+
+
+def _held(prompt: Mapping[str, Any] | None) -> int:
+    """Place among the held-out splits; rows for training come after them."""
+    split = prompt["source_split"] if prompt else None
+    return HELD_OUT.index(split) if split in HELD_OUT else len(HELD_OUT)
+
+
+def _prompt(group: list[Record], source: SourceSettings, seed: int) -> rows.Parsed:
+    """The rows of one prompt as one: the smallest source_row names it."""
+    prompt = min((line["prompt"] for line in group), key=lambda p: p["source_row"])
+    drops = [d for line in group for d in line["drops"]]
+    if source.weight < 1 and uniform(seed, "mixture", prompt["prompt_id"]) >= source.weight:
+        return rows.Parsed(drops=[*drops, _drop(prompt, "not_sampled")])
+    candidates, more = rows.finish([c for line in group for c in line["candidates"]])
+    if SHAPES[source.format].needs_first and not any(c["source_rank"] == 1 for c in candidates):
+        return rows.Parsed(drops=[*drops, _drop(prompt, "no_good_answer")])
+    return rows.Parsed(prompt, candidates, drops + more)
+
+
+def _drop(prompt: Mapping[str, Any], reason: str) -> Record:
+    return {
+        "scope": "row",
+        "prompt_id": prompt["prompt_id"],
+        "source": prompt["source"],
+        "source_row": prompt["source_row"],
+        "stage": "sources",
+        "reason": reason,
+    }

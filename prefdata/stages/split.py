@@ -1,0 +1,36 @@
+"""Stage `split`: every kept prompt gets a split, whole clusters together.
+
+The source's split counts, a held-out member deciding for its whole cluster (stage `dedup`); else a hash of cluster_id
+over the shares in the settings. Where deduplication is off every prompt is its own cluster.
+"""
+
+import polars as pl
+
+from prefdata.draws import uniform
+from prefdata.recipe.job import Frames, Job
+from prefdata.recipe.settings import SplitSettings
+from prefdata.tables import schema
+
+STAGE_VERSION = 2
+
+
+def split(frames: Frames, job: Job) -> Frames:
+    """prompts (and clusters) -> splits of the prompts that are alive."""
+    settings, seed = job.settings.split, job.settings.seed
+    clusters = frames.get("clusters")
+    if clusters is None:
+        clusters = frames["prompts"].select("prompt_id", pl.col("prompt_id").alias("cluster_id"), "source_split")
+    alive = schema.alive(clusters, frames["drops"])
+    drawn = [by_share(i, settings, seed) for i in alive["cluster_id"]]
+    by_source = pl.coalesce(pl.col("source_split"), pl.Series(drawn, dtype=pl.Enum(schema.SPLITS)))
+    return {"splits": alive.select("prompt_id", "cluster_id", by_source.alias("split"))}
+
+
+def by_share(cluster_id: str, settings: SplitSettings, seed: int) -> str:
+    """The split of a cluster without one of its own: where its keyed number falls among the shares."""
+    number, edge = uniform(seed, "split", cluster_id), 0.0
+    for name in ("sft", "validation", "test"):
+        edge += float(getattr(settings, name))
+        if number < edge:
+            return name
+    return "train"

@@ -1,0 +1,399 @@
+"""Files that appear whole or not at all, and tables that carry their own manifest.
+
+A table is Parquet with page checksums (written and verified). Its manifest lies in the file's key-value metadata:
+stage, version, hash of its settings slice, content hashes of its inputs, rows, drops by reason; no time, host or path.
+"""
+
+import contextlib
+import ctypes
+import errno
+import glob
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from prefdata.errors import DataError
+from prefdata.tables import schema
+from prefdata.tables.schema import TABLES, Table
+
+MANIFEST = b"prefdata"
+MAX_DECODED_BYTES = 64 * 2**30
+"""A file that claims to decode to more than this is refused before it is read."""
+
+
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a new file, then fsync it, rename it to `path` and fsync the folder.
+
+    Whatever fails, `path` holds the old version or the new one. Raises DataError naming the path on OS errors.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)
+        write(temporary)
+        publish(temporary, path)
+    except OSError as error:
+        raise os_error(error, path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def sweep(path: Path) -> None:
+    """Remove what a killed writer of this same file left behind (the stage's lock makes us its only writer)."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if stale.is_dir():
+            shutil.rmtree(stale, ignore_errors=True)
+        else:
+            stale.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all in it, with one file open at a time: it is called where descriptors are short."""
+    with contextlib.suppress(OSError):
+        for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
+def atomic_text(path: Path, text: str) -> None:
+    """`atomic_write` of a text, utf-8."""
+    atomic_write(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def atomic_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a new folder, fsync its files, then put it in `folder`'s place: all files are old or all are new."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        temporary.mkdir()
+        write(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            fsync(path)
+        if folder.exists():
+            _exchange(temporary, folder)
+        else:
+            os.replace(temporary, folder)
+        fsync(folder.parent)
+    except OSError as error:
+        raise os_error(error, folder) from error
+    finally:
+        for _ in range(2):  # what failed once may have been the cleaning
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two folders in one step where the system can (renameat2), else by way of a third name."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is not None and renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2) == 0:  # AT_FDCWD, EXCHANGE
+        return
+    aside = one.with_suffix(".old.tmp")  # a name that sweep knows
+    os.rename(other, aside)
+    try:
+        os.rename(one, other)
+    except OSError:
+        os.rename(aside, other)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of the system while something is written, as ours, naming the path."""
+    try:
+        yield
+    except OSError as error:
+        raise os_error(error, path) from error
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """fsync `temporary`, rename it to `path`, fsync the folder."""
+    fsync(temporary)
+    os.replace(temporary, path)
+    fsync(path.parent)
+
+
+def fsync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def os_error(error: OSError, path: Path) -> DataError:
+    return DataError(
+        f"cannot write: {os.strerror(error.errno) if error.errno else error}",
+        str(path),
+        "free space or fix the permissions and run the same command again (the previous version is intact)",
+    )
+
+
+class ContentHash:
+    """A hash over rows and schema, whatever the batches, encodings and offsets the rows come in."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._streams: dict[str, Any] = {}
+        for field in schema:
+            self._bytes(f"{field.name}={field.type}", b"")
+
+    def update(self, table: pa.Table) -> None:
+        for name in table.column_names:
+            for chunk in table.column(name).chunks:
+                self._add(name, chunk)
+
+    def _bytes(self, stream: str, data: bytes) -> None:
+        self._streams.setdefault(stream, hashlib.blake2b(digest_size=16)).update(data)
+
+    def _add(self, stream: str, array: pa.Array) -> None:
+        kind = array.type
+        if pa.types.is_dictionary(kind):
+            return self._add(stream, array.cast(kind.value_type))
+        self._bytes(f"{stream}?", np.asarray(array.is_valid()).tobytes())
+        if pa.types.is_struct(kind):
+            for field, child in zip(kind, array.flatten(), strict=True):
+                self._add(f"{stream}.{field.name}", child)
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            lengths = pc.fill_null(pc.list_value_length(array), 0).cast(pa.int64())
+            self._bytes(f"{stream}#", np.asarray(lengths).tobytes())
+            self._add(f"{stream}[]", array.flatten())
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            values = [v.encode() for v in pc.fill_null(array, "").to_pylist()]
+            self._bytes(f"{stream}#", np.array([len(v) for v in values], np.int64).tobytes())
+            self._bytes(stream, b"".join(values))
+        elif pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            zero = pa.scalar(0).cast(kind)
+            self._bytes(f"{stream}:{kind}", np.asarray(pc.fill_null(array, zero)).tobytes())
+        elif not pa.types.is_null(kind):
+            raise TypeError(f"no content hash for {kind}")
+        return None
+
+    def hexdigest(self) -> str:
+        total = hashlib.blake2b(digest_size=16)
+        for stream in sorted(self._streams):
+            total.update(stream.encode() + b"\0" + self._streams[stream].digest())
+        return total.hexdigest()
+
+
+def content_hash(frame: pl.DataFrame) -> str:
+    """The content hash of a frame, as a file of it would carry."""
+    arrow = schema.stored(frame).to_arrow()
+    digest = ContentHash(arrow.schema)
+    digest.update(arrow)
+    return digest.hexdigest()
+
+
+class TableWriter:
+    """Writes one table file in parts; the file appears when the `with` block ends without an error.
+
+    Parts must come in key order. `manifest` is the caller's share of the manifest; rows, drops by reason and the
+    content hash are added here.
+    """
+
+    def __init__(self, path: Path, table: Table, manifest: dict[str, Any]) -> None:
+        self.path, self.table, self.manifest = path, table, manifest
+        self._schema = schema.stored(table.empty()).to_arrow().schema
+        self._digest, self._rows, self._reasons = ContentHash(self._schema), 0, Counter[str]()
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._last: tuple[Any, ...] | None = None
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> "TableWriter":
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(self.path)
+            self._writer = pq.ParquetWriter(
+                self._temporary, self._schema, write_page_checksum=True, compression="zstd", store_schema=False
+            )
+        except OSError as error:
+            self.discard()
+            raise os_error(error, self.path) from error
+        return self
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Append rows: checked against the table, and after the rows before."""
+        frame = schema.require(frame, self.table, str(self.path))
+        if frame.is_empty():
+            return
+        self._require_after(frame)
+        if self.table.name == "drops":
+            self._reasons.update(frame["reason"].to_list())
+        arrow = schema.stored(frame).to_arrow().cast(self._writer.schema)  # type: ignore[union-attr]
+        self._digest.update(arrow)
+        self._rows += frame.height
+        try:
+            self._writer.write_table(arrow)  # type: ignore[union-attr]
+        except OSError as error:
+            raise os_error(error, self.path) from error
+
+    def _require_after(self, frame: pl.DataFrame) -> None:
+        first, last = frame["prompt_id"][0] or "", frame["prompt_id"][-1] or ""
+        if self._last is not None and (first,) < self._last:
+            raise DataError(f"part begins at {first}, before {self._last[0]}", str(self.path), "sort the parts")
+        self._last = (last,)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self.complete()
+                self.appear()
+                self.settle()
+        finally:
+            self.discard()
+
+    def complete(self) -> None:
+        """Write the manifest and all that is left, and flush the file to the disk; it is not in its place yet."""
+        assert self._writer is not None
+        with writing(self.path):
+            self._writer.add_key_value_metadata({MANIFEST: sealed(self._manifest())})
+            self._writer.close()
+            fsync(self._temporary)
+
+    def appear(self) -> None:
+        """Put the complete file in its place."""
+        with writing(self.path):
+            os.replace(self._temporary, self.path)
+
+    def settle(self) -> None:
+        """Flush the name of the file to the disk."""
+        with writing(self.path):
+            fsync(self.path.parent)
+
+    def discard(self) -> None:
+        """Close and remove what has not appeared."""
+        if self._writer is not None and self._writer.is_open:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+        with contextlib.suppress(OSError):
+            self._temporary.unlink()
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            **self.manifest,
+            "table": self.table.name,
+            "rows": self._rows,
+            "reasons": dict(sorted(self._reasons.items())),
+            "content_hash": self._digest.hexdigest(),
+        }
+
+
+def write_table(path: Path, table: str, frame: pl.DataFrame, manifest: dict[str, Any] | None = None) -> None:
+    """Write a whole table file at once."""
+    with TableWriter(path, TABLES[table], manifest or {}) as writer:
+        writer.write(frame)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError("no such file", str(path), "run the stage that makes it") from error
+    except PermissionError as error:
+        raise DataError("cannot read: permission denied", str(path), "fix the permissions") from error
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError, ValueError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            reason = os.strerror(error.errno)
+            raise DataError(f"cannot read: {reason}", str(path), "run the same command again when there are more") from error
+        reason = str(error).splitlines()[0][:200]
+        raise DataError(f"damaged or not a table of ours ({reason})", str(path), "delete it and run again") from error
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    """The manifest inside a table file; reads the file's footer only."""
+    with _reading(path):
+        return _unsealed(pq.read_metadata(path).metadata or {})
+
+
+def sealed(manifest: dict[str, Any]) -> str:
+    """A manifest as it is written: with its own hash, since a file's footer has no checksum."""
+    return json.dumps({**manifest, "seal": _seal(manifest)}, sort_keys=True)
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _unsealed(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    """The manifest of a footer, checked. Raises ValueError where it is not what was written."""
+    loaded: dict[str, Any] = json.loads(metadata[MANIFEST])
+    if loaded.pop("seal") != _seal(loaded):
+        raise ValueError("its manifest was changed")
+    return loaded
+
+
+def iter_table(path: Path, table: str, batch_rows: int | None = None) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a table file in order, checked, in frames of at most `batch_rows`: bounded memory.
+
+    By default 128 rows of a table with one row a prompt (they are long), 1024 of the others.
+    """
+    known = TABLES[table]
+    with _reading(path):
+        file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
+    with file:
+        with _reading(path):
+            _unsealed(file.metadata.metadata or {})
+        require_decodable(file, path)
+        rows = batch_rows or (128 if known.key == ("prompt_id",) else 1024)
+        batches, decoded = file.iter_batches(batch_size=rows), 0
+        while True:
+            with _reading(path):
+                batch = next(batches, None)
+            decoded += 0 if batch is None else batch.nbytes
+            require_bounded(decoded, path)
+            with _reading(path):
+                frame = None if batch is None else pl.DataFrame(pl.from_arrow(batch))
+            if frame is None:
+                return
+            yield schema.require(frame, known, str(path))
+
+
+def require_decodable(file: pq.ParquetFile, path: Path) -> None:
+    """Refuse a file that says itself that it decodes to more than the bound. Raises DataError."""
+    require_bounded(sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)), path)
+
+
+def require_bounded(decoded: int, path: Path) -> None:
+    """Refuse more than MAX_DECODED_BYTES: a dictionary of one long text is small until its rows are read."""
+    if decoded > MAX_DECODED_BYTES:
+        raise DataError(f"decodes to {decoded} bytes, more than {MAX_DECODED_BYTES}", str(path), "split the file")
+
+
+def read_table(path: Path, table: str) -> pl.DataFrame:
+    """A whole table file, checked."""
+    return pl.concat([TABLES[table].empty(), *iter_table(path, table)])
+
+
+class PromptReader:
+    """Reads one table file in prompt order, a range of prompts at a time, holding only what is not yet asked for."""
+
+    def __init__(self, path: Path, table: str) -> None:
+        self._batches = iter_table(path, table)
+        self._held = TABLES[table].empty()
+        self._done = False
+
+    def until(self, prompt_id: str) -> pl.DataFrame:
+        """Rows with a prompt_id up to and including this one (or null), not returned before."""
+        while not self._done and (self._held.is_empty() or (self._held["prompt_id"][-1] or "") <= prompt_id):
+            batch = next(self._batches, None)
+            if batch is None:
+                self._done = True
+            else:
+                self._held = pl.concat([self._held, batch])
+        mine = pl.col("prompt_id").is_null() | (pl.col("prompt_id") <= prompt_id)
+        taken = self._held.filter(mine)
+        self._held = self._held.slice(taken.height)
+        return taken

@@ -1,0 +1,85 @@
+"""The store of finished work of an engine stage: one sqlite file a unit, keyed by item.
+
+An item's key is a hash of everything that can change its result (model revision, sampling, template, stage version,
+request). A kill, another grouping or one edited source row then repeats only what is missing. One `put` is one commit.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from prefdata.errors import DataError
+from prefdata.recipe.job import lock
+
+Value = dict[str, Any]
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """sqlite's errors as ours: what to do depends on whether the file is damaged or the disk is."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise DataError(
+            f"cannot use the chunk store ({error})", str(path), "free space or stop other users, run again"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise DataError(f"not a chunk store ({error})", str(path), "delete it and run again") from error
+
+
+class ChunkStore:
+    """A key-value store; several jobs of one unit may use it at once (WAL)."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.hits, self.misses = path, 0, 0
+        # switching a fresh file to WAL ignores sqlite's own timeout, so opening is serialised
+        with _told(path), lock(path.with_suffix(".lock"), wait_s=60):
+            self._connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute("CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+
+    def get(self, keys: Sequence[str]) -> dict[str, Value]:
+        """The stored values of those keys that are stored."""
+        found: dict[str, Value] = {}
+        for start in range(0, len(keys), 500):
+            some = list(keys[start : start + 500])
+            marks = ",".join("?" * len(some))
+            with _told(self.path):
+                rows = self._connection.execute(f"SELECT key, value FROM items WHERE key IN ({marks})", some).fetchall()
+            found.update((key, json.loads(value)) for key, value in rows)
+        return found
+
+    def missing(self, keys: Sequence[str]) -> list[str]:
+        """Those keys that are not stored, in order, or whose failure may be gone (`transient`); counts hits and misses for
+        the log."""
+        found = {k: v for k, v in self.get(keys).items() if not v.get("transient")}
+        absent = [k for k in dict.fromkeys(keys) if k not in found]
+        self.hits += len(found)
+        self.misses += len(absent)
+        return absent
+
+    def total(self, field: str) -> float:
+        """The sum of a number over all stored values; null counts 0."""
+        with _told(self.path):
+            (found,) = self._connection.execute("SELECT SUM(json_extract(value, ?)) FROM items", (f"$.{field}",)).fetchone()
+        return float(found or 0)
+
+    def put(self, values: Mapping[str, Value]) -> None:
+        """Commit finished items together; a kill loses all of them or none."""
+        rows = [(k, json.dumps(v, ensure_ascii=True)) for k, v in values.items()]
+        with _told(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", rows)
+            self._connection.execute("COMMIT")
+
+    def __enter__(self) -> "ChunkStore":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._connection.close()

@@ -1,0 +1,216 @@
+"""The command line, made from STAGES: `prefdata STAGE --settings recipe.yaml` reads, checks, calls, checks, writes.
+
+Every rule of the Snakefile calls it and every stage runs without Snakemake too. Exit code 2 and one line on a mistake
+of the input; a traceback only with --debug.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from collections import Counter
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prefdata import __version__
+from prefdata.errors import ConfigError, PrefdataError
+from prefdata.progress import RUN_PID, logged
+from prefdata.recipe.job import Job, Run
+from prefdata.recipe.read import print_settings, read_recipe
+from prefdata.recipe.settings import Settings
+from prefdata.recipe.units import Part
+from prefdata.stages.registry import STAGES, Stage
+from prefdata.tables import files
+from prefdata.workflow.execute import execute, locked
+
+app = typer.Typer(
+    help="Build preference candidate sets, score them under reference models and publish them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+SettingsFile = Annotated[Path, typer.Option("--settings", envvar="PREFDATA_SETTINGS", help="the recipe (YAML)")]
+UnitName = Annotated[str | None, typer.Option("--unit", help="one model, judge, reference or method; default: each")]
+LogFile = Annotated[Path | None, typer.Option("--log", help="also write what is said on stderr to this file")]
+ShardList = Annotated[str | None, typer.Option("--shards", help="comma-separated numbers; default: all")]
+
+
+def run_stage(name: str, path: Path, unit: str | None, shards: str | None) -> None:
+    """Run a stage for one unit or each, one shard or all."""
+    run = Run(read_recipe(path))
+    os.environ["OMP_NUM_THREADS"] = str(run.settings.threads)  # before any stage imports torch
+    chosen = None if shards is None else [shard_number(s) for s in shards.split(",")]
+    units = [unit] if unit is not None else STAGES[name].units(run.settings)
+    if not units:
+        print(f"{name}: nothing to do, the settings ask for none", file=sys.stderr)
+    made = []
+    for each in units:
+        job = Job(run, name, each, chosen)
+        with locked(job):
+            execute(job)
+        if rows := rows_of(job):
+            made.append(f"{name} {each}: {rows}")
+    for line in made:
+        print(line, file=sys.stderr)
+
+
+def rows_of(job: Job) -> str:
+    """How many rows the job's tables now have."""
+    counts: Counter[str] = Counter()
+    for shard in job.shards:
+        for table in job.stage.writes:
+            counts[table] += files.manifest(job.run.table(Part(table, job.stage.name, job.unit), shard))["rows"]
+    return ", ".join(f"{n} {table}" for table, n in counts.items())
+
+
+def shard_number(text: str) -> int:
+    """3 and 00003-of-00008 are shard 3."""
+    number = text.partition("-of-")[0]
+    if not number.isdigit():
+        raise ConfigError(f"{text!r} is no shard", "--shards", "give numbers such as 0,1,2")
+    return int(number)
+
+
+def _add(stage: Stage) -> None:
+    if stage.per == "run":
+
+        def command(path: SettingsFile = Path("config/demo.yaml"), log: LogFile = None) -> None:
+            with logged(log):
+                run_stage(stage.name, path, None, None)
+    else:
+
+        def command(  # type: ignore[misc]
+            path: SettingsFile = Path("config/demo.yaml"),
+            unit: UnitName = None,
+            shards: ShardList = None,
+            log: LogFile = None,
+        ) -> None:
+            with logged(log):
+                run_stage(stage.name, path, unit, shards)
+
+    app.command(stage.name, help=stage.help)(command)
+
+
+for _stage in STAGES.values():
+    _add(_stage)
+
+
+@app.command("settings")
+def settings_() -> None:
+    """Print every key of a recipe with its default and its reason (a training run's: python -m train --keys)."""
+    print_settings(Settings)
+
+
+@app.command("judge-check")
+def judge_check(
+    pairs: Annotated[Path, typer.Argument(help="pairs judged by people: {prompt, a, b, human, judges} a line")],
+    path: Annotated[Path | None, typer.Option("--settings", help="a recipe whose judge is run on the pairs too")] = None,
+    judge: Annotated[list[str] | None, typer.Option("--judge", help="its name there; may be repeated; default: all")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    seed: Annotated[int, typer.Option(help="of the resampling")] = 0,
+) -> None:
+    """Compare judges with people: agreement, Cohen's kappa, intervals, and two yardsticks. Recorded verdicts are read; with
+    --settings the recipe's judges are asked, in both orders."""
+    import json
+    from dataclasses import asdict
+
+    from prefdata.judging.measures import against_people as check
+
+    read = check.read(pairs)
+    if path is None and judge:
+        raise ConfigError("--judge names a judge of a recipe", "--judge", "give --settings too")
+    if path is not None:
+        run = Run(read_recipe(path))
+        for name in judge or [j.name for j in run.settings.judge]:
+            read = check.with_judge(read, run, name)
+    found, differences = check.check(read, seed)
+    if as_json:
+        figures = {"judges": [asdict(f) for f in found], "differences": differences, "people": check.among_people(read)}
+        print(json.dumps(figures, indent=1))
+    else:
+        print(check.render(read, found, differences))
+
+
+@app.command("win-rate")
+def win_rate(
+    systems: Annotated[list[Path], typer.Argument(help="answers of systems, an AlpacaEval file each")],
+    against: Annotated[Path, typer.Option("--against", help="answers of the baseline to the same instructions")],
+    judge: Annotated[str, typer.Option("--judge", help="a judge of the recipe")],
+    path: SettingsFile = Path("config/demo.yaml"),
+    save: Annotated[Path | None, typer.Option("--annotations", help="also write AlpacaEval's annotations here")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Win rates of systems against a baseline, asked in both orders: adjusted for ties, and length-controlled."""
+    import json
+
+    from prefdata.judging.measures import win_rate as rates
+
+    found, apart, notes, baseline = rates.of_files(Run(read_recipe(path)), judge, systems, against)
+    if save is not None:
+        files.atomic_text(save, json.dumps(notes, indent=1, ensure_ascii=False))
+    print(json.dumps({"systems": found, "differences": apart}, indent=1) if as_json else rates.render(found, apart, baseline))
+
+
+@app.command("clean")
+def clean(path: SettingsFile = Path("config/demo.yaml")) -> None:
+    """Remove the chunk store of a run: finished work is then only in its tables."""
+    import shutil
+
+    run = Run(read_recipe(path))
+    shutil.rmtree(run.root / "chunks", ignore_errors=True)
+    print(f"removed {run.root / 'chunks'}")
+
+
+for _point in entry_points(group="prefdata.commands"):  # of packages that build on this one, as train does
+    app.command(_point.name)(_point.load())
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def die_with_parent() -> None:
+    """Under a workflow: be killed when it is (PR_SET_PDEATHSIG), and stop at once if it is gone already."""
+    parent = os.environ.get(RUN_PID)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+    if os.getppid() != int(parent):
+        sys.exit(f"the workflow {parent} that started this job is gone")
+
+
+def main() -> None:
+    """Entry point of `prefdata`."""
+    guarded(lambda: app(prog_name="prefdata"))
+
+
+def guarded(call: Any) -> None:
+    """Run a command; our errors are one line and exit code 2, without traceback unless --debug or PREFDATA_DEBUG."""
+    die_with_parent()
+    debug = "--debug" in sys.argv or "PREFDATA_DEBUG" in os.environ
+    sys.argv = [a for a in sys.argv if a != "--debug"]
+    try:
+        call()
+    except PrefdataError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if debug:
+            raise
+        print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What a run starts with: the rows of its set, the references' weights, its examples."""
+
+import sys
+
+import polars as pl
+
+from prefdata.draws import hash64
+from prefdata.errors import ConfigError, DataError
+from prefdata.models.tokens import Encoder
+from prefdata.recipe.job import Run
+from prefdata.recipe.settings import Settings, SplitName
+from prefdata.recipe.units import Part
+from prefdata.tables import files
+from train.examples import Example, examples
+from train.objectives.losses import LOSSES
+from train.objectives.negatives import NEGATIVES
+from train.objectives.reference_weights import alpha
+from train.objectives.registry import Objective
+from train.settings import RunSettings
+
+
+def read_set(run: Run, settings: RunSettings) -> tuple[pl.DataFrame, str]:
+    """The rows of the run's set and split, and the hash of their content."""
+    frame = split_of(whole_set(run, settings), settings.split)
+    if frame.is_empty():
+        raise DataError(f"no rows of split {settings.split}", f"sets/{settings.set}", "look at the report's drops")
+    return frame, files.content_hash(frame)
+
+
+def whole_set(run: Run, settings: RunSettings) -> pl.DataFrame:
+    """All splits."""
+    paths = [run.table(Part("sets", "sets", settings.set), s) for s in run.shards]
+    return pl.concat([files.read_table(p, "sets") for p in paths])
+
+
+def split_of(frame: pl.DataFrame, split: SplitName | None) -> pl.DataFrame:
+    return frame if split is None else frame.filter(pl.col("split") == split)
+
+
+def with_alpha(run: Run, settings: RunSettings, recipe: Settings, seed: int) -> RunSettings:
+    """The settings with the references' weights filled in where held-out pairs decide them."""
+    asked = settings.references
+    if asked.weights == "per_example":
+        return settings
+    names = [r.name for r in recipe.score.references]
+    found = alpha(whole_set(run, settings), names, settings.negatives.origins, seed, asked.weights)
+    print(f"train: {asked.weights}: {', '.join(f'{n} {a:.3f}' for n, a in zip(names, found, strict=True))}", file=sys.stderr)
+    return settings.model_copy(update={"references": asked.model_copy(update={"alpha": found})})
+
+
+def read_examples(
+    frame: pl.DataFrame, encoder: Encoder, recipe: Settings, settings: RunSettings, objective: Objective, limit: int
+) -> list[Example]:
+    """The usable rows in ids; a row without any rejected candidate is none, but for plain SFT."""
+    negatives = objective.negatives
+    references = [r.name for r in recipe.score.references] if settings.set == "preference" else []
+    origins = NEGATIVES[negatives].origins or tuple(settings.negatives.origins)
+    data = examples(frame, encoder, origins if negatives != "none" else (), references, LOSSES[objective.loss].needs)
+    usable = data if negatives == "none" else [e for e in data if len(e.completions) > 1]
+    if not usable:
+        raise DataError(f"no row has a rejected candidate of origin {list(origins)}", f"sets/{settings.set}")
+    return _within(usable, limit, settings)
+
+
+def _within(usable: list[Example], limit: int, settings: RunSettings) -> list[Example]:
+    """The rows that fit the model; longer ones are left out and counted, never cut. A recipe whose score stage knows the
+    policy has none by then."""
+    too_long = [e.prompt_id for e in usable if len(e.prompt) + max(map(len, e.completions)) > limit]
+    if not too_long:
+        return usable
+    print(f"train: {len(too_long)} of {len(usable)} rows are longer than {limit} tokens and left out", file=sys.stderr)
+    kept = [e for e in usable if e.prompt_id not in set(too_long)]
+    if not kept:
+        raise DataError(f"every row is longer than the model's {limit} tokens", f"sets/{settings.set}")
+    return kept
+
+
+def held_out(
+    run: Run, encoder: Encoder, recipe: Settings, settings: RunSettings, objective: Objective, limit: int, seed: int
+) -> list[Example]:
+    """What a run is evaluated on while it trains: at most `evaluation.prompts` of its split, by a keyed draw."""
+    asked = settings.evaluation
+    frame = split_of(whole_set(run, settings), asked.split)
+    if frame.is_empty():
+        raise ConfigError(
+            f"no rows of split {asked.split} to evaluate on",
+            "train.runs: evaluation.split",
+            "name a split that the set has, or leave evaluation.every out",
+        )
+    data = read_examples(frame, encoder, recipe, settings, objective, limit)
+    return sorted(data, key=lambda e: (hash64(seed, "evaluation", e.prompt_id), e.prompt_id))[: asked.prompts]

@@ -1,0 +1,141 @@
+"""The preference set as batches: examples in token ids, a data order that is a pure function of (seed, epoch), and
+micro-batches balanced by tokens."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+
+from prefdata.draws import hash64
+from prefdata.errors import ConfigError, DataError
+from prefdata.models.tokens import Encoder
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt in ids. Place 0 is the chosen; the others are the pool of rejected ones. logps[k][n]: reference k; labels[n]:
+    score or win probability, for losses that need one."""
+
+    prompt_id: str
+    prompt: list[int]
+    completions: list[list[int]]
+    candidate_ids: list[str]
+    origins: list[str]
+    logps: list[list[float]]
+    labels: list[float]
+
+    def tokens(self, most: int | None = None) -> int:
+        """Tokens of the prompt, the chosen and the `most` longest others (None: all), the prompt shared."""
+        others = sorted(map(len, self.completions[1:]), reverse=True)
+        return len(self.prompt) + len(self.completions[0]) + sum(others[:most])
+
+
+def examples(
+    frame: pl.DataFrame, encoder: Encoder, origins: Sequence[str], references: Sequence[str], need: str | None = None
+) -> list[Example]:
+    """The rows of a set: ties with the chosen are left out, the pool is limited to `origins`.
+
+    Rows whose pool is empty are kept (plain SFT needs none). Raises DataError where log-probs of a reference lack, and
+    ConfigError where the set lacks what the loss needs (train.losses.Loss.needs).
+    """
+    made = []
+    rows = frame.to_dicts()
+    prompts = encoder.prompts([(r["prompt"], r["tools"], r["template_kwargs"]) for r in rows])
+    for row, prompt in zip(rows, prompts, strict=True):
+        kept = [c for c in row["candidates"] if c["role"] == "chosen" or (c["role"] == "rejected" and c["origin"] in origins)]
+        completions = encoder.completions([c["response"] for c in kept], [c["finish"] for c in kept])
+        if need == "same_tokenizer" and references:
+            for candidate, ids in zip(kept, completions, strict=True):
+                _require_tokens(candidate, references[0], len(ids), row["prompt_id"])
+        made.append(
+            Example(
+                row["prompt_id"],
+                prompt,
+                completions,
+                [c["candidate_id"] for c in kept],
+                [c["origin"] for c in kept],
+                [[_logp(c, name, row["prompt_id"]) for c in kept] for name in references],
+                [_label(c, need, row["prompt_id"]) for c in kept] if need in ("score", "win_prob") and len(kept) > 1 else [],
+            )
+        )
+    return made
+
+
+def _logp(candidate: dict[str, Any], name: str, prompt: str) -> float:
+    found = [x["logp"] for x in candidate["logps"] if x["reference"] == name]
+    if not found:
+        raise DataError(
+            f"no log-prob under the reference {name}",
+            f"candidate {candidate['candidate_id']} of prompt {prompt}",
+            "run the score stage for it and make the set again",
+        )
+    value = float(found[0])
+    if not value <= 1e-6:  # NaN too
+        raise DataError(f"log-prob {value} under {name} is no log-prob", f"candidate {candidate['candidate_id']}")
+    return value
+
+
+def _label(candidate: dict[str, Any], need: str, prompt: str) -> float:
+    value = candidate[need]
+    if value is None or value != value:
+        raise ConfigError(
+            f"this objective needs the {need} of every candidate, this set has none",
+            f"candidate {candidate['candidate_id']} of prompt {prompt}",
+            "rank by a method that gives one (the source's scores, a pointwise judge), or train another objective",
+        )
+    return float(value)
+
+
+def _require_tokens(candidate: dict[str, Any], name: str, own: int, prompt: str) -> None:
+    found = next((x["num_tokens"] for x in candidate["logps"] if x["reference"] == name), own)
+    if found != own:
+        raise ConfigError(
+            f"this objective averages log-ratios over tokens, but {name} counts {found} tokens and the policy {own}",
+            f"candidate {candidate['candidate_id']} of prompt {prompt}",
+            "make a model with the policy's tokenizer the first of score.references, or train another objective",
+        )
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which examples make the batch of which step: the epoch's order is a sort by a keyed hash."""
+
+    ids: tuple[str, ...]
+    batch: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.ids) // self.batch)
+
+    def epoch(self, step: int) -> int:
+        return step // self.steps_per_epoch
+
+    def members(self, step: int) -> list[int]:
+        """Indices of the examples of a step; the last batch of an epoch may be smaller."""
+        order = self._shuffled(self.epoch(step))
+        start = (step % self.steps_per_epoch) * self.batch
+        return order[start : start + self.batch]
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        return _shuffle(self.ids, self.seed, epoch)
+
+
+@lru_cache(maxsize=2)
+def _shuffle(ids: tuple[str, ...], seed: int, epoch: int) -> list[int]:
+    return sorted(range(len(ids)), key=lambda i: (hash64(seed, "order", ids[i], epoch), ids[i]))
+
+
+def micro_batches(batch: Sequence[Example], micro_tokens: int, most: int | None = None) -> Iterator[list[Example]]:
+    """Cut a batch into forwards of at most `micro_tokens` tokens (one example at least), prompts counted once, and of the
+    rejected the `most` that a draw can train on; examples of like length together, for models that need padded rows."""
+    held: list[Example] = []
+    for example in sorted(batch, key=lambda e: (len(e.prompt), max(map(len, e.completions)), e.prompt_id)):
+        if held and sum(e.tokens(most) for e in held) + example.tokens(most) > micro_tokens:
+            yield held
+            held = []
+        held.append(example)
+    if held:
+        yield held
