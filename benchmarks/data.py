@@ -29,11 +29,13 @@ from transformers import PreTrainedTokenizerFast
 from prefdata.draws import gumbels
 from prefdata.models.tokens import load_encoder
 from prefdata.output import published_files
-from prefdata.recipe.job import Frames, Job, Run
+from prefdata.recipe.job import Job
 from prefdata.recipe.read import read_recipe
+from prefdata.recipe.results import Run
 from prefdata.stages import prune, rank, sets
 from prefdata.stages.registry import STAGES
 from prefdata.tables import schema
+from prefdata.tables.views import Frames
 
 SMALL, LARGE = 10_000, 100_000
 """Candidates."""

@@ -23,12 +23,14 @@ from figures import line
 
 from prefdata.models.engines import load
 from prefdata.models.engines.transformers import TransformersEngine
+from prefdata.models.settings import VllmSettings
 from prefdata.models.tokens import load_encoder
-from prefdata.recipe.job import Job, Run
+from prefdata.recipe.job import Job
 from prefdata.recipe.read import validate_recipe
-from prefdata.recipe.settings import VllmSettings
+from prefdata.recipe.results import Run
 from prefdata.sources.toy import tokenizers
 from prefdata.stages import generate
+from prefdata.tables import views
 from prefdata.workflow.execute import execute
 
 PROMPTS, TOKENS, ROUNDS = 384, 64, 4
@@ -97,7 +99,7 @@ def bare(run: Run, engine: Any) -> None:
 
 def requests(run: Run, engine: Any) -> tuple[list[list[int]], list[int]]:
     frames = next(Job(run, "generate", run.units("generate")[0]).parts(prompts=PROMPTS))
-    asked = generate.requests(generate.prompts_of(frames, ["train"]), [(1.0, 0)], TOKENS)
+    asked = generate.requests(views.prompts_of(frames, ["train"]), [(1.0, 0)], TOKENS)
     producer = f"policy@{load.revision(run, run.settings.generate.models[0])}"  # the same seeds: texts of the same lengths
     return [engine.encoder.prompt(r.messages) for r in asked], [generate.seed_of(run.settings.seed, producer, r) for r in asked]
 

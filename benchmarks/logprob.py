@@ -25,8 +25,8 @@ from torch.nn.functional import cross_entropy
 from transformers.utils.logging import disable_progress_bar
 
 from prefdata.models.forward.logprob import batches, grouped_logps
-from prefdata.recipe.settings import ReferenceSettings
-from prefdata.stages.score import Item, Scorer
+from prefdata.models.scorer import Item, Scorer
+from prefdata.models.settings import ReferenceSettings
 
 SHAPES = {(8, 192, 96): 2.0, (4, 192, 96): 1.7, (8, 64, 192): 1.15}
 """(candidates a prompt, prompt tokens, completion tokens): the speed-up to reach."""

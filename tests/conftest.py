@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from prefdata.recipe.job import Job, Run
+from prefdata.recipe.job import Job
 from prefdata.recipe.read import validate_recipe
+from prefdata.recipe.results import Run
 from prefdata.sources.toy import tokenizers
 from prefdata.workflow.execute import execute
 

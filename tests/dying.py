@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from prefdata.recipe.job import Run
 from prefdata.recipe.read import read_recipe
+from prefdata.recipe.results import Run
 from train import loop, processes
 from train.step import Step
 

@@ -16,7 +16,8 @@ from models import config
 
 from prefdata.errors import ConfigError, DataError
 from prefdata.models.tokens import load_encoder
-from prefdata.recipe.job import Job, Run
+from prefdata.recipe.job import Job
+from prefdata.recipe.results import Run
 from prefdata.sources.toy import tokenizers
 from prefdata.tables import schema
 from prefdata.tables.files import read_table, write_table

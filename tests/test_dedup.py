@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prefdata.errors import ConfigError
 from prefdata.recipe.read import validate_recipe
-from prefdata.recipe.settings import DedupSettings
+from prefdata.recipe.settings.data import DedupSettings
 from prefdata.recipe.units import Part
 from prefdata.sources.words import asked, ngrams, words
 from prefdata.stages.dedup import Clusters, minhashes

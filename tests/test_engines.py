@@ -15,9 +15,9 @@ from prefdata.models.engines.transformers import TransformersEngine
 from prefdata.models.forward import logprob
 from prefdata.models.forward.logprob import row_logps
 from prefdata.models.loading import load_model
+from prefdata.models.scorer import Item, Scorer
+from prefdata.models.settings import ReferenceSettings
 from prefdata.models.tokens import load_encoder
-from prefdata.recipe.settings import ReferenceSettings
-from prefdata.stages.score import Item, Scorer
 
 assert nectar
 

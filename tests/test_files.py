@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from prefdata.draws import hex_id
 from prefdata.errors import DataError
-from prefdata.tables import files, schema
+from prefdata.tables import content, files, schema
 
 
 def ranks(n: int = 50, rank: int = 1) -> pl.DataFrame:
@@ -43,7 +43,7 @@ def test_rows_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, r
     frame = schema.frame("candidates", made)
     files.write_table(path, "candidates", frame, {"stage": "s"})
     assert files.read_table(path, "candidates").equals(frame)
-    assert files.manifest(path)["content_hash"] == files.content_hash(frame) or frame.is_empty()
+    assert files.manifest(path)["content_hash"] == content.content_hash(frame) or frame.is_empty()
 
 
 def test_content_hash_ignores_batches_and_sees_every_cell(tmp_path: Path) -> None:
@@ -57,13 +57,13 @@ def test_content_hash_ignores_batches_and_sees_every_cell(tmp_path: Path) -> Non
     changed = frame.with_columns(
         pl.when(pl.int_range(pl.len()) == 17).then(2).otherwise(pl.col("rank")).cast(pl.Int32).alias("rank")
     )
-    assert files.content_hash(changed) != files.content_hash(frame)
-    assert files.content_hash(frame.with_columns(score=0.0)) != files.content_hash(frame), "null is not 0"
+    assert content.content_hash(changed) != content.content_hash(frame)
+    assert content.content_hash(frame.with_columns(score=0.0)) != content.content_hash(frame), "null is not 0"
 
 
 def test_content_hash_sees_where_strings_and_lists_end() -> None:
     for one, other in ((["ab", "c"], ["a", "bc"]), ([["a"], ["b"]], [["a", "b"], []])):
-        assert files.content_hash(pl.DataFrame({"x": one})) != files.content_hash(pl.DataFrame({"x": other}))
+        assert content.content_hash(pl.DataFrame({"x": one})) != content.content_hash(pl.DataFrame({"x": other}))
 
 
 def test_parts_out_of_order_are_refused_and_leave_nothing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 
 from prefdata.errors import EngineError
 from prefdata.models.engines.protocol import Request
-from prefdata.recipe.job import Run
+from prefdata.recipe.results import Run
 from prefdata.recipe.units import Part
 from prefdata.stages.generate import answer_of, seed_of
 from prefdata.tables import files

@@ -18,11 +18,11 @@ from prefdata.judging.measures import of_verdicts
 from prefdata.models.forward.logprob import row_logps
 from prefdata.models.loading import load_model
 from prefdata.models.tokens import load_encoder
-from prefdata.recipe.job import Run
-from prefdata.recipe.settings import ToySettings
+from prefdata.recipe.results import Run
 from prefdata.recipe.units import Part, judge_unit
+from prefdata.sources.settings import ToySettings
 from prefdata.sources.toy import tokenizers
-from prefdata.stages import toy
+from prefdata.stages import judge_report, toy
 from prefdata.tables import files
 
 Make = Callable[..., Run]
@@ -37,7 +37,7 @@ def judged(make_run: Make, write_rows: Callable[..., str]) -> Callable[..., dict
         sources = {"sources": [{"name": "s", "path": write_rows(rows), "split": "train"}], "max_reject_rate": 1}
         run = make_run(sources=sources, prune={"drop_ranks": []}, judge=judges)
         run_stages(run, "sources", "split", "prune", "judge", "judge_report")
-        reports = {j.name: of_verdicts.path(run, judge_unit(j)) for j in run.settings.judge}
+        reports = {j.name: judge_report.path(run, judge_unit(j)) for j in run.settings.judge}
         return {name: json.loads(path.read_text()) for name, path in reports.items()}
 
     return run_judges
@@ -88,7 +88,7 @@ def test_the_figures_of_hand_made_verdicts() -> None:
     found = of_verdicts.Gathered(calls=10, both=5, bound=6)
     found.outcomes.update({"pair:a": 2, "pair:tie": 1, "pair:inconsistent": 1, "pair:missing": 1, "missing": 1})
     found.reasons["parse"] = 1
-    from prefdata.recipe.settings import JudgeSettings
+    from prefdata.recipe.settings.judging import JudgeSettings
 
     facts = of_verdicts.facts_of(JudgeSettings(), found)
     assert (facts["pairs"], facts["calls_bound"]) == (5, 12)
@@ -210,7 +210,7 @@ def test_model_scores_equal_each_row_alone_and_rank_higher_first(models: Path, s
 
 
 def test_equal_scores_have_no_order_by_length() -> None:
-    from prefdata.recipe.settings import JudgeSettings
+    from prefdata.recipe.settings.judging import JudgeSettings
 
     settings = JudgeSettings(judge="verifier")
     tied = [(0.0, 3.0), (1.0, 9.0), (0.0, 3.0), (1.0, 9.0), (0.0, 3.0)]
@@ -237,7 +237,7 @@ def test_the_bound_counts_what_is_judged(make_run: Make, write_rows: Callable[..
     sources = {"sources": [{"name": "s", "path": write_rows(rows), "split": "train"}]}
     run = make_run(sources=sources, prune={"drop_ranks": [2]}, judge=[{"name": "exact"}], sets={"method": "exact"})
     run_stages(run, "sources", "split", "prune", "judge", "judge_report")
-    facts = json.loads(of_verdicts.path(run, run.units("judge")[0]).read_text())
+    facts = json.loads(judge_report.path(run, run.units("judge")[0]).read_text())
     assert (facts["calls"], facts["calls_bound"]) == (4, 4)
 
 

@@ -15,7 +15,7 @@ from conftest import nectar, run_stages
 from servers.scripted import Scripted, Server
 
 from prefdata.errors import EngineError
-from prefdata.recipe.job import Run
+from prefdata.recipe.results import Run
 from prefdata.recipe.units import Part
 from prefdata.tables import files
 

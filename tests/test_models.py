@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from prefdata.errors import ConfigError
-from prefdata.models.loading import content_revision, load_config, load_model, revision_of
+from prefdata.models.identity import content_revision, revision_of
+from prefdata.models.loading import load_config, load_model
 
 
 def test_every_file_that_makes_a_model_changes_its_revision(tmp_path: Path) -> None:

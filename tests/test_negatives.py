@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefdata.stages.sets import fixed_pair
+from prefdata.tables.views import fixed_pair
 from train.objectives import negatives
 from train.objectives.negatives import NEGATIVES, WEIGHTS, Draw, effective_size
 

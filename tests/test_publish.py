@@ -18,10 +18,11 @@ from prefdata.output.escape import markdown
 from prefdata.output.quality import Quality
 from prefdata.output.targets import Busy, Folder, Head
 from prefdata.output.targets import Hub as HubTarget
-from prefdata.recipe.job import Job, Run
-from prefdata.recipe.settings import CardSettings
-from prefdata.stages import sets
-from prefdata.tables import schema
+from prefdata.recipe.job import Job
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.output import CardSettings
+from prefdata.stages import publish
+from prefdata.tables import atomic, schema, views
 
 ROWS = [
     nectar(f"S{a}b", [("a", 1), ("b", 2), ("c", 3)], split=s)
@@ -33,7 +34,7 @@ SECRET = "hf_w"
 def published(make_run, path: str, **keys: Any) -> Run:
     run = make_run(sources={"sources": [{"name": "s", "path": path, "license": "mit"}]}, prune={"drop_ranks": []}, **keys)
     run_stages(run, "sources", "split", "prune", "rank:source", "noise", "sets", "report", "card")
-    commit.run(Job(run, "publish"))
+    publish.run(Job(run, "publish"))
     return run
 
 
@@ -287,7 +288,7 @@ def test_an_unknown_licence_is_not_pushed(make_run, write_rows) -> None:
     )
     run_stages(run, "sources", "split", "prune", "rank:source", "noise", "sets", "report", "card")
     with pytest.raises(PublishError, match=r"no licence is stated for s@local \(8 prompts\)"):
-        commit.run(Job(run, "publish"))
+        publish.run(Job(run, "publish"))
 
 
 def test_the_whole_stage_pushes_what_the_folder_holds(hub: Hub, make_run, write_rows) -> None:
@@ -363,17 +364,17 @@ def test_a_half_made_folder_is_never_taken_for_what_it_was(
     old = (built / "data" / "sets" / "a.parquet").read_bytes()
     (built / "data" / "sets" / "a.parquet").write_bytes(b"other")
     monkeypatch.setattr(card, "merge", lambda text, existing: text)
-    real = commit.files.atomic_write
+    real = atomic.atomic_write
 
     def killed(path: Path, write: Any) -> None:
         if path.name == "README.md":
             raise KeyboardInterrupt
         real(path, write)
 
-    monkeypatch.setattr(commit.files, "atomic_write", killed)
+    monkeypatch.setattr(atomic, "atomic_write", killed)
     with pytest.raises(KeyboardInterrupt):
         commit.publish(target, built, {**HASHES, "data/sets/a.parquet": "9"}, "", {}, 1)
-    monkeypatch.setattr(commit.files, "atomic_write", real)
+    monkeypatch.setattr(atomic, "atomic_write", real)
     (built / "data" / "sets" / "a.parquet").write_bytes(old)
     commit.publish(target, built, HASHES, "", {}, 1)
     assert (tmp_path / "target" / "data" / "sets" / "a.parquet").read_bytes() == old
@@ -393,9 +394,9 @@ def test_pairs_of_a_frame_are_those_of_its_rows(origins: list[str]) -> None:
         prompt = [{"role": "user", "content": "x"}]
         rows.append({"prompt_id": hex_id("p", p), "split": "train", "prompt": prompt, "candidates": candidates})
     frame = schema.frame("sets", rows)
-    made = dict(sets.fixed_pairs(frame, origins, 3).select("prompt_id", "rejected_id").iter_rows())
+    made = dict(views.fixed_pairs(frame, origins, 3).select("prompt_id", "rejected_id").iter_rows())
     expected = {}
     for row in frame.to_dicts():
-        if pair := sets.fixed_pair(row["candidates"], origins, 3):
+        if pair := views.fixed_pair(row["candidates"], origins, 3):
             expected[row["prompt_id"]] = row["candidates"][pair[1]]["candidate_id"]
     assert made == expected

@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import run_stages
 
-from prefdata.recipe.job import Run
 from prefdata.recipe.read import read_recipe, validate_recipe
+from prefdata.recipe.results import Run
 from prefdata.recipe.units import Part
 from prefdata.tables import files
 from train import loop
@@ -77,8 +77,8 @@ def test_sums_equal_plain_forwards_in_double_precision(scored: Run, place: int) 
 
 def test_the_models_continue_stories_better_than_shuffled_words(scored: Run) -> None:
     """The log-probs are of language, not of scrambled ids: words in another order are far less likely to both."""
-    from prefdata.recipe.settings import ReferenceSettings
-    from prefdata.stages.score import Item, Scorer
+    from prefdata.models.scorer import Item, Scorer
+    from prefdata.models.settings import ReferenceSettings
 
     for name, folder in NAMES.items():
         own = ReferenceSettings(name=name, model=str(MODELS / folder), template="plain", end="none")

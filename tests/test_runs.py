@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from prefdata.errors import ConfigError, EngineError
 from prefdata.models.loading import load_model
 from prefdata.models.tokens import load_encoder
-from prefdata.recipe.job import Run
 from prefdata.recipe.read import validate_recipe
-from prefdata.recipe.settings import Settings, TrainSettings
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.training import TrainSettings
+from prefdata.recipe.settings.whole import Settings
 from prefdata.sources.toy import tokenizers
 from train import loop
 from train.data import held_out, read_set

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from prefdata.errors import ConfigError
-from prefdata.recipe import settings
 from prefdata.recipe.read import describe, read_recipe, validate_recipe
+from prefdata.recipe.settings import whole
 from train import settings as train_settings
 
 RECIPES = sorted((Path(__file__).parent.parent / "config").glob("*.yaml"))
@@ -95,18 +95,18 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_every_key_has_a_reason_and_no_section_is_too_large() -> None:
-    for model in (settings.Settings, train_settings.RunSettings):
+    for model in (whole.Settings, train_settings.RunSettings):
         rows = describe(model)
         assert all(reason for _, _, reason in rows), [k for k, _, r in rows if not r]
-    sections = [v for v in vars(settings).values() if isinstance(v, type) and v.__name__.endswith("Settings")]
+    sections = [v for v in vars(whole).values() if isinstance(v, type) and v.__name__.endswith("Settings")]
     sections += [v for v in vars(train_settings).values() if isinstance(v, type) and v.__name__.endswith("Settings")]
     for section in sections:
-        if section not in (settings.Settings, train_settings.RunSettings):  # the roots hold the sections
+        if section not in (whole.Settings, train_settings.RunSettings):  # the roots hold the sections
             assert len(section.model_fields) <= 16, section
 
 
 def test_copies_and_devices_of_a_model_make_jobs() -> None:
-    from prefdata.recipe.job import Run
+    from prefdata.recipe.results import Run
 
     def run(vllm: dict[str, int], **keys: object) -> Run:
         model = {"name": "m", "model": "owner/m", "revision": "0" * 40, "vllm": vllm}

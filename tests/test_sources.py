@@ -10,8 +10,8 @@ import pytest
 from conftest import nectar, run_stages
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe.settings import SourceSettings, SourcesSettings
 from prefdata.sources import readers, rows
+from prefdata.sources.settings import SourceSettings, SourcesSettings
 from prefdata.stages import sources
 from prefdata.tables import files
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from prefdata.draws import hex_id
 from prefdata.errors import DataError
 from prefdata.models.tokens import load_encoder
-from prefdata.recipe.settings import JudgeSettings, SplitSettings
+from prefdata.recipe.settings.data import SplitSettings
+from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.stages import noise, prune, rank, sets, split
-from prefdata.tables import files, schema
+from prefdata.tables import files, schema, views
 
 P = "0" * 16
 C = [hex_id("c", i) for i in range(6)]
@@ -87,7 +88,7 @@ def test_source_ranks_become_dense() -> None:
 
 def test_the_chosen_is_a_draw_among_the_first_and_ignores_later_drops() -> None:
     rows = [ranked(i, 1 if i < 3 else 2) for i in range(5)]
-    drawn = {rank.chosen(schema.frame("ranks", rows), seed)["candidate_id"][0] for seed in range(60)}
+    drawn = {views.chosen(schema.frame("ranks", rows), seed)["candidate_id"][0] for seed in range(60)}
     assert drawn == set(C[:3])
 
 
@@ -263,7 +264,7 @@ def test_ties_with_the_chosen_are_other_and_the_chosen_keeps_its_id(make_run) ->
     rows = [candidate(i, t) for i, t in enumerate(["a", "b", "a", "c"])]
     ranks = [ranked(0, 1), ranked(1, 1), ranked(2, 1), ranked(3, 2)]
     (row,), _ = make_set(make_run, rows, ranks)
-    drawn = rank.chosen(schema.frame("ranks", ranks), 0)["candidate_id"][0]
+    drawn = views.chosen(schema.frame("ranks", ranks), 0)["candidate_id"][0]
     assert row["candidates"][0]["candidate_id"] == drawn
     assert [c["role"] for c in row["candidates"]] == ["chosen", "other", "rejected"]
 
@@ -327,10 +328,10 @@ def test_fixed_pair_draws_from_the_pool_only() -> None:
         {"candidate_id": C[1], "role": "other", "origin": "source"},
     ]
     rows += [{"candidate_id": C[2], "role": "rejected", "origin": "noise"}]
-    assert sets.fixed_pair(rows, ["source", "generated"], 0) is None
-    assert sets.fixed_pair(rows, ["noise"], 0) == (0, 2)
+    assert views.fixed_pair(rows, ["source", "generated"], 0) is None
+    assert views.fixed_pair(rows, ["noise"], 0) == (0, 2)
     rows += [{"candidate_id": C[i], "role": "rejected", "origin": "generated"} for i in (3, 4, 5)]
-    assert {sets.fixed_pair(rows, ["source", "generated"], s)[1] for s in range(40)} == {3, 4, 5}
+    assert {views.fixed_pair(rows, ["source", "generated"], s)[1] for s in range(40)} == {3, 4, 5}
 
 
 def test_equal_ranks_are_never_a_pair(make_run) -> None:

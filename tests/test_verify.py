@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import nectar, run_stages
 
-from prefdata.judging import toy
+from prefdata.judging import exact
 from prefdata.judging.exact import ExactJudge
 from prefdata.judging.verify import same, score
 from prefdata.models.engines.protocol import Request, in_order
@@ -51,8 +51,8 @@ def test_the_exact_judge_prefers_the_right_final_answer(make_run, write_rows) ->
     verdicts = files.read_table(run.table(Part("verdicts", "judge", run.units("judge")[0]), 0), "verdicts")
     assert verdicts.is_empty(), "one answer is compared with nothing"
     prompt = {"messages": [{"role": "user", "content": "2+2?"}], "answer": "4"}
-    reply = in_order(ExactJudge().complete([Request("0" * 16, toy.ask(prompt, "#### 5", "#### 4"))]))[0]
-    assert toy.read(reply).outcome == "second"
+    reply = in_order(ExactJudge().complete([Request("0" * 16, exact.ask(prompt, "#### 5", "#### 4"))]))[0]
+    assert exact.read(reply).outcome == "second"
     assert json.loads(reply.text)["margin"] == -1.0
     assert nectar()["prompt"] not in reply.text
 

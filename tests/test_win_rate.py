@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from prefdata.errors import ConfigError, DataError
 from prefdata.judging.measures import win_rate
 from prefdata.judging.text_pairs import judged, text_pair, verdict
-from prefdata.recipe.job import Run
 from prefdata.recipe.read import validate_recipe
+from prefdata.recipe.results import Run
 from prefdata.workflow.cli import app
 
 PAIRS = [text_pair("q1", "aaaa", "b"), text_pair("q2", "a", "bbb"), text_pair("q3", "aa", "bb"), text_pair("q4", "aaa", "b")]

@@ -13,8 +13,8 @@ from test_runs import prepared, rows_of
 
 from prefdata.errors import ConfigError
 from prefdata.models.loading import load_model
-from prefdata.recipe.job import Run
-from prefdata.recipe.settings import TrainSettings
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.training import TrainSettings
 from train import checkpoint, loop
 from train.processes import World, like, whole
 

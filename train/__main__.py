@@ -9,9 +9,10 @@ from pathlib import Path
 
 from prefdata.errors import ConfigError, did_you_mean
 from prefdata.progress import logged
-from prefdata.recipe.job import Run, lock
 from prefdata.recipe.read import print_settings, read_recipe
-from prefdata.recipe.settings import Settings
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.whole import Settings
+from prefdata.tables.locks import lock
 from prefdata.workflow.cli import guarded
 
 EXAMPLE = """

@@ -15,15 +15,19 @@ import polars as pl
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from prefdata.errors import ConfigError, did_you_mean
-from prefdata.models.loading import revision_of
+from prefdata.kinds import Commit, Share
+from prefdata.models import scorer
+from prefdata.models.identity import revision_of
+from prefdata.models.settings import ReferenceSettings
 from prefdata.output import read_back
 from prefdata.output.read_back import Recorded
 from prefdata.progress import Progress
-from prefdata.recipe.job import Run
 from prefdata.recipe.read import explain, read_yaml, validate_recipe
-from prefdata.recipe.settings import Commit, ReferenceSettings, Settings, Share, SourceSettings
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part, reference_unit
 from prefdata.sources import readers
+from prefdata.sources.settings import SourceSettings
 from prefdata.sources.shapes import SHAPES
 from prefdata.stages import score
 from prefdata.tables import files
@@ -275,7 +279,7 @@ def with_logps(rows: pl.DataFrame, reference: ReferenceSettings, run: Run) -> pl
     if not lacking:
         return rows
     settings = run.settings.score
-    scorer = score.Scorer(run.model_path(reference.model), reference, settings.dtype, settings.batch_tokens)
+    reader = scorer.Scorer(run.model_path(reference.model), reference, settings.dtype, settings.batch_tokens)
     common = (
         run.revision(reference.model, reference.revision),
         settings.dtype,
@@ -289,9 +293,9 @@ def with_logps(rows: pl.DataFrame, reference: ReferenceSettings, run: Run) -> pl
     ):
         for start in range(0, len(lacking), CHUNK):
             some = lacking[start : start + CHUNK]
-            items = score.keyed([score.Item(_prompt(r), c) for r in some for c in r["candidates"]], common)
+            items = score.keyed([scorer.Item(_prompt(r), c) for r in some for c in r["candidates"]], common)
             if missing := store.missing(list(items)):
-                store.put(dict(zip(missing, scorer.values([items[k] for k in missing]), strict=True)))
+                store.put(dict(zip(missing, reader.values([items[k] for k in missing]), strict=True)))
             values = store.get(list(items))
             by_id = {(i.prompt["prompt_id"], i.candidate["candidate_id"]): values[k] for k, i in items.items()}
             for row in some:

@@ -7,7 +7,7 @@ import yaml
 
 import prefdata
 from prefdata.output.escape import markdown
-from prefdata.recipe.settings import Settings
+from prefdata.recipe.settings.whole import Settings
 from train.objectives.losses import LOSSES
 from train.objectives.registry import OBJECTIVES
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prefdata.errors import ConfigError, DataError
-from prefdata.recipe.job import Run
-from prefdata.tables.files import atomic_write, fsync
+from prefdata.recipe.results import Run
+from prefdata.tables.atomic import atomic_write, fsync
 from train.processes import ALONE, World, gathered, like
 from train.settings import RunSettings
 

@@ -6,11 +6,12 @@ import polars as pl
 
 from prefdata.draws import hash64
 from prefdata.errors import ConfigError, DataError
+from prefdata.kinds import SplitName
 from prefdata.models.tokens import Encoder
-from prefdata.recipe.job import Run
-from prefdata.recipe.settings import Settings, SplitName
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part
-from prefdata.tables import files
+from prefdata.tables import content, files
 from train.examples import Example, examples
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
@@ -24,7 +25,7 @@ def read_set(run: Run, settings: RunSettings) -> tuple[pl.DataFrame, str]:
     frame = split_of(whole_set(run, settings), settings.split)
     if frame.is_empty():
         raise DataError(f"no rows of split {settings.split}", f"sets/{settings.set}", "look at the report's drops")
-    return frame, files.content_hash(frame)
+    return frame, content.content_hash(frame)
 
 
 def whole_set(run: Run, settings: RunSettings) -> pl.DataFrame:

@@ -14,8 +14,8 @@ from prefdata.draws import hex_id
 from prefdata.errors import EngineError
 from prefdata.models.loading import context
 from prefdata.progress import Progress
-from prefdata.recipe.job import Run
-from prefdata.recipe.settings import Settings
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.whole import Settings
 from train import checkpoint, result
 from train.batch_statistics import RunningMean
 from train.data import held_out, read_examples, read_set, with_alpha

@@ -8,10 +8,11 @@ import torch
 
 from prefdata.draws import hash64, hex_id
 from prefdata.errors import ConfigError
+from prefdata.kinds import End, Template
 from prefdata.models.loading import device, load_model
-from prefdata.models.tokens import Encoder, End, Template, load_encoder
-from prefdata.recipe.job import Run
-from prefdata.tables import files
+from prefdata.models.tokens import Encoder, load_encoder
+from prefdata.recipe.results import Run
+from prefdata.tables import content
 from train import bpe
 from train.examples import Order
 from train.objectives.losses import LOSSES
@@ -37,7 +38,7 @@ def _fresh_encoder(run: Run, init: InitSettings, template: Template, end: End, f
     """The tokenizer of a fresh model and what identifies it; one trained here is a function of the run's set."""
     if init.tokenizer is None:
         made = bpe.train(bpe.texts(frame), init.vocab_size or 0, init.context)
-        return Encoder(made, template, end, f"a BPE of {init.vocab_size}"), files.content_hash(frame)
+        return Encoder(made, template, end, f"a BPE of {init.vocab_size}"), content.content_hash(frame)
     path = run.model_path(init.tokenizer)
     return load_encoder(path, init.revision, template, end), run.revision(init.tokenizer, init.revision)
 

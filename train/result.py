@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from prefdata.models.loading import RECEIPT, content_revision
+from prefdata.models.identity import RECEIPT, content_revision
 from prefdata.models.tokens import Encoder
-from prefdata.recipe.job import Run
-from prefdata.tables import files
+from prefdata.recipe.results import Run
+from prefdata.tables import atomic
 from train import card, checkpoint, curves
 from train.policy import merged
 
@@ -33,7 +33,7 @@ def save(run: Run, name: str, trained: Trained) -> Path:
     """Write the model, beside it best/ (where the run was evaluated), adapter/ (of LoRA) and optimizer/ (where it is kept),
     metrics, curves, the card and the receipt train.json: all of it appears at once, in the place of what was there."""
     folder = Path(run.model_path(f"run:{name}"))
-    files.atomic_folder(folder, lambda part: _write(part, run, name, trained))
+    atomic.atomic_folder(folder, lambda part: _write(part, run, name, trained))
     return folder
 
 

@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from prefdata.errors import ConfigError, did_you_mean
+from prefdata.kinds import Commit, Origin, SplitName
 from prefdata.recipe.read import explain
-from prefdata.recipe.settings import Commit, Settings, SplitName
+from prefdata.recipe.settings.whole import Settings
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES, WEIGHTS
 from train.objectives.registry import OBJECTIVES, Objective
 
 Section = TypeVar("Section", bound=BaseModel)
-Origin = Literal["source", "generated", "noise"]
 
 
 class InitSettings(BaseModel, frozen=True, extra="forbid"):

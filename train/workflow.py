@@ -2,7 +2,7 @@
 
 import json
 
-from prefdata.recipe.job import Run
+from prefdata.recipe.results import Run
 from prefdata.recipe.units import Part
 from train.settings import resolve
 from train.version import VERSION

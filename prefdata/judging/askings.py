@@ -16,7 +16,7 @@ from prefdata.errors import EngineError
 from prefdata.judging.judge import Judge
 from prefdata.judging.procedures.verdicts import Pair
 from prefdata.models.engines.protocol import Completion, Engine, Request, batches
-from prefdata.recipe.settings import JudgeSettings
+from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.tables.finished import ChunkStore, Value
 
 KEYS_VERSION = 3

@@ -1,16 +1,25 @@
-"""The embedded world's judge: an engine that knows the answers, reads two of them out of a request and prefers the better.
+"""The embedded world's judges: one that knows the answers, and one with planted errors.
 
-With settings it errs as real judges do: by chance, for the place that is read first, for the longer answer.
+Both are an engine that reads two answers out of a request and prefers the better; the noisy one errs as real judges do: by
+chance, for the place that is read first, for the longer answer.
 """
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
 
-from prefdata.draws import uniform
-from prefdata.judging.verify import score
-from prefdata.models.engines.protocol import Completion, Replies, Request
-from prefdata.recipe.settings import NoisySettings
+from prefdata.draws import hex_id, uniform
+from prefdata.judging.judge import Judge, Reading
+from prefdata.judging.verify import score, task_of
+from prefdata.kinds import Message
+from prefdata.models.engines.protocol import Completion, Engine, Replies, Request
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.judging import JudgeSettings, NoisySettings
+
+RUBRIC = hex_id("rubric", "the better score against the exact answer; equal = tie")
+PLACES: dict[str, Literal["first", "second", "tie"]] = {"A": "first", "B": "second", "tie": "tie"}
 
 
 class ExactJudge:
@@ -48,3 +57,34 @@ class ExactJudge:
             tie = verdict == "tie"
             logps = tuple(math.log(0.5) if tie else 0.0 if v == verdict else -math.inf for v in labels)
             yield place, Completion(reply.text, reply.finish, 0, reply.reason, logps)
+
+
+def ask(prompt: Mapping[str, Any], first: str, second: str) -> tuple[Message, ...]:
+    """The task is the last user message; answers travel as JSON, so no text can break out of its place."""
+    asked = {"task": task_of(prompt["messages"]), "answer": prompt["answer"], "first": first, "second": second}
+    return ({"role": "user", "content": json.dumps(asked)},)
+
+
+def read(reply: Completion) -> Reading:
+    said = json.loads(reply.text)
+    return Reading(PLACES[said["verdict"]], float(said["margin"]))
+
+
+def exact(run: Run, settings: JudgeSettings) -> Judge:
+    """It knows the answers."""
+
+    @contextmanager
+    def engine(spent: float) -> Iterator[Engine]:
+        yield ExactJudge()
+
+    return Judge(engine, ask, read, RUBRIC, "1")
+
+
+def noisy(run: Run, settings: JudgeSettings) -> Judge:
+    """It knows the answers, and errs as its settings say."""
+
+    @contextmanager
+    def engine(spent: float) -> Iterator[Engine]:
+        yield ExactJudge(settings.noisy, run.settings.seed)
+
+    return Judge(engine, ask, read, RUBRIC, hex_id("noisy", settings.noisy.model_dump_json(), run.settings.seed))

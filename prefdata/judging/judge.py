@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from prefdata.kinds import Message
 from prefdata.models.engines.protocol import Completion, Engine
-from prefdata.models.tokens import Message
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from prefdata.errors import ConfigError
 from prefdata.judging.judge import Judge, Reading
 from prefdata.judging.rubric import Rubric
 from prefdata.judging.rubric import load as load_rubric
+from prefdata.kinds import Message
 from prefdata.models.engines import load
 from prefdata.models.engines.protocol import Completion, Engine
-from prefdata.models.tokens import Message
-from prefdata.recipe.job import Run
-from prefdata.recipe.settings import JudgeSettings
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.recipe.units import judge_unit
 
 EQUAL_NATS = 1e-9

@@ -13,10 +13,11 @@ from prefdata.judging.verify import task_of
 from prefdata.models.engines import load
 from prefdata.models.engines.protocol import batches
 from prefdata.models.loading import context_of, load_classifier
+from prefdata.models.scorer import Item, Scorer
+from prefdata.models.settings import LanguageModelSettings, ReferenceSettings
 from prefdata.models.tokens import Encoder, load_encoder
-from prefdata.recipe.job import Run
-from prefdata.recipe.settings import JudgeSettings, LanguageModelSettings, ReferenceSettings
-from prefdata.stages.score import Item, Scorer
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.judging import JudgeSettings
 
 BATCH_ROWS = 16
 Score = tuple[float | None, str | None]

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from prefdata.judging import pairwise, pointwise, toy
+from prefdata.judging import exact, pairwise, pointwise
 from prefdata.judging.judge import Judge
 from prefdata.judging.pointwise import Pointwise
-from prefdata.recipe.job import Run
-from prefdata.recipe.settings import JudgeSettings
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.judging import JudgeSettings
 
 JUDGES: dict[str, Callable[[Run, JudgeSettings], Judge]] = {
-    "exact": toy.exact,
-    "noisy": toy.noisy,
+    "exact": exact.exact,
+    "noisy": exact.noisy,
     "pairwise": pairwise.pairwise,
 }
 POINTWISE: dict[str, Callable[[Run, JudgeSettings], Pointwise]] = {

@@ -20,19 +20,15 @@ from prefdata.judging.askings import Asking, Order, ask, asking_of, key_of, requ
 from prefdata.judging.judge import Judge
 from prefdata.judging.procedures import PROCEDURES
 from prefdata.judging.procedures.verdicts import Outcome, Pair, contenders, settle
-from prefdata.judging.registry import JUDGES, POINTWISE
-from prefdata.judging.scores import score_alone
 from prefdata.models.engines.protocol import Engine
 from prefdata.progress import Progress
 from prefdata.recipe import fill
-from prefdata.recipe.job import Frames, Job
-from prefdata.recipe.settings import JudgeSettings
-from prefdata.recipe.units import judge as settings_of
-from prefdata.stages.generate import prompts_of
+from prefdata.recipe.job import Job
+from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.tables import schema
 from prefdata.tables.finished import ChunkStore, Value
+from prefdata.tables.views import Frames, prompts_of
 
-STAGE_VERSION = 3
 Orders = dict[str, tuple[str, float | None]]
 """Of one pair, the orders that were asked: outcome and margin."""
 
@@ -53,16 +49,6 @@ class Known:
         self.rounds.setdefault(id, {}).setdefault(asking.pair, self.round)
         if value["outcome"] == "missing":
             self.reasons[value["reason"] or "missing"] += 1
-
-
-def run(job: Job) -> None:
-    """Ask until every prompt is decided, then write the verdicts."""
-    settings = settings_of(job.settings, job.unit)
-    with ChunkStore(job.run.chunks("judge", job.unit)) as store:
-        if settings.judge in POINTWISE:
-            score_alone(job, settings, POINTWISE[settings.judge](job.run, settings), store)
-        else:
-            compare(job, settings, JUDGES[settings.judge](job.run, settings), store)
 
 
 def compare(job: Job, settings: JudgeSettings, judge: Judge, store: ChunkStore) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 import prefdata
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError
-from prefdata.models.tokens import Message
+from prefdata.kinds import Message
 from prefdata.recipe.read import explain, read_yaml
 
 SLOT = re.compile(r"\{(prompt|first|second|answer|ask|nonce)\}")

@@ -7,12 +7,13 @@ from prefdata.draws import item_key
 from prefdata.judging.askings import KEYS_VERSION, require_present
 from prefdata.judging.pointwise import Pointwise
 from prefdata.judging.procedures.verdicts import contenders
+from prefdata.models.scorer import Item, pairs
 from prefdata.recipe import fill
-from prefdata.recipe.job import Frames, Job
-from prefdata.recipe.settings import JudgeSettings
-from prefdata.stages.score import Item, pairs
+from prefdata.recipe.job import Job
+from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.tables import schema
 from prefdata.tables.finished import ChunkStore, Value
+from prefdata.tables.views import Frames
 
 
 def score_alone(job: Job, settings: JudgeSettings, judge: Pointwise, store: ChunkStore) -> None:

@@ -12,11 +12,11 @@ from prefdata.judging.askings import Asking, Order, ask, asking_of
 from prefdata.judging.pointwise import Pointwise
 from prefdata.judging.procedures.verdicts import Outcome, settle
 from prefdata.judging.registry import JUDGES, POINTWISE
+from prefdata.models.scorer import Item
 from prefdata.progress import Progress
-from prefdata.recipe.job import Run
-from prefdata.recipe.settings import JudgeSettings
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.recipe.units import judge_unit
-from prefdata.stages.score import Item
 from prefdata.tables.finished import ChunkStore, Value
 
 ORDERS: tuple[Order, ...] = ("ab", "ba")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from prefdata.models.tokens import Message
+from prefdata.kinds import Message
 from prefdata.sources.toy import tasks
 
 MARK = "####"

@@ -11,16 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError
+from prefdata.kinds import End, Message, Template
 
-Message = dict[str, str]
 Asked = tuple[Sequence[Message], str | None, str | None]
 """A prompt: messages, and its JSON columns tools and template_kwargs."""
-Template = Literal["chat", "plain"]
-End = Literal["eos", "none"]
 TEMPLATE_DATE = datetime(2026, 1, 1)
 
 

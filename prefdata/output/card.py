@@ -4,7 +4,6 @@ The computed part lies between two markers; what stands outside them on the targ
 pass, so no value is ever read as a template; every value from data or settings is escaped.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,13 @@ import yaml
 from prefdata import __version__
 from prefdata.errors import PublishError
 from prefdata.output.escape import markdown
-from prefdata.recipe.job import Job, Run
-from prefdata.recipe.settings import Settings
-from prefdata.stages import report
-from prefdata.tables import files
+from prefdata.recipe.settings.whole import Settings
 
-STAGE_VERSION = 2
 BEGIN, END = "<!-- prefdata:begin -->", "<!-- prefdata:end -->"
 PRODUCER_COLUMNS = ("producer", "made", "in the set", "chosen")
 QUANTILES = ("p5", "p50", "p95")
 CONFIGS = ("preference", "sets", "candidates")
 Facts = dict[str, Any]
-
-
-def run(job: Job) -> None:
-    """Write publish/card.md."""
-    facts, quality = (json.loads(p.read_text(encoding="utf-8")) for p in (report.path(job.run), report.quality_path(job.run)))
-    files.atomic_text(path(job.run), render(job.settings, facts, quality))
-
-
-def path(run: Run) -> Path:
-    return run.root / "publish" / "card.md"
 
 
 def render(settings: Settings, facts: Facts, quality: Facts) -> str:

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe.job import Frames, Job
-from prefdata.stages.sets import fixed_pairs
-from prefdata.tables import files, schema
+from prefdata.recipe.job import Job
+from prefdata.tables import atomic, content, schema
+from prefdata.tables.views import Frames, fixed_pairs
 
 
 def build(job: Job, folder: Path) -> dict[str, str]:
@@ -45,18 +45,18 @@ class _Writer:
     """One published Parquet file, written in parts; each file checks its pages and knows its content hash."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path, self.digest = path, files.ContentHash(schema)
-        with files.writing(path):
+        self.path, self.digest = path, content.ContentHash(schema)
+        with atomic.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(path, schema, write_page_checksum=True, compression="zstd")
 
     def write(self, rows: pa.Table) -> None:
         self.digest.update(rows)
-        with files.writing(self.path):
+        with atomic.writing(self.path):
             self._writer.write_table(rows)
 
     def close(self) -> None:
-        with files.writing(self.path):
+        with atomic.writing(self.path):
             self._writer.close()
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import polars as pl
 
-from prefdata.recipe.job import Frames
 from prefdata.sources.words import words
 from prefdata.tables.figures import FIGURES, candidates_of, per_prompt, per_token
+from prefdata.tables.views import Frames
 
 Facts = dict[str, Any]
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

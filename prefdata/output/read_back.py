@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, TypeAdapter
 
 from prefdata.errors import ConfigError, DataError
+from prefdata.kinds import Name
 from prefdata.output.targets import MANIFEST
-from prefdata.recipe.settings import Name
 from prefdata.tables import files, schema
 from prefdata.tables.schema import TABLES
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefdata.errors import PublishError
-from prefdata.tables import files
+from prefdata.tables import atomic
 
 OURS = re.compile(r"data/(candidates|sets|preference)/[\w.-]+\.parquet")
 """The only files that publishing removes: what else a manifest may name is nobody's business of ours."""
@@ -90,12 +90,12 @@ class Folder:
     def commit(self, parent: Head, puts: dict[str, Path], deletes: list[str], message: str) -> str:
         (self.path / MANIFEST).unlink(missing_ok=True)
         for name in sorted(set(puts) - {CARD, MANIFEST}):
-            files.atomic_write(self.path / name, partial(shutil.copyfile, puts[name]))
+            atomic.atomic_write(self.path / name, partial(shutil.copyfile, puts[name]))
         for name in deletes:
             (self.path / name).unlink(missing_ok=True)
         for name in (CARD, MANIFEST):
             if name in puts:
-                files.atomic_write(self.path / name, partial(shutil.copyfile, puts[name]))
+                atomic.atomic_write(self.path / name, partial(shutil.copyfile, puts[name]))
         return "folder"
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from prefdata.progress import Progress
-from prefdata.recipe.job import Frames, Job
+from prefdata.recipe.job import Job
 from prefdata.tables.finished import ChunkStore, Value
+from prefdata.tables.views import Frames
 
 Item = TypeVar("Item")
 

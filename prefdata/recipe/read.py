@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from prefdata.errors import ConfigError, did_you_mean, snippet
-from prefdata.recipe.settings import Settings
+from prefdata.recipe.settings.whole import Settings
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefdata.draws import hex_id
-from prefdata.recipe.settings import GeneratorSettings, JudgeSettings, LanguageModelSettings, ReferenceSettings, Settings
+from prefdata.models.settings import GeneratorSettings, LanguageModelSettings, ReferenceSettings
+from prefdata.recipe.settings.judging import JudgeSettings
+from prefdata.recipe.settings.whole import Settings
 
 Model = tuple[str, str | None]
 """A reference to a model and its revision."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.errors import ConfigError, DataError, snippet
-from prefdata.recipe.settings import SourceSettings
+from prefdata.sources.settings import SourceSettings
 from prefdata.sources.shapes import SHAPES
 from prefdata.tables.files import require_bounded, require_decodable
 

@@ -4,17 +4,16 @@ A shape (prefdata/shapes) says what a row holds as a `Shaped`; everything that i
 texts that cannot be kept, ranks, the drops. A row whose shape is wrong is an error that names file, row and field.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefdata.draws import hex_id
 from prefdata.errors import DataError, snippet
+from prefdata.kinds import Message
+from prefdata.tables.ids import candidate_id, is_text, prompt_id
 from prefdata.tables.schema import ROLES
 
 Record = dict[str, Any]
-Message = dict[str, str]
 MAX_RANK = 1e9
 UNKNOWN = "unknown"
 """The producer of an answer whose source does not say who wrote it."""
@@ -151,26 +150,6 @@ class Parsed:
     prompt: Record | None = None
     candidates: list[Record] = field(default_factory=list)
     drops: list[Record] = field(default_factory=list)
-
-
-def prompt_id(messages: Iterable[Message], tools: str | None = None, template_kwargs: str | None = None) -> str:
-    """16 hex of blake2b over the canonical messages, and tools and template_kwargs (JSON) where there are any."""
-    canonical = json.dumps([[m["role"], m["content"]] for m in messages], separators=(",", ":"))
-    return hex_id(canonical, *([tools or "", template_kwargs or ""] if tools or template_kwargs else []))
-
-
-def candidate_id(prompt: str, response: str, origin: str, producer: str, temperature: float | None, sample: int) -> str:
-    """16 hex over prompt_id, response, origin, producer, temperature, sample."""
-    return hex_id(prompt, response, origin, producer, -1.0 if temperature is None else float(temperature), sample)
-
-
-def is_text(text: str) -> bool:
-    """Whether the string can be stored: no lone surrogate."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def messages_of(value: Any, at: str) -> list[Message]:

@@ -4,21 +4,18 @@ A prompt shares at least one n-gram of words with the set's text (12 by default)
 the whole prompt is that text. Held-out prompts stay: they are evaluated on, not trained on.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
 
-from prefdata.errors import ConfigError, DataError
-from prefdata.recipe.job import Frames, Job
-from prefdata.recipe.settings import DecontaminateSettings, EvaluationSetSettings
-from prefdata.sources import readers
-from prefdata.sources.known_sets import KNOWN
-from prefdata.sources.rows import Fields
+from prefdata.recipe.job import Job
+from prefdata.recipe.settings.data import DecontaminateSettings
+from prefdata.sources.evaluation_sets import texts
 from prefdata.sources.words import ngrams, words
 from prefdata.tables import schema
+from prefdata.tables.views import Frames
 
 STAGE_VERSION = 1
 TRAINED_ON = ("sft", "train")
@@ -73,41 +70,6 @@ def index(settings: DecontaminateSettings) -> Index:
     """The sets' runs of words, read once a process."""
     local = [Path(e.path).expanduser() for e in settings.against if e.path is not None]
     return _index(settings.model_dump_json(), tuple(p.stat().st_mtime_ns for p in local if p.exists()))
-
-
-def texts(evaluation: EvaluationSetSettings) -> Iterator[tuple[str, str]]:
-    """("file:row", text) of every row of an evaluation set. Raises ConfigError, DataError."""
-    path, field = _place(evaluation)
-    for where, row in readers.from_file(path, f"decontaminate.against ({evaluation.name}).path", arrays=True):
-        value = Fields(row, {}, where).get(field, str, list)
-        yield where, value if isinstance(value, str) else _joined(value, f"{where}:{field}")
-
-
-def _joined(turns: list[object], at: str) -> str:
-    """Turns as texts or as {content} objects."""
-    listed = [t.get("content") if isinstance(t, dict) else t for t in turns]
-    if not all(isinstance(t, str) for t in listed):
-        raise DataError("turns must be texts or objects with a content", at, "name another field")
-    return "\n".join(str(t) for t in listed)
-
-
-def _place(evaluation: EvaluationSetSettings) -> tuple[Path, str]:
-    if evaluation.path is not None:
-        return Path(evaluation.path).expanduser(), evaluation.field or "prompt"
-    known = KNOWN[evaluation.name]
-    return _download(known.dataset, known.file, evaluation.revision or known.revision), evaluation.field or known.field
-
-
-def _download(dataset: str, file: str, revision: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(dataset, file, repo_type="dataset", revision=revision))
-    except Exception as error:  # the client raises a dozen kinds; each is about the file asked for
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ConfigError(
-            f"cannot fetch {file} ({reason})", f"{dataset}@{revision}", "check the revision, or give path: of a local copy"
-        ) from error
 
 
 def first_overlap(contents: list[str], known: Index, n: int) -> str | None:

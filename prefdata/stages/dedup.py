@@ -15,10 +15,11 @@ import polars as pl
 
 from prefdata.draws import hex_id
 from prefdata.progress import Progress
-from prefdata.recipe.job import Frames, Job
-from prefdata.recipe.settings import DedupSettings
+from prefdata.recipe.job import Job
+from prefdata.recipe.settings.data import DedupSettings
 from prefdata.sources.words import asked, ngrams, words
 from prefdata.tables import schema
+from prefdata.tables.views import Frames
 
 STAGE_VERSION = 1
 Signatures = npt.NDArray[np.uint32]

@@ -16,16 +16,16 @@ import polars as pl
 from prefdata.draws import item_key
 from prefdata.judging.verify import score as verify
 from prefdata.models.engines.protocol import Engine, Request
-from prefdata.models.loading import RECEIPT, revision_of
+from prefdata.models.identity import RECEIPT, revision_of
+from prefdata.models.scorer import Item, Scorer
+from prefdata.models.settings import ReferenceSettings
 from prefdata.recipe import fill
-from prefdata.recipe.job import Frames, Job
-from prefdata.recipe.settings import ReferenceSettings
+from prefdata.recipe.job import Job
 from prefdata.recipe.units import evaluated
 from prefdata.stages import generate
-from prefdata.stages.score import Item, Scorer
-from prefdata.stages.sets import fixed_pair
-from prefdata.tables import schema
+from prefdata.tables import schema, views
 from prefdata.tables.finished import ChunkStore, Value
+from prefdata.tables.views import Frames, fixed_pair
 
 STAGE_VERSION = 2
 Work = tuple[str, Request | Item]
@@ -70,7 +70,7 @@ def asked(frames: Frames, job: Job, common: tuple[Any, ...]) -> dict[str, Work]:
     """A greedy request (sample 0) and `samples` sampled ones for every held-out prompt."""
     settings = job.settings.evaluate
     sampling = [(0.0, 0), *((settings.temperature, s) for s in range(1, settings.samples + 1))]
-    prompts = generate.prompts_of(frames, [settings.split])
+    prompts = views.prompts_of(frames, [settings.split])
     requests = generate.requests(prompts, sampling, settings.max_tokens)
     return {k: ("answer", r) for k, r in generate.keyed(requests, ("evaluate", STAGE_VERSION, *common)).items()}
 

@@ -15,12 +15,13 @@ from prefdata.errors import EngineError
 from prefdata.models.engines import load
 from prefdata.models.engines.protocol import Completion, Engine, Request, in_order
 from prefdata.recipe import fill
-from prefdata.recipe.job import Frames, Job
-from prefdata.recipe.settings import GenerateSettings
+from prefdata.recipe.job import Job
+from prefdata.recipe.settings.data import GenerateSettings
 from prefdata.recipe.units import generator
-from prefdata.sources.rows import candidate_id
 from prefdata.tables import schema
 from prefdata.tables.finished import ChunkStore, Value
+from prefdata.tables.ids import candidate_id
+from prefdata.tables.views import Frames, prompts_of
 
 STAGE_VERSION = 2
 NO_ROOM = "no_room"
@@ -81,12 +82,6 @@ def sampling(settings: Any) -> list[tuple[float, int]]:
     """(temperature, sample) of every candidate of a prompt; sample counts over all temperatures."""
     pairs = [t for t in settings.temperatures for _ in range(settings.per_temperature)]
     return [(t, sample) for sample, t in enumerate(pairs)]
-
-
-def prompts_of(frames: Frames, splits: Sequence[str]) -> pl.DataFrame:
-    """The prompts that are alive and in one of the splits."""
-    alive = schema.alive(frames["prompts"], frames["drops"])
-    return alive.join(frames["splits"].filter(pl.col("split").is_in(list(splits))), on="prompt_id", how="semi")
 
 
 def requests(prompts: pl.DataFrame, asked: Sequence[tuple[float, int]], max_tokens: int) -> list[Request]:

@@ -12,10 +12,10 @@ import polars as pl
 
 from prefdata.draws import uniform
 from prefdata.models.tokens import Encoder, load_encoder
-from prefdata.recipe.job import Frames, Job
-from prefdata.sources.rows import candidate_id
-from prefdata.stages.rank import chosen
+from prefdata.recipe.job import Job
 from prefdata.tables import schema
+from prefdata.tables.ids import candidate_id
+from prefdata.tables.views import Frames, chosen
 
 STAGE_VERSION = 1
 PRODUCER = "swap"

@@ -3,8 +3,9 @@
 import polars as pl
 
 from prefdata.draws import gumbels
-from prefdata.recipe.job import Frames, Job
+from prefdata.recipe.job import Job
 from prefdata.tables import schema
+from prefdata.tables.views import Frames
 
 STAGE_VERSION = 1
 

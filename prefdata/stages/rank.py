@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from prefdata.draws import choose
 from prefdata.judging.procedures import PROCEDURES
 from prefdata.judging.procedures.verdicts import Rank, contenders, settled
 from prefdata.judging.registry import POINTWISE
-from prefdata.recipe.job import Frames, Job
-from prefdata.recipe.settings import JudgeSettings
+from prefdata.recipe.job import Job
+from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.recipe.units import judge, method
 from prefdata.tables import schema
+from prefdata.tables.views import Frames
 
 STAGE_VERSION = 2
 
@@ -97,11 +97,3 @@ def by_scores(candidates: pl.DataFrame, verdicts: pl.DataFrame, settings: JudgeS
 def _frame(rows: Sequence[dict[str, object]]) -> pl.DataFrame:
     columns = {"prompt_id": pl.String, "candidate_id": pl.String, "rank": pl.Int32, "score": pl.Float64, "win_prob": pl.Float64}
     return pl.DataFrame(list(rows), schema=columns)
-
-
-def chosen(ranks: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """y_0 of every ranked prompt, whatever is dropped later: prompt_id, candidate_id."""
-    best = ranks.filter(pl.col("rank") == 1).group_by("prompt_id", maintain_order=True).agg("candidate_id")
-    # most prompts have one best answer: only ties need a draw
-    drawn = [ids[0] if len(ids) == 1 else choose(seed, "chosen", ids) for ids in best["candidate_id"].to_list()]
-    return best.select("prompt_id", pl.Series("candidate_id", drawn, dtype=pl.String))

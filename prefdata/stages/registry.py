@@ -4,15 +4,13 @@ A stage's `reads` name (table, stage, unit) parts; a stage may read nothing that
 Snakefile's inputs are these same parts. `units` are what a stage is repeated for: a model, a judge, a reference.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from prefdata.judging import rubric
-from prefdata.recipe.settings import Settings
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Slice, Stage
 from prefdata.recipe.units import (
     PROMPTS,
-    Model,
     Part,
     answers_of_runs,
     evaluated,
@@ -42,23 +40,6 @@ from prefdata.recipe.units import (
     unit_of,
     win_rate_judge,
 )
-
-Slice = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """`function` is module:function. `per` = shard (pure function of frames), engine (starts a model), run (one job)."""
-
-    name: str
-    function: str
-    help: str
-    per: str
-    writes: tuple[str, ...] = ()
-    units: Callable[[Settings], list[str]] = lambda settings: ["all"]
-    reads: Callable[[Settings, str], list[Part]] = lambda settings, unit: []
-    slice: Callable[[Settings, str], Slice] = lambda settings, unit: {}
-    models: Callable[[Settings, str], list[Model]] = lambda settings, unit: []
 
 
 def _less(section: Any, *keys: str) -> Slice:
@@ -191,7 +172,7 @@ _EVERY: tuple[Stage, ...] = (
     ),
     Stage(
         "judge",
-        "prefdata.judging.rounds:run",
+        "prefdata.stages.judge:run",
         "Ask a judge which of two candidates is better, in both orders.",
         per="engine",
         writes=("verdicts",),
@@ -202,7 +183,7 @@ _EVERY: tuple[Stage, ...] = (
     ),
     Stage(
         "judge_report",
-        "prefdata.judging.measures.of_verdicts:run",
+        "prefdata.stages.judge_report:run",
         "Say how far a judge can be trusted: consistency, position and length bias, cycles, calls, cost.",
         per="engine",
         units=lambda s: [judge_unit(j) for j in s.judge],
@@ -266,7 +247,7 @@ _EVERY: tuple[Stage, ...] = (
     ),
     Stage(
         "win_rate",
-        "prefdata.judging.measures.win_rate:run",
+        "prefdata.stages.win_rate:run",
         "Let a judge compare trained models' greedy answers with the first one's, in both orders.",
         per="run",
         units=lambda s: ["all"] if s.evaluate.judge else [],
@@ -279,7 +260,7 @@ _EVERY: tuple[Stage, ...] = (
         "prefdata.stages.report:run",
         "Gather rows in, out and dropped over all shards.",
         per="run",
-        reads=lambda s, u: data_parts(s),
+        reads=lambda s, u: _data_parts(s),
     ),
     Stage(
         "summary",
@@ -294,7 +275,7 @@ _EVERY: tuple[Stage, ...] = (
     ),
     Stage(
         "card",
-        "prefdata.output.card:run",
+        "prefdata.stages.card:run",
         "Write the data set card from computed facts.",
         per="run",
         reads=lambda s, u: [],
@@ -302,33 +283,19 @@ _EVERY: tuple[Stage, ...] = (
     ),
     Stage(
         "publish",
-        "prefdata.output.commit:run",
+        "prefdata.stages.publish:run",
         "Write the published configs to a folder and, where repo_id is set, commit them to the Hub.",
         per="run",
         reads=lambda s, u: [Part("sets", "sets", "preference"), *published_candidates(s)],
         slice=lambda s, u: {**_less(s.publish, "attempts"), "origins": s.sets.origins, "seed": s.seed},
     ),
 )
+
+
+def _data_parts(settings: Settings) -> list[Part]:
+    from prefdata.stages.graph import data_parts
+
+    return data_parts(settings)
+
+
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _EVERY}
-
-
-def data_parts(settings: Settings) -> list[Part]:
-    """Every table file of the data side that the configured sets need, for the report."""
-    parts: list[Part] = [Part(t, "sources") for t in ("prompts", "candidates", "drops")]
-    made = ("signatures", "dedup", "split", "decontaminate", "prune", "generate", "judge", "rank", "noise", "score", "sets")
-    for name in made:
-        stage = STAGES[name]
-        for unit in needed_units(settings, name):
-            parts += [Part(table, name, unit) for table in stage.writes]
-    return parts
-
-
-def needed_units(settings: Settings, name: str) -> list[str]:
-    """The units of a stage that the preference set needs (the source's own order needs no generation or judge)."""
-    stage = STAGES[name]
-    judged = settings.sets.method != "source"
-    if name == "generate":
-        return stage.units(settings) if judged else []
-    if name == "judge":
-        return [u for u in stage.units(settings) if u in rank_units(settings)]
-    return stage.units(settings)

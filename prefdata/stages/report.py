@@ -12,10 +12,11 @@ import polars as pl
 
 from prefdata.errors import DataError
 from prefdata.output import charts, page, quality
-from prefdata.recipe.job import Job, Run
+from prefdata.recipe.job import Job
+from prefdata.recipe.results import Run
 from prefdata.recipe.units import Part
-from prefdata.stages.registry import data_parts
-from prefdata.tables import files
+from prefdata.stages.graph import data_parts
+from prefdata.tables import atomic, files
 from prefdata.tables.reasons import BAD, BAD_ROWS
 
 STAGE_VERSION = 2
@@ -29,7 +30,7 @@ def run(job: Job) -> None:
     _require_rate(gathered, job.settings.sources.max_reject_rate)
     facts = {"stages": gathered, **contents(job)}
     _quality(job, gathered)
-    files.atomic_text(path(job.run), json.dumps(facts, indent=1, sort_keys=True))
+    atomic.atomic_text(path(job.run), json.dumps(facts, indent=1, sort_keys=True))
 
 
 def _require_rate(gathered: Sequence[Facts], limit: float) -> None:
@@ -55,10 +56,10 @@ def _quality(job: Job, gathered: list[Facts]) -> None:
     folder = path(job.run).parent
     for name in CHARTS:  # every file is there, for Snakemake; without data it says so
         chart = drawn.get(name, charts.nothing(name))
-        files.atomic_write(folder / f"{name}.png", partial(_put, charts.png(chart)))
+        atomic.atomic_write(folder / f"{name}.png", partial(_put, charts.png(chart)))
     page_ = page.render(job.settings.card.title, facts, gathered, {n: charts.svg(c) for n, c in drawn.items()})
-    files.atomic_text(folder / "quality.html", page_)
-    files.atomic_text(quality_path(job.run), json.dumps(facts, indent=1, sort_keys=True))
+    atomic.atomic_text(folder / "quality.html", page_)
+    atomic.atomic_text(quality_path(job.run), json.dumps(facts, indent=1, sort_keys=True))
 
 
 def _put(data: bytes, path: Path) -> None:

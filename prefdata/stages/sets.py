@@ -6,17 +6,15 @@ chosen keeps its own id); `copies` counts them.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import polars as pl
 
-from prefdata.draws import choose, gumbels
 from prefdata.errors import DataError
-from prefdata.recipe.job import Frames, Job
-from prefdata.recipe.settings import LimitsSettings
-from prefdata.stages.rank import chosen
+from prefdata.recipe.job import Job
+from prefdata.recipe.settings.data import LimitsSettings
 from prefdata.tables import schema
 from prefdata.tables.figures import per_prompt
+from prefdata.tables.views import Frames, chosen
 
 STAGE_VERSION = 1
 
@@ -180,24 +178,3 @@ def _drops(prompts: pl.DataFrame, reasons: pl.DataFrame, unit: str) -> pl.DataFr
         "reason",
         pl.lit(unit).alias("detail"),
     )
-
-
-def fixed_pair(candidates: Sequence[dict[str, Any]], origins: Sequence[str], seed: int) -> tuple[int, int] | None:
-    """Indices of the chosen and of the one rejected candidate that DPO trains on and `preference` publishes.
-
-    A keyed draw (visit 0) among the rejected candidates of the pool's origins; None where the pool is empty.
-    """
-    pool = {c["candidate_id"]: i for i, c in enumerate(candidates) if c["role"] == "rejected" and c["origin"] in origins}
-    if not pool:
-        return None
-    return 0, pool[choose(seed, "fixed", sorted(pool))]
-
-
-def fixed_pairs(rows: pl.DataFrame, origins: Sequence[str], seed: int) -> pl.DataFrame:
-    """`fixed_pair` of every prompt of a set at once: prompt_id, rejected_id and its text; no row where the pool is empty."""
-    pool = rows.select("prompt_id", "candidates").explode("candidates").unnest("candidates")
-    pool = pool.filter((pl.col("role") == "rejected") & pl.col("origin").is_in(origins))
-    noise = pl.Series("_noise", gumbels(seed, "fixed", pool["candidate_id"]), dtype=pl.Float64)
-    best = pool.with_columns(noise).filter(pl.col("_noise") == pl.col("_noise").max().over("prompt_id"))
-    first = best.sort("prompt_id", "candidate_id").unique("prompt_id", keep="first")
-    return first.select("prompt_id", pl.col("candidate_id").alias("rejected_id"), pl.col("response").alias("_rejected"))

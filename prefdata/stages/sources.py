@@ -19,13 +19,13 @@ from prefdata.draws import hex_id, uniform
 from prefdata.errors import DataError, snippet
 from prefdata.progress import Progress
 from prefdata.recipe.job import Job
-from prefdata.recipe.settings import SourceSettings, SourcesSettings
 from prefdata.sources import readers, rows
 from prefdata.sources.rows import Fields, Limits, Record
+from prefdata.sources.settings import SourceSettings, SourcesSettings
 from prefdata.sources.shapes import COMMON_FIELDS, SHAPES
 from prefdata.stages.toy import source_path
-from prefdata.tables import schema
-from prefdata.tables.files import writing
+from prefdata.tables import ids, schema
+from prefdata.tables.atomic import writing
 from prefdata.tables.reasons import BAD_ROWS
 
 STAGE_VERSION = 2
@@ -124,7 +124,7 @@ def _row_id(fields: Fields, source: SourceSettings) -> str:
     if "id" not in source.fields:
         return hex_id(json.dumps(fields.row, sort_keys=True, separators=(",", ":"), default=str))
     value = str(fields.get("id", str, int))
-    if not rows.is_text(value):
+    if not ids.is_text(value):
         raise DataError(f"an id that cannot be stored: {snippet(value)}", fields.at("id"), "correct the row")
     return value
 

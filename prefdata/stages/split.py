@@ -7,9 +7,10 @@ over the shares in the settings. Where deduplication is off every prompt is its 
 import polars as pl
 
 from prefdata.draws import uniform
-from prefdata.recipe.job import Frames, Job
-from prefdata.recipe.settings import SplitSettings
+from prefdata.recipe.job import Job
+from prefdata.recipe.settings.data import SplitSettings
 from prefdata.tables import schema
+from prefdata.tables.views import Frames
 
 STAGE_VERSION = 2
 

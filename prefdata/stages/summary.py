@@ -13,10 +13,12 @@ from typing import Any
 import polars as pl
 
 from prefdata.judging.measures import of_verdicts, win_rate
-from prefdata.recipe.job import Job, Run
+from prefdata.recipe.job import Job
+from prefdata.recipe.results import Run
 from prefdata.recipe.units import Part, unit_of
-from prefdata.stages import report, sets
-from prefdata.tables import files
+from prefdata.stages import judge_report, report
+from prefdata.stages import win_rate as win_rate_stage
+from prefdata.tables import atomic, files, views
 
 STAGE_VERSION = 2
 TIE_NATS = 1e-4
@@ -28,12 +30,12 @@ Facts = dict[str, Any]
 def run(job: Job) -> None:
     """Write report/evaluation.json and report/summary.txt, and print the summary."""
     facts = evaluation(job.run)
-    files.atomic_text(job.run.root / "report" / "evaluation.json", json.dumps(facts, indent=1, sort_keys=True))
+    atomic.atomic_text(job.run.root / "report" / "evaluation.json", json.dumps(facts, indent=1, sort_keys=True))
     gathered = json.loads(report.path(job.run).read_text(encoding="utf-8"))
-    judges = [json.loads(Path(p).read_text(encoding="utf-8")) for p in of_verdicts.outputs(job.run)]
-    rates = json.loads(win_rate.path(job.run).read_text(encoding="utf-8")) if job.settings.evaluate.judge else None
+    judges = [json.loads(Path(p).read_text(encoding="utf-8")) for p in judge_report.outputs(job.run)]
+    rates = json.loads(win_rate_stage.path(job.run).read_text(encoding="utf-8")) if job.settings.evaluate.judge else None
     text = render(job.run, gathered, facts, judges, rates)
-    files.atomic_text(job.run.root / "report" / "summary.txt", text)
+    atomic.atomic_text(job.run.root / "report" / "summary.txt", text)
 
 
 def evaluation(run: Run) -> list[Facts]:
@@ -90,7 +92,7 @@ def held_out_pairs(run: Run) -> pl.DataFrame:
     for shard in run.shards:
         frame = files.read_table(run.table(Part("sets", "sets", "preference"), shard), "sets")
         for row in frame.filter(pl.col("split") == run.settings.evaluate.split).to_dicts():
-            pair = sets.fixed_pair(row["candidates"], run.settings.sets.origins, run.settings.seed)
+            pair = views.fixed_pair(row["candidates"], run.settings.sets.origins, run.settings.seed)
             if pair and row["candidates"][0]["logps"]:
                 chosen, rejected = (row["candidates"][i] for i in pair)
                 margin = chosen["logps"][0]["logp"] - rejected["logps"][0]["logp"]

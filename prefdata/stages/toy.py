@@ -9,9 +9,9 @@ from typing import Any
 from prefdata.errors import ConfigError
 from prefdata.judging import rubric
 from prefdata.recipe.job import Job
-from prefdata.recipe.settings import ToySettings
+from prefdata.sources.settings import ToySettings
 from prefdata.sources.toy import tasks, tokenizers, writers
-from prefdata.tables import files
+from prefdata.tables import atomic
 
 STAGE_VERSION = 1
 
@@ -21,7 +21,7 @@ def run(job: Job) -> None:
     if job.settings.toy is None:
         raise ConfigError("there is no toy section", do="add `toy: {}` to the settings, or skip this stage")
     lines = [json.dumps(row, ensure_ascii=True) for row in rows(job.settings.toy, job.settings.seed)]
-    files.atomic_text(source_path(job.run.root), "\n".join(lines) + "\n")
+    atomic.atomic_text(source_path(job.run.root), "\n".join(lines) + "\n")
     tokenizers.write(job.run.root / "toy" / "tokenizers")
 
 

@@ -5,195 +5,29 @@ stage, version, hash of its settings slice, content hashes of its inputs, rows, 
 """
 
 import contextlib
-import ctypes
 import errno
-import glob
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefdata.errors import DataError
 from prefdata.tables import schema
+from prefdata.tables.atomic import fsync, os_error, sweep, writing
+from prefdata.tables.content import ContentHash
 from prefdata.tables.schema import TABLES, Table
 
 MANIFEST = b"prefdata"
 MAX_DECODED_BYTES = 64 * 2**30
 """A file that claims to decode to more than this is refused before it is read."""
-
-
-def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a new file, then fsync it, rename it to `path` and fsync the folder.
-
-    Whatever fails, `path` holds the old version or the new one. Raises DataError naming the path on OS errors.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path)
-        write(temporary)
-        publish(temporary, path)
-    except OSError as error:
-        raise os_error(error, path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def sweep(path: Path) -> None:
-    """Remove what a killed writer of this same file left behind (the stage's lock makes us its only writer)."""
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if stale.is_dir():
-            shutil.rmtree(stale, ignore_errors=True)
-        else:
-            stale.unlink(missing_ok=True)
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder and all in it, with one file open at a time: it is called where descriptors are short."""
-    with contextlib.suppress(OSError):
-        for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
-            path.rmdir() if path.is_dir() else path.unlink()
-
-
-def atomic_text(path: Path, text: str) -> None:
-    """`atomic_write` of a text, utf-8."""
-    atomic_write(path, lambda p: p.write_text(text, encoding="utf-8"))
-
-
-def atomic_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new folder, fsync its files, then put it in `folder`'s place: all files are old or all are new."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-        temporary.mkdir()
-        write(temporary)
-        for path in [*temporary.rglob("*"), temporary]:
-            fsync(path)
-        if folder.exists():
-            _exchange(temporary, folder)
-        else:
-            os.replace(temporary, folder)
-        fsync(folder.parent)
-    except OSError as error:
-        raise os_error(error, folder) from error
-    finally:
-        for _ in range(2):  # what failed once may have been the cleaning
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> None:
-    """Swap two folders in one step where the system can (renameat2), else by way of a third name."""
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is not None and renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2) == 0:  # AT_FDCWD, EXCHANGE
-        return
-    aside = one.with_suffix(".old.tmp")  # a name that sweep knows
-    os.rename(other, aside)
-    try:
-        os.rename(one, other)
-    except OSError:
-        os.rename(aside, other)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Errors of the system while something is written, as ours, naming the path."""
-    try:
-        yield
-    except OSError as error:
-        raise os_error(error, path) from error
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """fsync `temporary`, rename it to `path`, fsync the folder."""
-    fsync(temporary)
-    os.replace(temporary, path)
-    fsync(path.parent)
-
-
-def fsync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def os_error(error: OSError, path: Path) -> DataError:
-    return DataError(
-        f"cannot write: {os.strerror(error.errno) if error.errno else error}",
-        str(path),
-        "free space or fix the permissions and run the same command again (the previous version is intact)",
-    )
-
-
-class ContentHash:
-    """A hash over rows and schema, whatever the batches, encodings and offsets the rows come in."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self._streams: dict[str, Any] = {}
-        for field in schema:
-            self._bytes(f"{field.name}={field.type}", b"")
-
-    def update(self, table: pa.Table) -> None:
-        for name in table.column_names:
-            for chunk in table.column(name).chunks:
-                self._add(name, chunk)
-
-    def _bytes(self, stream: str, data: bytes) -> None:
-        self._streams.setdefault(stream, hashlib.blake2b(digest_size=16)).update(data)
-
-    def _add(self, stream: str, array: pa.Array) -> None:
-        kind = array.type
-        if pa.types.is_dictionary(kind):
-            return self._add(stream, array.cast(kind.value_type))
-        self._bytes(f"{stream}?", np.asarray(array.is_valid()).tobytes())
-        if pa.types.is_struct(kind):
-            for field, child in zip(kind, array.flatten(), strict=True):
-                self._add(f"{stream}.{field.name}", child)
-        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            lengths = pc.fill_null(pc.list_value_length(array), 0).cast(pa.int64())
-            self._bytes(f"{stream}#", np.asarray(lengths).tobytes())
-            self._add(f"{stream}[]", array.flatten())
-        elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-            values = [v.encode() for v in pc.fill_null(array, "").to_pylist()]
-            self._bytes(f"{stream}#", np.array([len(v) for v in values], np.int64).tobytes())
-            self._bytes(stream, b"".join(values))
-        elif pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            zero = pa.scalar(0).cast(kind)
-            self._bytes(f"{stream}:{kind}", np.asarray(pc.fill_null(array, zero)).tobytes())
-        elif not pa.types.is_null(kind):
-            raise TypeError(f"no content hash for {kind}")
-        return None
-
-    def hexdigest(self) -> str:
-        total = hashlib.blake2b(digest_size=16)
-        for stream in sorted(self._streams):
-            total.update(stream.encode() + b"\0" + self._streams[stream].digest())
-        return total.hexdigest()
-
-
-def content_hash(frame: pl.DataFrame) -> str:
-    """The content hash of a frame, as a file of it would carry."""
-    arrow = schema.stored(frame).to_arrow()
-    digest = ContentHash(arrow.schema)
-    digest.update(arrow)
-    return digest.hexdigest()
 
 
 class TableWriter:

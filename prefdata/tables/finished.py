@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from prefdata.errors import DataError
-from prefdata.recipe.job import lock
+from prefdata.tables.locks import lock
 
 Value = dict[str, Any]
 

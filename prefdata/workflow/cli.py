@@ -18,12 +18,14 @@ import typer
 from prefdata import __version__
 from prefdata.errors import ConfigError, PrefdataError
 from prefdata.progress import RUN_PID, logged
-from prefdata.recipe.job import Job, Run
+from prefdata.recipe.job import Job
 from prefdata.recipe.read import print_settings, read_recipe
-from prefdata.recipe.settings import Settings
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Stage
 from prefdata.recipe.units import Part
-from prefdata.stages.registry import STAGES, Stage
-from prefdata.tables import files
+from prefdata.stages.registry import STAGES
+from prefdata.tables import atomic, files
 from prefdata.workflow.execute import execute, locked
 
 app = typer.Typer(
@@ -151,7 +153,7 @@ def win_rate(
 
     found, apart, notes, baseline = rates.of_files(Run(read_recipe(path)), judge, systems, against)
     if save is not None:
-        files.atomic_text(save, json.dumps(notes, indent=1, ensure_ascii=False))
+        atomic.atomic_text(save, json.dumps(notes, indent=1, ensure_ascii=False))
     print(json.dumps({"systems": found, "differences": apart}, indent=1) if as_json else rates.render(found, apart, baseline))
 
 

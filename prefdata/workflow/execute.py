@@ -7,9 +7,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from prefdata.recipe.job import Frames, Job, Run, lock
+from prefdata.recipe.job import Job
+from prefdata.recipe.results import Run
 from prefdata.recipe.units import Part
-from prefdata.tables import files
+from prefdata.tables import atomic, files
+from prefdata.tables.locks import lock
+from prefdata.tables.views import Frames
 
 
 def execute(job: Job) -> None:
@@ -48,7 +51,7 @@ def bring_up(run: Run, stages: Sequence[str], sources: Sequence[Path] = ()) -> N
             with locked(job):
                 if not fresh(job) or (changed and not job.reads):
                     execute(job)
-    files.atomic_text(kept, json.dumps(stamps))
+    atomic.atomic_text(kept, json.dumps(stamps))
 
 
 def fresh(job: Job) -> bool:

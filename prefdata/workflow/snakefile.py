@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.errors import PrefdataError
-from prefdata.judging.measures import of_verdicts, win_rate
-from prefdata.models.loading import require_place
+from prefdata.models.identity import require_place
 from prefdata.progress import RUN_PID
-from prefdata.recipe.job import Run, take_lock
 from prefdata.recipe.read import validate_recipe
-from prefdata.recipe.settings import Settings
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.whole import Settings
 from prefdata.sources import readers
-from prefdata.stages import report
+from prefdata.stages import judge_report, report, win_rate
 from prefdata.stages.toy import source_path
-from prefdata.tables import files
+from prefdata.tables import atomic
+from prefdata.tables.locks import take_lock
 
 _held: list[int] = []
 _started: list[float] = []
@@ -90,7 +90,7 @@ def begin(run: Run) -> None:
         _held.append(take_lock(run.root / ".run", wait_s=0))
     except PrefdataError as error:
         sys.exit(f"error: another run works here: {error}")
-    files.atomic_text(settings_path(run), json.dumps(run.settings.model_dump(mode="json"), indent=1, sort_keys=True))
+    atomic.atomic_text(settings_path(run), json.dumps(run.settings.model_dump(mode="json"), indent=1, sort_keys=True))
 
 
 def preflight(run: Run) -> list[str]:
@@ -168,11 +168,11 @@ def evaluation_files(run: Run) -> list[str]:
 
 def judge_report_files(run: Run) -> list[str]:
     """What the judge_report stage writes, of every judge."""
-    return of_verdicts.outputs(run)
+    return judge_report.outputs(run)
 
 
 def judge_report_file(run: Run, unit: str) -> str:
-    return str(of_verdicts.path(run, unit))
+    return str(judge_report.path(run, unit))
 
 
 def win_rate_files(run: Run) -> list[str]:

@@ -11,8 +11,8 @@ import pytest
 
 from prefdata.draws import hash64
 from prefdata.errors import PrefdataError
-from prefdata.recipe.settings import SourceSettings
 from prefdata.sources import readers
+from prefdata.sources.settings import SourceSettings
 from prefdata.tables import files, schema
 
 from .cases import Case, Error, Fault, as_parameters, require_error

@@ -10,7 +10,7 @@ from servers.scripted import SHOWN, Scripted, Server
 
 from prefdata.judging.rubric import load
 from prefdata.models.tokens import load_encoder
-from prefdata.recipe.job import Run
+from prefdata.recipe.results import Run
 from prefdata.recipe.units import Part
 from prefdata.tables import files
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from prefdata.recipe.job import Run, lock, take_lock
 from prefdata.recipe.read import read_recipe
+from prefdata.recipe.results import Run
 from prefdata.tables import files
+from prefdata.tables.locks import lock, take_lock
 from prefdata.workflow import execute, snakefile
 
 from . import tiny

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prefdata.errors import DataError
-from prefdata.tables import files
+from prefdata.tables import atomic, files
 
 from .cases import require_error
 from .place import Place, owned
@@ -75,7 +75,7 @@ def completes(operation: str, path: Path) -> None:
 
 def place_of(call: str) -> tuple[Any, str]:
     """Where a call is looked up."""
-    return (files, "_exchange") if call == "exchange" else (os, call)
+    return (atomic, "_exchange") if call == "exchange" else (os, call)
 
 
 def failing(call: str, nth: int, number: int) -> Callable[..., Any]:
@@ -145,7 +145,7 @@ def test_the_nth_rename_fails_where_folders_cannot_be_exchanged(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A system without renameat2: by way of a third name, of which nothing stays either."""
-    monkeypatch.setattr(files.ctypes, "CDLL", lambda *arguments, **keys: object())
+    monkeypatch.setattr(atomic.ctypes, "CDLL", lambda *arguments, **keys: object())
     path, operation = tmp_path / "x.out", "atomic_folder"
     OPERATIONS[operation](str(path), OLD)
     for nth in range(1, calls_of(operation, "rename", path) + 1):

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefdata.errors import PrefdataError
-from prefdata.recipe.settings import SourceSettings
 from prefdata.sources import readers
+from prefdata.sources.settings import SourceSettings
 
 from .cases import HINT, require_error
 from .place import Place, good_row

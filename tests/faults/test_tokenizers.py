@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from prefdata.models.tokens import load_encoder
-from prefdata.recipe.job import Run
 from prefdata.recipe.read import read_recipe
+from prefdata.recipe.results import Run
 from prefdata.tables import files
 
 from . import tiny

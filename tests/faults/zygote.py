@@ -139,8 +139,8 @@ def kill_before(call: str, nth: int) -> None:
         real_connect = sqlite3.connect
         sqlite3.connect = lambda *a, **k: real_connect(*a, **{**k, "factory": Connection})  # type: ignore[assignment]
         return
-    files = importlib.import_module("prefdata.tables.files")
-    place: tuple[Any, str] = (files, "_exchange") if call == "exchange" else (os, call)
+    atomic = importlib.import_module("prefdata.tables.atomic")
+    place: tuple[Any, str] = (atomic, "_exchange") if call == "exchange" else (os, call)
     real = getattr(*place)
 
     def before(*arguments: Any, **keys: Any) -> Any:
@@ -168,13 +168,13 @@ def text(version: int) -> str:
 
 
 def atomic_text(path: str, version: int) -> None:
-    from prefdata.tables import files
+    from prefdata.tables import atomic
 
-    files.atomic_text(Path(path), text(version))
+    atomic.atomic_text(Path(path), text(version))
 
 
 def atomic_write(path: str, version: int) -> None:
-    from prefdata.tables import files
+    from prefdata.tables import atomic
 
     def write(temporary: Path) -> None:
         with temporary.open("w") as file:
@@ -182,17 +182,17 @@ def atomic_write(path: str, version: int) -> None:
                 file.write(line)
                 file.flush()
 
-    files.atomic_write(Path(path), write)
+    atomic.atomic_write(Path(path), write)
 
 
 def atomic_folder(path: str, version: int) -> None:
-    from prefdata.tables import files
+    from prefdata.tables import atomic
 
     def write(folder: Path) -> None:
         for name in ("a", "b", "c"):
             (folder / name).write_text(text(version))
 
-    files.atomic_folder(Path(path), write)
+    atomic.atomic_folder(Path(path), write)
 
 
 def write_table(path: str, version: int) -> None:

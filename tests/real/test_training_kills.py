@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from test_runs import prepared
 
-from prefdata.recipe.job import Run
-from prefdata.recipe.settings import TrainSettings
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.training import TrainSettings
 
 pytestmark = pytest.mark.real
 __all__ = ["prepared"]

@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 import yaml
 
-from prefdata.recipe.job import lock, take_lock
 from prefdata.tables import files
+from prefdata.tables.locks import lock, take_lock
 from prefdata.tables.schema import TABLES
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prefdata.errors import DataError
-from prefdata.stages.sets import fixed_pair
+from prefdata.tables.views import fixed_pair
 
 
 def discrimination(chosen_KV: Tensor, rejected_KV: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from prefdata.errors import DataError
 from prefdata.judging.measures.estimates import Codes, interval, kappa, resampled
 from prefdata.judging.text_pairs import TextPair, judge_named, judged, text_pair, verdict
-from prefdata.recipe.job import Run
+from prefdata.recipe.results import Run
 from prefdata.sources import readers
 from prefdata.sources.rows import Fields
 

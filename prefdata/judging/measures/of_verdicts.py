@@ -4,12 +4,10 @@ verdicts, cycles, agreement with the recipe's other judges, calls against their 
 Nothing here knows the truth: a longer answer may be longer because it is better. docs/judges.md says how to read it.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +17,11 @@ from prefdata.judging.measures.estimates import Floats, kappa, logistic, share
 from prefdata.judging.procedures import PROCEDURES
 from prefdata.judging.procedures.verdicts import Outcome, Pair, contenders, pair_of, settled
 from prefdata.judging.registry import POINTWISE
-from prefdata.recipe.job import Frames, Job, Run
-from prefdata.recipe.settings import JudgeSettings
-from prefdata.recipe.units import judge as settings_of
-from prefdata.recipe.units import judge_unit
-from prefdata.tables import files, schema
+from prefdata.recipe.job import Job
+from prefdata.recipe.settings.judging import JudgeSettings
+from prefdata.tables import schema
+from prefdata.tables.views import Frames
 
-STAGE_VERSION = 1
 Facts = dict[str, Any]
 DECIDED = ("a", "b")
 
@@ -51,23 +47,6 @@ class Gathered:
     against: dict[str, Counter[str]] = field(default_factory=dict)
     scores: list[tuple[float, float]] = field(default_factory=list)
     """Of every scored answer: score and length."""
-
-
-def run(job: Job) -> None:
-    """Write report/judges/<unit>.json."""
-    own = settings_of(job.settings, job.unit)
-    found = gather(job, own)
-    facts = scored_facts(own, found) if own.judge in POINTWISE else facts_of(own, found)
-    files.atomic_text(path(job.run, job.unit), json.dumps(facts, indent=1, sort_keys=True))
-
-
-def path(run: Run, unit: str) -> Path:
-    return run.root / "report" / "judges" / f"{unit}.json"
-
-
-def outputs(run: Run) -> list[str]:
-    """Every judge's report, for Snakemake."""
-    return [str(path(run, judge_unit(j))) for j in run.settings.judge]
 
 
 def gather(job: Job, own: JudgeSettings) -> Gathered:

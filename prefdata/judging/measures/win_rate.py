@@ -17,23 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from prefdata.errors import DataError
 from prefdata.judging.measures.estimates import Floats, interval, logistic, resampled
 from prefdata.judging.procedures.verdicts import Outcome
-from prefdata.judging.rubric import conversation
 from prefdata.judging.text_pairs import TextPair, judge_named, judged, text_pair
-from prefdata.recipe.job import Job, Run
-from prefdata.recipe.settings import JudgeSettings
-from prefdata.recipe.units import Part, unit_of, win_rate_judge
-from prefdata.recipe.units import judge as judge_settings
+from prefdata.recipe.results import Run
+from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.sources import readers
 from prefdata.sources.rows import Fields
 from prefdata.sources.shapes import alpaca_eval
-from prefdata.tables import files
 
-STAGE_VERSION = 1
 Facts = dict[str, Any]
 WORTH: dict[Outcome, float] = {"a": 1.0, "b": 0.0, "tie": 0.5, "inconsistent": 0.5}
 
@@ -57,47 +51,6 @@ def common(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if not shared:
         raise DataError("no instruction is answered by every system", " ".join(systems), "compare answers to the same prompts")
     return shared
-
-
-def run(job: Job) -> None:
-    """Write report/win_rate.json, and each run's greedy answers as AlpacaEval's file, report/answers/<unit>.json."""
-    names = job.settings.evaluate.runs
-    settings = judge_settings(job.settings, win_rate_judge(job.settings))
-    prompts = {r["prompt_id"]: r for part in job.parts() for r in part["prompts"].to_dicts()}
-    answers = {name: _greedy(job.run, name) for name in names}
-    for name in names:
-        texts = {conversation(prompts[i]["messages"]): text for i, text in answers[name].items()}
-        files.atomic_text(answers_path(job.run, name), outputs(name, texts))
-    shared, found, values = common(answers), [], {}
-    pairs = {name: [TextPair(prompts[i], answers[name][i], answers[names[0]][i]) for i in shared] for name in names[1:]}
-    for name, verdicts in of_all(job.run, settings, pairs, "win_rate").items():
-        found.append(facts_of(name, pairs[name], verdicts))
-        values[name] = np.array([worth(v) for v in verdicts])
-    apart = differences(values, job.settings.seed)
-    facts = {"judge": settings.name, "baseline": names[0], "systems": found, "differences": apart}
-    files.atomic_text(path(job.run), json.dumps(facts, indent=1, sort_keys=True))
-
-
-def _greedy(run: Run, name: str) -> dict[str, str]:
-    """prompt_id -> greedy answer of an evaluated run."""
-    part = Part("candidates", "evaluate", unit_of(f"run:{name}"))
-    frame = pl.concat([files.read_table(run.table(part, s), "candidates") for s in run.shards])
-    return dict(frame.filter(pl.col("temperature") == 0).select("prompt_id", "response").iter_rows())
-
-
-def path(run: Run) -> Path:
-    return run.root / "report" / "win_rate.json"
-
-
-def answers_path(run: Run, name: str) -> Path:
-    return run.root / "report" / "answers" / f"{unit_of(f'run:{name}')}.json"
-
-
-def files_of(run: Run) -> list[str]:
-    """What the stage writes, for Snakemake; nothing where no judge compares the runs."""
-    if run.settings.evaluate.judge is None:
-        return []
-    return [str(path(run)), *(str(answers_path(run, name)) for name in run.settings.evaluate.runs)]
 
 
 def of_files(run: Run, judge: str, systems: Sequence[Path], against: Path) -> tuple[list[Facts], list[Facts], list[Facts], str]:

@@ -18,8 +18,8 @@ from urllib.request import urlopen
 from prefdata.draws import hex_id
 from prefdata.errors import EngineError
 from prefdata.models.engines.protocol import Engine
-from prefdata.recipe.job import Run
-from prefdata.recipe.settings import LanguageModelSettings, ServerSettings
+from prefdata.models.settings import LanguageModelSettings, ServerSettings
+from prefdata.recipe.results import Run
 from prefdata.recipe.units import is_local
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol, TypeVar
 
-from prefdata.models.tokens import Message
+from prefdata.kinds import Message
 
 T = TypeVar("T")
 

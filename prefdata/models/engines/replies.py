@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from prefdata.models.engines.protocol import Completion, chosen
-from prefdata.sources.rows import is_text
+from prefdata.tables.ids import is_text
 
 MOST_TOKENS, LEAST_LOGP = 2**30, -1e4
 

@@ -20,7 +20,7 @@ from typing import Any
 from prefdata.errors import EngineError, snippet
 from prefdata.models.engines.protocol import Completion, Replies, Request
 from prefdata.models.engines.replies import Unreadable, choice_of, completion_of, retry_after, usage_of
-from prefdata.recipe.settings import ServerSettings
+from prefdata.models.settings import ServerSettings
 
 UNREADABLE_TRIES = 3
 AHEAD = 32

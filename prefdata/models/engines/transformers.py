@@ -9,10 +9,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from prefdata.draws import uniform
+from prefdata.kinds import End, Template
 from prefdata.models.engines.protocol import Completion, Replies, Request, batches, chosen
 from prefdata.models.forward import logprob
 from prefdata.models.loading import context_of, load_model
-from prefdata.models.tokens import End, Template, load_encoder
+from prefdata.models.tokens import load_encoder
 
 BATCH_ROWS = 256
 

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from prefdata.errors import ConfigError
+from prefdata.kinds import End, Template
 from prefdata.models.engines.protocol import Completion, Replies, Request, batches, chosen
 from prefdata.models.loading import context_of
-from prefdata.models.tokens import End, Template, load_encoder
-from prefdata.recipe.settings import VllmSettings
+from prefdata.models.settings import VllmSettings
+from prefdata.models.tokens import load_encoder
 
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 SHUTDOWN_S = 5.0

@@ -8,7 +8,8 @@ the higher score contradicts its label (contradictory).
 from dataclasses import replace
 
 from prefdata.errors import DataError
-from prefdata.sources.rows import Answer, Fields, Message, Shape, Shaped, messages_of
+from prefdata.kinds import Message
+from prefdata.sources.rows import Answer, Fields, Shape, Shaped, messages_of
 
 
 def prompt(row: Fields) -> Shaped:

@@ -8,7 +8,8 @@ import re
 from dataclasses import replace
 
 from prefdata.errors import DataError, snippet
-from prefdata.sources.rows import Answer, Fields, Message, Shape, Shaped, finite, messages_of
+from prefdata.kinds import Message
+from prefdata.sources.rows import Answer, Fields, Shape, Shaped, finite, messages_of
 
 RATINGS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 _TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")

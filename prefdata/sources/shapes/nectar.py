@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from prefdata.errors import DataError, snippet
-from prefdata.sources.rows import Answer, Fields, Message, Shape, Shaped, as_rank, finite, prompt_messages
+from prefdata.kinds import Message
+from prefdata.sources.rows import Answer, Fields, Shape, Shaped, as_rank, finite, prompt_messages
 
 _MARK = re.compile(r"\n\n(Human|Assistant):")
 

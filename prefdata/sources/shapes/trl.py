@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from prefdata.errors import DataError
-from prefdata.sources.rows import Answer, Fields, Message, Shape, Shaped, messages_of, prompt_messages
+from prefdata.kinds import Message
+from prefdata.sources.rows import Answer, Fields, Shape, Shaped, messages_of, prompt_messages
 from prefdata.sources.shapes import binarized
 
 

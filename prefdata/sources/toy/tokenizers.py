@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from prefdata.tables import files
+from prefdata.tables import atomic
 
 SMALL_TEMPLATE = (
     "<bos>{% for m in messages %}"
@@ -55,5 +55,5 @@ def _save(
     }
     if bos is not None:
         config["bos_token"] = bos
-    files.atomic_text(folder / "tokenizer_config.json", json.dumps(config, indent=1, sort_keys=True))
-    files.atomic_text(folder / "tokenizer.json", tokenizer.to_str(pretty=False))
+    atomic.atomic_text(folder / "tokenizer_config.json", json.dumps(config, indent=1, sort_keys=True))
+    atomic.atomic_text(folder / "tokenizer.json", tokenizer.to_str(pretty=False))

@@ -1,0 +1,62 @@
+"""What identifies a model: the pinned commit of a Hub id, or the hash of a folder's content."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from prefdata.errors import ConfigError
+from prefdata.tables import atomic
+
+RECEIPT = "train.json"
+
+
+def content_files(folder: Path) -> list[Path]:
+    """What makes a local model what it is: weights (sharded or not), config, tokenizer, templates."""
+    kinds = (".safetensors", ".json", ".jinja", ".model", ".txt")
+    return sorted(p for p in folder.iterdir() if p.suffix in kinds and p.name != RECEIPT and not p.name.startswith("."))
+
+
+def content_revision(folder: Path) -> str:
+    """Hash over weights, config and tokenizer of a model folder."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in content_files(folder):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def revision_of(path: str, revision: str | None, known: Path | None = None) -> str:
+    """What identifies a model's results: the pinned revision of a Hub id, or the content hash of a local folder.
+
+    `known` is a file that keeps the hash for as long as no file's size or time changes: a large model is read once.
+    """
+    folder = Path(path)
+    require_place(path)
+    if not folder.is_dir():
+        if revision is None:
+            raise ConfigError("a model on the Hub needs its revision", path, "pin the commit hash under revision:")
+        return revision
+    receipt = folder / RECEIPT
+    if receipt.exists():
+        return str(json.loads(receipt.read_text(encoding="utf-8"))["revision"])
+    return content_revision(folder) if known is None else _kept_revision(folder, known)
+
+
+def _kept_revision(folder: Path, known: Path) -> str:
+    stamps = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in content_files(folder)]
+    if known.exists():
+        kept = json.loads(known.read_text(encoding="utf-8"))
+        if kept["stamps"] == stamps:
+            return str(kept["revision"])
+    revision = content_revision(folder)
+    atomic.atomic_text(known, json.dumps({"stamps": stamps, "revision": revision}))
+    return revision
+
+
+def require_place(path: str) -> None:
+    """Raise ConfigError where a model is a local path and nothing lies there (a Hub id is owner/name)."""
+    local = path.startswith(("/", "./", "../", "~")) or path.count("/") > 1
+    if local and not Path(path).is_dir():
+        raise ConfigError("no such model folder", path, "correct the path, or give a Hub id with its revision")

@@ -1,0 +1,74 @@
+"""What a recipe says of training runs and of their evaluation; a run's own keys are the trainer's."""
+
+import re
+from collections import Counter
+from typing import Any
+
+from pydantic import BaseModel, Field, model_validator
+
+from prefdata.kinds import Name, SplitName
+
+
+class TrainSettings(BaseModel, frozen=True, extra="forbid"):
+    """The training runs, by <objective>/<variant>; `python -m train --keys` prints what each may hold."""
+
+    runs: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="objective/variant: its settings; a list as seed or optimizer.learning_rate makes a run of each",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or not isinstance(raw.get("runs"), dict):
+            return raw
+        listed = [pair for key, asked in raw["runs"].items() for pair in expanded(key, asked)]
+        if double := [name for name, count in Counter(name for name, _ in listed).items() if count > 1]:
+            raise ValueError(f"two runs are called {double[0]}")
+        return {**raw, "runs": dict(listed)}
+
+    @model_validator(mode="after")
+    def _keys(self) -> "TrainSettings":
+        for key in self.runs:
+            if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}/[a-z0-9][a-z0-9_-]{0,63}", key, re.ASCII):
+                raise ValueError(f"{key!r} is not <objective>/<variant> in small letters, digits, - and _")
+        return self
+
+
+def expanded(key: str, asked: Any) -> list[tuple[str, Any]]:
+    """A run for each of its learning rates and seeds, where they are lists: <key>-lr<rate>-s<seed>."""
+    if not isinstance(asked, dict):
+        return [(key, asked)]
+    made = [(key, asked)]
+    optimizer = asked.get("optimizer")
+    rates = optimizer.get("learning_rate") if isinstance(optimizer, dict) else None
+    for name, values in (("optimizer.learning_rate", rates), ("seed", asked.get("seed"))):
+        if values == []:
+            raise ValueError(f"{key}: {name} is an empty list: no run is left")
+    if isinstance(rates, list):
+        made = [
+            (f"{name}-lr{_in_name(rate)}", {**run, "optimizer": {**run["optimizer"], "learning_rate": rate}})
+            for name, run in made
+            for rate in rates
+        ]
+    if isinstance(asked.get("seed"), list):
+        made = [(f"{name}-s{_in_name(seed)}", {**run, "seed": seed}) for name, run in made for seed in asked["seed"]]
+    return made
+
+
+def _in_name(value: Any) -> str:
+    """A number as a run's name may hold it: 1e-05, 0_001."""
+    return str(value).replace(".", "_").replace("+", "")
+
+
+class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):
+    """Answers of trained models on held-out prompts, checked by the verifier."""
+
+    runs: list[str] = Field(default_factory=list, description="<objective>/<variant> of the models; the first is the baseline")
+    judge: Name | None = Field(None, description="a judge that compares greedy answers with the first run's: win rates")
+    split: SplitName = Field("test", description="whose prompts are answered")
+    samples: int = Field(4, ge=1, description="answers sampled per prompt beside the greedy one")
+    temperature: float = Field(1.0, gt=0, description="of the samples")
+    max_tokens: int = Field(512, ge=1, description="an answer cut here has finish = length")
+    chunk_prompts: int = Field(128, ge=1, description="prompts committed together")
+    shards_per_engine: int | None = Field(None, ge=1, description="shards per start of the model; all by default")

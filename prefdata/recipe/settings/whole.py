@@ -1,0 +1,94 @@
+"""The settings of a run: typed, closed, frozen, validated once, all mistakes reported together.
+
+Defaults live in these classes only. The `train:` section's runs are validated by `train.settings`, since `train`
+imports `prefdata` and never the reverse.
+"""
+
+from pydantic import BaseModel, Field, model_validator
+
+from prefdata.errors import did_you_mean
+from prefdata.kinds import Name
+from prefdata.recipe.settings.data import (
+    DecontaminateSettings,
+    DedupSettings,
+    GenerateSettings,
+    NoiseSettings,
+    PruneSettings,
+    ScoreSettings,
+    SetsSettings,
+    SplitSettings,
+)
+from prefdata.recipe.settings.judging import JudgeSettings
+from prefdata.recipe.settings.output import CardSettings, PublishSettings
+from prefdata.recipe.settings.training import EvaluateSettings, TrainSettings
+from prefdata.sources.settings import SourcesSettings, ToySettings
+
+
+class Settings(BaseModel, frozen=True, extra="forbid"):
+    """A whole recipe."""
+
+    name: Name = Field(description="the results go to results/<name>")
+    seed: int = Field(0, description="of every draw")
+    num_shards: int = Field(1, ge=1, le=65_536, description="files per table; results do not depend on it")
+    threads: int = Field(1, ge=1, description="torch's threads in one job; the last bits of sums depend on it")
+    toy: ToySettings | None = Field(None, description="make the embedded world first")
+    sources: SourcesSettings
+    dedup: DedupSettings | None = Field(default_factory=DedupSettings, description="null: every prompt is kept")
+    split: SplitSettings = Field(default_factory=SplitSettings)
+    decontaminate: DecontaminateSettings | None = Field(None, description="null: nothing is compared")
+    prune: PruneSettings = Field(default_factory=PruneSettings)
+    generate: GenerateSettings = Field(default_factory=GenerateSettings)
+    judge: list[JudgeSettings] = Field(default_factory=list, description="the judges, by name")
+    noise: NoiseSettings = Field(default_factory=NoiseSettings)
+    score: ScoreSettings = Field(default_factory=ScoreSettings)
+    sets: SetsSettings = Field(default_factory=SetsSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
+    card: CardSettings = Field(default_factory=CardSettings)
+    publish: PublishSettings = Field(default_factory=PublishSettings)
+
+    @model_validator(mode="after")
+    def _references_resolve(self) -> "Settings":
+        problems = [*self._unknown_runs(), *self._unknown_methods(), *self._shared_names(), *self._unanswered()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _unknown_runs(self) -> list[str]:
+        asked = [m.model for m in self.generate.models] + [r.model for r in self.score.references]
+        asked += [j.model.model for j in self.judge if j.model]
+        asked += [f"run:{r}" for r in self.evaluate.runs]
+        return [
+            f"{ref} is no run under train.runs{did_you_mean(ref[4:], self.train.runs)}"
+            for ref in asked
+            if ref.startswith("run:") and ref[4:] not in self.train.runs
+        ]
+
+    def _unanswered(self) -> list[str]:
+        bare = [s.name for s in self.sources.sources if s.prompts_only]
+        if not bare or self.generate.models:
+            return []
+        return [f"sources.sources: {bare[0]} gives prompts only, and generate.models names no model to answer them"]
+
+    def _shared_names(self) -> list[str]:
+        judges, models = [j.name for j in self.judge], [m.name for m in self.generate.models]
+        problems = [
+            f"two of {where} share a name: {n}"
+            for where, n in (("judge", judges), ("generate.models", models))
+            if len(set(n)) < len(n)
+        ]
+        return problems + ([] if "source" not in judges else ["judge: the name source means the source's own order"])
+
+    def _unknown_methods(self) -> list[str]:
+        judges = [j.name for j in self.judge]
+        known = ["source", *judges]
+        lacking, comparing = list[str](), self.evaluate.judge
+        if comparing is not None and comparing not in judges:
+            lacking = [f"evaluate.judge: {comparing!r} is no judge's name{did_you_mean(comparing, judges)}"]
+        elif comparing is not None and len(self.evaluate.runs) < 2:
+            lacking = ["evaluate.judge: name two runs at least under evaluate.runs, the first is the baseline"]
+        return lacking + [
+            f"sets.{key}: {method!r} is neither source nor a judge's name{did_you_mean(method, known)}"
+            for key, method in (("method", self.sets.method), ("sft_method", self.sets.sft_method))
+            if method not in known
+        ]

@@ -1,0 +1,65 @@
+"""The content hash of a table: over rows and schema, not over the bytes of a file."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prefdata.tables import schema
+
+
+class ContentHash:
+    """A hash over rows and schema, whatever the batches, encodings and offsets the rows come in."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._streams: dict[str, Any] = {}
+        for field in schema:
+            self._bytes(f"{field.name}={field.type}", b"")
+
+    def update(self, table: pa.Table) -> None:
+        for name in table.column_names:
+            for chunk in table.column(name).chunks:
+                self._add(name, chunk)
+
+    def _bytes(self, stream: str, data: bytes) -> None:
+        self._streams.setdefault(stream, hashlib.blake2b(digest_size=16)).update(data)
+
+    def _add(self, stream: str, array: pa.Array) -> None:
+        kind = array.type
+        if pa.types.is_dictionary(kind):
+            return self._add(stream, array.cast(kind.value_type))
+        self._bytes(f"{stream}?", np.asarray(array.is_valid()).tobytes())
+        if pa.types.is_struct(kind):
+            for field, child in zip(kind, array.flatten(), strict=True):
+                self._add(f"{stream}.{field.name}", child)
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            lengths = pc.fill_null(pc.list_value_length(array), 0).cast(pa.int64())
+            self._bytes(f"{stream}#", np.asarray(lengths).tobytes())
+            self._add(f"{stream}[]", array.flatten())
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            values = [v.encode() for v in pc.fill_null(array, "").to_pylist()]
+            self._bytes(f"{stream}#", np.array([len(v) for v in values], np.int64).tobytes())
+            self._bytes(stream, b"".join(values))
+        elif pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            zero = pa.scalar(0).cast(kind)
+            self._bytes(f"{stream}:{kind}", np.asarray(pc.fill_null(array, zero)).tobytes())
+        elif not pa.types.is_null(kind):
+            raise TypeError(f"no content hash for {kind}")
+        return None
+
+    def hexdigest(self) -> str:
+        total = hashlib.blake2b(digest_size=16)
+        for stream in sorted(self._streams):
+            total.update(stream.encode() + b"\0" + self._streams[stream].digest())
+        return total.hexdigest()
+
+
+def content_hash(frame: pl.DataFrame) -> str:
+    """The content hash of a frame, as a file of it would carry."""
+    arrow = schema.stored(frame).to_arrow()
+    digest = ContentHash(arrow.schema)
+    digest.update(arrow)
+    return digest.hexdigest()

@@ -1,0 +1,27 @@
+"""What identifies prompts and candidates, and which texts a table can hold."""
+
+import json
+from collections.abc import Iterable
+
+from prefdata.draws import hex_id
+from prefdata.kinds import Message
+
+
+def prompt_id(messages: Iterable[Message], tools: str | None = None, template_kwargs: str | None = None) -> str:
+    """16 hex of blake2b over the canonical messages, and tools and template_kwargs (JSON) where there are any."""
+    canonical = json.dumps([[m["role"], m["content"]] for m in messages], separators=(",", ":"))
+    return hex_id(canonical, *([tools or "", template_kwargs or ""] if tools or template_kwargs else []))
+
+
+def candidate_id(prompt: str, response: str, origin: str, producer: str, temperature: float | None, sample: int) -> str:
+    """16 hex over prompt_id, response, origin, producer, temperature, sample."""
+    return hex_id(prompt, response, origin, producer, -1.0 if temperature is None else float(temperature), sample)
+
+
+def is_text(text: str) -> bool:
+    """Whether the string can be stored: no lone surrogate."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
