@@ -33,6 +33,14 @@ def logged(path: Path | None) -> Iterator[None]:
             sys.stderr = real
 
 
+def processors() -> int:
+    """Processors that this process may use: those it was given, where the system tells."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
 class _Tee(io.TextIOBase):
     """Writes to two streams."""
 

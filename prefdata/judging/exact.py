@@ -15,7 +15,7 @@ from prefdata.judging.judge import Judge, Reading
 from prefdata.judging.verify import score, task_of
 from prefdata.kinds import Message
 from prefdata.models.engines.protocol import Completion, Engine, Replies, Request
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Models
 from prefdata.recipe.settings.judging import JudgeSettings, NoisySettings
 
 RUBRIC = hex_id("rubric", "the better score against the exact answer; equal = tie")
@@ -70,7 +70,7 @@ def read(reply: Completion) -> Reading:
     return Reading(PLACES[said["verdict"]], float(said["margin"]))
 
 
-def exact(run: Run, settings: JudgeSettings) -> Judge:
+def exact(models: Models, settings: JudgeSettings) -> Judge:
     """It knows the answers."""
 
     @contextmanager
@@ -80,11 +80,11 @@ def exact(run: Run, settings: JudgeSettings) -> Judge:
     return Judge(engine, ask, read, RUBRIC, "1")
 
 
-def noisy(run: Run, settings: JudgeSettings) -> Judge:
+def noisy(models: Models, settings: JudgeSettings) -> Judge:
     """It knows the answers, and errs as its settings say."""
 
     @contextmanager
     def engine(spent: float) -> Iterator[Engine]:
-        yield ExactJudge(settings.noisy, run.settings.seed)
+        yield ExactJudge(settings.noisy, models.settings.seed)
 
-    return Judge(engine, ask, read, RUBRIC, hex_id("noisy", settings.noisy.model_dump_json(), run.settings.seed))
+    return Judge(engine, ask, read, RUBRIC, hex_id("noisy", settings.noisy.model_dump_json(), models.settings.seed))

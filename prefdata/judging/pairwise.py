@@ -11,25 +11,28 @@ from prefdata.judging.judge import Judge, Reading
 from prefdata.judging.rubric import Rubric
 from prefdata.judging.rubric import load as load_rubric
 from prefdata.kinds import Message
-from prefdata.models.engines import load
 from prefdata.models.engines.protocol import Completion, Engine
-from prefdata.recipe.results import Run
+from prefdata.models.engines.registry import Start, started
+from prefdata.recipe.results import Models
 from prefdata.recipe.settings.judging import JudgeSettings
+from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import judge_unit
 
 EQUAL_NATS = 1e-9
 
 
-def pairwise(run: Run, settings: JudgeSettings) -> Judge:
+def pairwise(models: Models, settings: JudgeSettings) -> Judge:
     """The judge of a recipe. Raises ConfigError."""
     model, rubric, mode = settings.model, load_rubric(settings.rubric), settings.verdicts
     assert model is not None  # the settings see to it
-    revision = load.revision(run, model)
+    revision = model.made_with(models.revision)
 
     @contextmanager
     def engine(spent: float) -> Iterator[Engine]:
-        log = run.root / "logs" / "judge" / judge_unit(settings) / "server.log"
-        with load.started(run, model, f"{settings.name}@{revision}", log, spent) as one:
+        path = models.model_path(model.id) if model.files() else model.id
+        log = models.server_log("judge", judge_unit(settings))
+        start = Start(model, path, f"{settings.name}@{revision}", models.settings.seed, log, spent)
+        with started(start) as one:
             yield one
 
     def ask(prompt: Mapping[str, Any], first: str, second: str) -> tuple[Message, ...]:
@@ -68,3 +71,20 @@ def read_text(rubric: Rubric, reply: Completion) -> Reading:
         return Reading("missing", reason="truncated")
     place = rubric.place(reply.text)
     return Reading("missing", reason="parse") if place is None else Reading(place)
+
+
+def problem(settings: JudgeSettings) -> str | None:
+    """What is wrong with the settings of such a judge."""
+    if settings.model is None:
+        return f"the kind {settings.kind} needs its model"
+    if settings.swap_margin is not None and settings.verdicts == "text":
+        return "swap_margin needs a margin, which only verdicts: labels have"
+    return None
+
+
+def slice_of(settings: Settings, judge: JudgeSettings) -> dict[str, Any]:
+    """What can change its verdicts beside its own section: the rubric's words, and how many labels a server tells of."""
+    asked: dict[str, Any] = {"rubric": load_rubric(judge.rubric).hash}
+    if judge.verdicts == "labels" and judge.model and judge.model.server:
+        asked["top_logprobs"] = judge.model.server.top_logprobs
+    return asked

@@ -10,13 +10,13 @@ from typing import Any
 from prefdata.errors import ConfigError
 from prefdata.judging.verify import score as verify
 from prefdata.judging.verify import task_of
-from prefdata.models.engines import load
 from prefdata.models.engines.protocol import batches
+from prefdata.models.engines.registry import LanguageModelSettings
 from prefdata.models.loading import context_of, load_classifier
 from prefdata.models.scorer import Item, Scorer
-from prefdata.models.settings import LanguageModelSettings, ReferenceSettings
+from prefdata.models.settings import ReferenceSettings
 from prefdata.models.tokens import Encoder, load_encoder
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Models
 from prefdata.recipe.settings.judging import JudgeSettings
 
 BATCH_ROWS = 16
@@ -39,11 +39,11 @@ def _model(settings: JudgeSettings) -> LanguageModelSettings:
     return settings.model
 
 
-def likelihood(run: Run, settings: JudgeSettings) -> Pointwise:
+def likelihood(models: Models, settings: JudgeSettings) -> Pointwise:
     """Nats per character under a language model: sums over its own tokens, so that answers of several tokenizers compare."""
     model = _model(settings)
-    own = ReferenceSettings(name="judge", model=model.model, revision=model.revision, template=model.template, end=model.end)
-    scorer = Scorer(run.model_path(model.model), own, run.settings.score.dtype, run.settings.score.batch_tokens)
+    own = ReferenceSettings(name="judge", model=model.id, revision=model.revision, template=model.template, end=model.end)
+    scorer = Scorer(models.model_path(model.id), own, models.settings.score.dtype, models.settings.score.batch_tokens)
 
     def scores(items: Sequence[Item]) -> list[Score]:
         values = zip(items, scorer.values(items), strict=True)
@@ -52,8 +52,8 @@ def likelihood(run: Run, settings: JudgeSettings) -> Pointwise:
             for i, v in values
         ]
 
-    how = f"{model.template}, {model.end}, {run.settings.score.dtype}"
-    return Pointwise(scores, load.revision(run, model), f"nats per character, {how}")
+    how = f"{model.template}, {model.end}, {models.settings.score.dtype}"
+    return Pointwise(scores, model.made_with(models.revision), f"nats per character, {how}")
 
 
 class Rewards:
@@ -99,14 +99,14 @@ class Rewards:
         return values
 
 
-def reward(run: Run, settings: JudgeSettings) -> Pointwise:
+def reward(models: Models, settings: JudgeSettings) -> Pointwise:
     """A reward model's score."""
     model = _model(settings)
-    rewards = Rewards(run.model_path(model.model), model)
-    return Pointwise(rewards.scores, load.revision(run, model), f"reward, {model.template}, {model.end}")
+    rewards = Rewards(models.model_path(model.id), model)
+    return Pointwise(rewards.scores, model.made_with(models.revision), f"reward, {model.template}, {model.end}")
 
 
-def verifier(run: Run, settings: JudgeSettings) -> Pointwise:
+def verifier(models: Models, settings: JudgeSettings) -> Pointwise:
     """1 where the answer ends in the prompt's final answer, 0 where not; the embedded world's tasks by degrees."""
 
     def scores(items: Sequence[Item]) -> list[Score]:
@@ -114,3 +114,12 @@ def verifier(run: Run, settings: JudgeSettings) -> Pointwise:
         return [(s, None if s is not None else "nothing to verify") for s in found]
 
     return Pointwise(scores, "1", "verified against the final answer")
+
+
+def problem(settings: JudgeSettings) -> str | None:
+    """What is wrong with the settings of a judge that scores by a model."""
+    if settings.model is None:
+        return f"the kind {settings.kind} needs its model"
+    if settings.model.engine != "transformers":
+        return f"the kind {settings.kind} is run by transformers: leave {settings.model.engine} out"
+    return None

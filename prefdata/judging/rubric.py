@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-import prefdata
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError
 from prefdata.kinds import Message
 from prefdata.recipe.read import explain, read_yaml
+from prefdata.shipped import shipped
 
 SLOT = re.compile(r"\{(prompt|first|second|answer|ask|nonce)\}")
 Place = Literal["first", "second", "tie"]
@@ -92,8 +92,7 @@ def conversation(messages: Sequence[Message]) -> str:
 @lru_cache
 def load(name: str) -> Rubric:
     """A rubric of ours by name, or of a file. Raises ConfigError."""
-    package = Path(prefdata.__file__).parent
-    ours = {p.stem: p for place in (package, package.parent) for p in (place / "rubrics").glob("*.yaml")}
+    ours = {p.stem: p for p in shipped("rubrics").glob("*.yaml")}
     path = ours.get(name, Path(name).expanduser())
     if not path.is_file():
         raise ConfigError(

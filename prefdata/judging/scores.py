@@ -16,7 +16,7 @@ from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.views import Frames
 
 
-def score_alone(job: Job, settings: JudgeSettings, judge: Pointwise, store: ChunkStore) -> None:
+def score_each(job: Job, settings: JudgeSettings, judge: Pointwise, store: ChunkStore) -> None:
     """A score of every candidate, committed chunk by chunk."""
 
     def items(frames: Frames) -> dict[str, Item]:

@@ -9,14 +9,15 @@ from typing import Any
 from prefdata.draws import hex_id, item_key
 from prefdata.errors import ConfigError, did_you_mean
 from prefdata.judging.askings import Asking, Order, ask, asking_of
+from prefdata.judging.judge import Judge
 from prefdata.judging.pointwise import Pointwise
 from prefdata.judging.procedures.verdicts import Outcome, settle
-from prefdata.judging.registry import JUDGES, POINTWISE
+from prefdata.judging.registry import KINDS
 from prefdata.models.scorer import Item
 from prefdata.progress import Progress
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Models
 from prefdata.recipe.settings.judging import JudgeSettings
-from prefdata.recipe.units import judge_unit
+from prefdata.recipe.settings.whole import Settings
 from prefdata.tables.finished import ChunkStore, Value
 
 ORDERS: tuple[Order, ...] = ("ab", "ba")
@@ -38,25 +39,24 @@ def text_pair(prompt: str, a: str, b: str) -> TextPair:
     return TextPair({**row, "answer": None, "tools": None, "template_kwargs": None}, a, b)
 
 
-def judge_named(run: Run, name: str) -> JudgeSettings:
+def judge_named(settings: Settings, name: str) -> JudgeSettings:
     """A judge of the recipe. Raises ConfigError."""
-    known = {j.name: j for j in run.settings.judge}
+    known = {j.name: j for j in settings.judge}
     if name not in known:
         raise ConfigError(f"{name!r} is no judge of the recipe{did_you_mean(name, known)}", "judge")
     return known[name]
 
 
-def judged(run: Run, settings: JudgeSettings, pairs: Sequence[TextPair], purpose: str) -> list[dict[str, Outcome]]:
+def judged(models: Models, settings: JudgeSettings, pairs: Sequence[TextPair], store: ChunkStore) -> list[dict[str, Outcome]]:
     """Of each pair the outcome of both orders, `ab` (a is shown first) and `ba`; one that is equal texts is a tie unasked.
-    A pointwise judge says the same in both orders. Verdicts lie in chunks/<purpose>/ of the run."""
-    with ChunkStore(run.chunks(purpose, judge_unit(settings))) as store:
-        if settings.judge in POINTWISE:
-            return _scored(POINTWISE[settings.judge](run, settings), pairs, store)
-        return _compared(run, settings, pairs, store)
+    A pointwise judge says the same in both orders. Verdicts are kept in the store."""
+    judge = KINDS[settings.kind].make(models, settings)
+    if isinstance(judge, Pointwise):
+        return _scored(judge, pairs, store)
+    return _compared(judge, settings, pairs, store)
 
 
-def _compared(run: Run, settings: JudgeSettings, pairs: Sequence[TextPair], store: ChunkStore) -> list[dict[str, Outcome]]:
-    judge = JUDGES[settings.judge](run, settings)
+def _compared(judge: Judge, settings: JudgeSettings, pairs: Sequence[TextPair], store: ChunkStore) -> list[dict[str, Outcome]]:
     found: dict[str, Outcome] = {}
 
     def askings(pair: TextPair) -> list[Asking]:

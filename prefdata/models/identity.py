@@ -8,6 +8,14 @@ from prefdata.errors import ConfigError
 from prefdata.tables import atomic
 
 RECEIPT = "train.json"
+"""What a training run leaves beside its model: what identifies all of it."""
+Model = tuple[str, str | None]
+"""A reference to a model and its revision."""
+
+
+def is_local(ref: str) -> bool:
+    """Whether a model's content can be looked at: made in this run, or a folder."""
+    return ref.startswith(("run:", "toy:")) or Path(ref).expanduser().is_dir()
 
 
 def content_files(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from prefdata.draws import item_key
 from prefdata.errors import snippet
 from prefdata.models.loading import context_of, load_model
 from prefdata.models.settings import ReferenceSettings
@@ -14,6 +15,9 @@ from prefdata.models.tokens import Encoder, load_encoder
 from prefdata.tables import schema
 from prefdata.tables.finished import Value
 from prefdata.tables.views import Frames, prompts_of
+
+VERSION = 4
+"""Raised when the log-probs of the forward change: what is stored is then made again."""
 
 
 @dataclass(frozen=True)
@@ -101,3 +105,19 @@ def pairs(frames: Frames, splits: Sequence[str]) -> list[Item]:
     prompts = {r["prompt_id"]: r for r in prompts_of(frames, splits).to_dicts()}
     kept = schema.alive(frames["candidates"], frames["drops"]).filter(pl.col("prompt_id").is_in(list(prompts)))
     return [Item(prompts[c["prompt_id"]], c) for c in kept.to_dicts()]
+
+
+def keyed(items: Sequence[Item], common: tuple[Any, ...]) -> dict[str, Item]:
+    """Items by key: model revision, dtype, template, end, limit, stage version, prompt and candidate."""
+    return {
+        item_key(
+            VERSION,
+            *common,
+            i.prompt["prompt_id"],
+            i.prompt["tools"] or "",
+            i.prompt["template_kwargs"] or "",
+            i.candidate["candidate_id"],
+            i.candidate["finish"],
+        ): i
+        for i in items
+    }

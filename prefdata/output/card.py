@@ -5,7 +5,6 @@ pass, so no value is ever read as a template; every value from data or settings 
 """
 
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,17 +12,18 @@ import yaml
 from prefdata import __version__
 from prefdata.errors import PublishError
 from prefdata.output.escape import markdown
+from prefdata.output.published_files import CONFIGS
 from prefdata.recipe.settings.whole import Settings
+from prefdata.shipped import shipped
 
 BEGIN, END = "<!-- prefdata:begin -->", "<!-- prefdata:end -->"
 PRODUCER_COLUMNS = ("producer", "made", "in the set", "chosen")
 QUANTILES = ("p5", "p50", "p95")
-CONFIGS = ("preference", "sets", "candidates")
 Facts = dict[str, Any]
 
 
-def render(settings: Settings, facts: Facts, quality: Facts) -> str:
-    """The whole card: YAML header, then the filled template."""
+def render(settings: Settings, facts: Facts, quality: Facts, ranking: str) -> str:
+    """The whole card: YAML header, then the filled template. `ranking`: what made the set's ranks."""
     template = _template("dataset.md")
     splits = [s for s in ("train", "validation", "test", "sft") if facts["prompts"].get(s)]
     drops = [(e["stage"], reason, n) for e in facts["stages"] for reason, n in e["drops"].items()]
@@ -42,7 +42,7 @@ def render(settings: Settings, facts: Facts, quality: Facts) -> str:
         "noise_table": _rows(
             [(n["reference"], n["n"], _number(n["mean_nats"]), _share(n["noise_likelier"])) for n in quality["noise"]], 4
         ),
-        "method": markdown(_method(settings)),
+        "method": markdown(ranking),
         "references": markdown(", ".join(f"{r.name} ({r.template}, end {r.end})" for r in settings.score.references) or "none"),
         "version": __version__,
     }
@@ -53,10 +53,8 @@ def render(settings: Settings, facts: Facts, quality: Facts) -> str:
 
 
 def _template(name: str) -> str:
-    """A template of cards/: inside the package when it is installed, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    places = [place / "cards" / name for place in (package, package.parent)]
-    return next(p for p in places if p.exists()).read_text(encoding="utf-8")
+    """A template of cards/."""
+    return (shipped("cards") / name).read_text(encoding="utf-8")
 
 
 def header(settings: Settings, splits: list[str], shared: str) -> str:
@@ -69,17 +67,12 @@ def header(settings: Settings, splits: list[str], shared: str) -> str:
             {
                 "config_name": config,
                 "data_files": [{"split": s, "path": f"data/{config}/{s}-*.parquet"} for s in splits],
-                **({"default": True} if config == CONFIGS[0] else {}),
+                **({"default": True} if config == next(iter(CONFIGS)) else {}),
             }
             for config in CONFIGS
         ],
     }
     return yaml.safe_dump(known, sort_keys=False, allow_unicode=False)
-
-
-def _method(settings: Settings) -> str:
-    judges = {j.name: f"judge {j.name} ({j.procedure}, both orders)" for j in settings.judge}
-    return judges.get(settings.sets.method, "the source's own order, dense")
 
 
 def _rows(rows: list[tuple[Any, ...]], columns: int = 3) -> str:

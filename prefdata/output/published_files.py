@@ -4,7 +4,8 @@ data/<config>/<split>-<shard>.parquet; a file without rows is not made.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -13,19 +14,21 @@ import pyarrow.parquet as pq
 
 from prefdata.errors import PrefdataError
 from prefdata.recipe.job import Job
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.units import Part
 from prefdata.tables import atomic, content, schema
 from prefdata.tables.views import Frames, fixed_pairs
 
 
-def build(job: Job, folder: Path) -> dict[str, str]:
+def build(job: Job, parts: Sequence[Part], folder: Path) -> dict[str, str]:
     """Write the data files under `folder`; {path: content hash}."""
     hashes: dict[str, str] = {}
-    for shard in job.run.shards:
+    for shard in job.shards:
         writers: dict[str, _Writer] = {}
         try:
-            for frames in job.parts([shard]):
-                for config, split, rows in configs(frames, job):
-                    path = f"data/{config}/{split}-{job.run.shard_name(shard)}.parquet"
+            for frames in job.parts([shard], of=parts):
+                for config, split, rows in configs(frames, job.settings):
+                    path = f"data/{config}/{split}-{job.shard_name(shard)}.parquet"
                     arrow = schema.stored(rows).to_arrow()
                     if path not in writers:
                         writers[path] = _Writer(folder / path, arrow.schema)
@@ -60,17 +63,20 @@ class _Writer:
             self._writer.close()
 
 
-def configs(frames: Frames, job: Job) -> Iterator[tuple[str, str, pl.DataFrame]]:
+def configs(frames: Frames, settings: Settings) -> Iterator[tuple[str, str, pl.DataFrame]]:
     """(config, split, rows) of one part of the prompts, rows that are empty left out."""
-    rows = frames["sets"]
-    splits = rows.select("prompt_id", "split")
-    kept = schema.alive(frames["candidates"], frames["drops"]).join(splits, on="prompt_id", maintain_order="left")
-    candidates = kept.select("prompt_id", "split", *[c for c in schema.TABLES["candidates"].columns if c != "prompt_id"])
-    pairs = preference(rows, job.settings.sets.origins, job.settings.seed)
-    for config, frame in (("candidates", candidates), ("sets", rows), ("preference", pairs)):
+    for name, config in CONFIGS.items():
+        frame = config.rows(frames, settings)
         for split in frame["split"].unique().sort().to_list():
             part = frame.filter(pl.col("split") == split)
-            yield config, split, part.drop("split") if config == "preference" else part
+            yield name, split, part if config.shows_split else part.drop("split")
+
+
+def _candidates(frames: Frames, settings: Settings) -> pl.DataFrame:
+    """The candidates of the set's prompts that no stage dropped."""
+    splits = frames["sets"].select("prompt_id", "split")
+    kept = schema.alive(frames["candidates"], frames["drops"]).join(splits, on="prompt_id", maintain_order="left")
+    return kept.select("prompt_id", "split", *[c for c in schema.TABLES["candidates"].columns if c != "prompt_id"])
 
 
 def preference(rows: pl.DataFrame, origins: Sequence[str], seed: int) -> pl.DataFrame:
@@ -88,3 +94,20 @@ def preference(rows: pl.DataFrame, origins: Sequence[str], seed: int) -> pl.Data
         "chosen_id",
         "rejected_id",
     )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A way to publish the set: rows with their split, made of one part of the tables."""
+
+    rows: Callable[[Frames, Settings], pl.DataFrame]
+    shows_split: bool = True
+    """Whether the published rows keep the column; it is the file's name too."""
+
+
+CONFIGS: dict[str, Config] = {
+    "preference": Config(lambda f, s: preference(f["sets"], s.sets.origins, s.seed), shows_split=False),
+    "sets": Config(lambda f, s: f["sets"]),
+    "candidates": Config(_candidates),
+}
+"""The published configs, the default one first. The card, its header and what publishing may remove are made from it."""

@@ -1,9 +1,9 @@
-"""Where everything of a run lies, and a job: one stage, one unit, some shards."""
+"""A job: one stage, one unit, some shards. It sees the files that its stage declares and no others."""
 
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,11 @@ import polars as pl
 
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, snippet
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
 from prefdata.recipe.stage import Stage
 from prefdata.recipe.units import Part
-from prefdata.tables import files, schema
+from prefdata.tables import atomic, files, schema
+from prefdata.tables.finished import ChunkStore
 from prefdata.tables.schema import TABLES
 from prefdata.tables.views import Frames
 
@@ -24,50 +25,135 @@ PART_PROMPTS = 128
 """Prompts that a data stage holds in memory at once: small enough that its peak is the same for any amount of rows."""
 
 
-def _stages() -> dict[str, Stage]:
-    from prefdata.stages.registry import STAGES
-
-    return STAGES
-
-
 class Job:
-    """One stage, one unit, some shards: what it may read and write, a part of the prompts at a time."""
+    """What a stage's code is given. Raises ConfigError where unit or shards are not the stage's."""
 
-    def __init__(self, run: Run, stage: str, unit: str = "all", shards: Sequence[int] | None = None) -> None:
-        self.run, self.settings, self.unit = run, run.settings, unit
-        self.stage: Stage = _stages()[stage]
-        self.shards = run.shards if shards is None else list(shards)
+    def __init__(self, results: Results, stage: str, unit: str = "all", shards: Sequence[int] | None = None) -> None:
+        self._results, self.settings, self.unit = results, results.settings, unit
+        self.stage: Stage = results.stages[stage]
+        self.shards = results.shards if shards is None else list(shards)
         if unit not in (known := self.stage.units(self.settings)):
             raise ConfigError(f"{unit!r} is no unit of {stage}", do=f"choose one of {known}")
-        if outside := set(self.shards) - set(run.shards):
-            raise ConfigError(f"there are {len(run.shards)} shards, no {sorted(outside)}")
+        if outside := set(self.shards) - set(results.shards):
+            raise ConfigError(f"there are {len(results.shards)} shards, no {sorted(outside)}")
+        if self.stage.per == "run" and self.shards != results.shards:
+            raise ConfigError(f"{stage} reads all shards together", do="leave --shards out")
+
+    # ---- what it may touch ----
 
     @property
     def reads(self) -> list[Part]:
         return self.stage.reads(self.settings, self.unit)
 
+    def input(self, name: str) -> Path:
+        """A file of the results folder that the stage reads."""
+        return self._declared(name, self.stage.reads_files(self.settings, self.unit))
+
+    def output(self, name: str) -> Path:
+        """A file of the results folder that the stage writes."""
+        return self._declared(name, self.stage.writes_files(self.settings, self.unit))
+
+    def own_folder(self, name: str) -> Path:
+        """A folder of the results folder that is the stage's own."""
+        return self._declared(name, self.stage.folders)
+
+    def _declared(self, name: str, names: Sequence[str]) -> Path:
+        if name not in names:
+            raise KeyError(f"{self.stage.name} does not declare {name}, but {list(names)}")
+        return self._results.path(name)
+
+    def read_json(self, name: str) -> Any:
+        """The content of a declared JSON file."""
+        return json.loads(self.input(name).read_text(encoding="utf-8"))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a declared JSON file, whole or not at all."""
+        atomic.atomic_text(self.output(name), json.dumps(value, indent=1, sort_keys=True))
+
+    def manifests(self, part: Part) -> list[dict[str, Any]]:
+        """The manifests of a declared part's files, shard by shard."""
+        self._require_read(part)
+        return [files.manifest(self._results.table(part, shard)) for shard in self.shards]
+
+    def table(self, part: Part) -> pl.DataFrame:
+        """A declared part as a whole: for tables of held-out prompts, which are small."""
+        self._require_read(part)
+        return pl.concat([files.read_table(self._results.table(part, shard), part.table) for shard in self.shards])
+
+    def _require_read(self, part: Part) -> None:
+        if part not in self.reads:
+            raise KeyError(f"{self.stage.name} does not declare {part}")
+
+    def model_path(self, ref: str) -> str:
+        """A declared model as transformers takes it."""
+        if ref not in self.models:
+            raise KeyError(f"{self.stage.name} does not declare the model {ref}, but {self.models}")
+        return self._results.model_path(ref)
+
+    def revision(self, ref: str, revision: str | None) -> str:
+        """What identifies a declared model."""
+        self.model_path(ref)
+        return self._results.revision(ref, revision)
+
+    @cached_property
+    def models(self) -> list[str]:
+        return [ref for ref, _ in self.stage.models(self.settings, self.unit)]
+
+    def store(self, unit: str | None = None) -> ChunkStore:
+        """The finished items of the unit."""
+        return ChunkStore(self._results.chunks(self.stage.name, self.unit if unit is None else unit))
+
+    def server_log(self, stage: str, unit: str) -> Path:
+        """What a server says that the job starts."""
+        return self._results.server_log(stage, unit)
+
+    @property
+    def num_shards(self) -> int:
+        return len(self._results.shards)
+
+    def shard_name(self, shard: int) -> str:
+        return self._results.shard_name(shard)
+
+    def locks(self) -> list[Path]:
+        """A lock for each shard, in order, so that two jobs never wait for each other."""
+        return [self._results.lock(self.stage.name, self.unit, shard) for shard in self.shards]
+
+    # ---- what its files were made with ----
+
     def require_current(self) -> None:
         """Raise DataError where an input was made with settings or models that the recipe has no more, naming the field."""
         for part in self.reads:
             for shard in self.shards:
-                path = self.run.table(part, shard)
+                path = self._results.table(part, shard)
                 if path.exists():
                     made = files.manifest(path)
                     if made["table"] != part.table:
                         raise DataError(f"not a {part.table} table but {made['table']}", str(path), schema.AGAIN)
-                    _require_same(made["slice"], json.loads(self.run.trigger(part.stage, part.unit)), path)
+                    _require_same(made["slice"], json.loads(self._results.trigger(part.stage, part.unit)), path)
                     with suppress(ConfigError):  # a model that is gone since is nobody's concern here
-                        _require_same(made["models"], self.run.known_revisions(part.stage, part.unit), path)
+                        _require_same(made["models"], self._results.known_revisions(part.stage, part.unit), path)
+
+    def fresh(self) -> bool:
+        """Whether every table of the job is there, as these settings make it from its inputs as they are."""
+        for shard in self.shards:
+            wanted = self.manifest(shard)
+            for table in self.stage.writes:
+                path = self._output(table, shard)
+                if not path.exists():
+                    return False
+                made = files.manifest(path)
+                if any(made.get(key) != wanted[key] for key in ("slice", "models", "inputs")):
+                    return False
+        return True
 
     def manifest(self, shard: int) -> dict[str, Any]:
         """This job's share of the manifest of the files of a shard it writes."""
-        trigger = self.run.trigger(self.stage.name, self.unit)
+        trigger = self._results.trigger(self.stage.name, self.unit)
         inputs, rows_in = {}, Counter[str]()
-        for path in self.run.inputs(self.stage.name, self.unit, [shard]):
-            if path.endswith(".parquet"):
-                read = files.manifest(Path(path))
-                inputs[os.path.relpath(path, self.run.root)] = read["content_hash"]
-                rows_in[read["table"]] += read["rows"] if read["table"] != "drops" else 0
+        for path in self._results.tables(self.reads, [shard]):
+            read = files.manifest(Path(path))
+            inputs[os.path.relpath(path, self._results.root)] = read["content_hash"]
+            rows_in[read["table"]] += read["rows"] if read["table"] != "drops" else 0
         return {
             "stage": self.stage.name,
             "unit": self.unit,
@@ -81,16 +167,33 @@ class Job:
     @cached_property
     def _revisions(self) -> dict[str, str]:
         """The models a job uses, by reference, with what identifies each: its pinned revision or content hash."""
-        return self.run.known_revisions(self.stage.name, self.unit)
+        return self._results.known_revisions(self.stage.name, self.unit)
 
-    def parts(self, shards: Sequence[int] | None = None, prompts: int = PART_PROMPTS) -> Iterator[Frames]:
-        """Yield the declared tables for consecutive ranges of at most `prompts` prompts, in the global order.
+    def rows_made(self) -> Counter[str]:
+        """How many rows the job's tables have."""
+        counts: Counter[str] = Counter()
+        for shard in self.shards:
+            for table in self.stage.writes:
+                counts[table] += files.manifest(self._output(table, shard))["rows"]
+        return counts
+
+    def _output(self, table: str, shard: int) -> Path:
+        return self._results.table(Part(table, self.stage.name, self.unit), shard)
+
+    # ---- its rows ----
+
+    def parts(
+        self, shards: Sequence[int] | None = None, prompts: int = PART_PROMPTS, of: Sequence[Part] | None = None
+    ) -> Iterator[Frames]:
+        """Yield the declared tables (or some, `of`) for consecutive ranges of at most `prompts` prompts, in the global order.
 
         The parts of one table (of several stages and units) come as one frame, sorted by the table's key.
         """
         held: list[Frames] = []
+        for part in of or ():
+            self._require_read(part)
         for shard in self.shards if shards is None else shards:
-            for frames in self._ranges(shard, prompts - _count(held), prompts):
+            for frames in self._ranges(self.reads if of is None else of, shard, prompts - _count(held), prompts):
                 held.append(frames)
                 if _count(held) >= prompts:
                     yield _merge(held)
@@ -98,10 +201,10 @@ class Job:
         if held:
             yield _merge(held)
 
-    def _ranges(self, shard: int, first: int, step: int) -> Iterator[Frames]:
-        readers = [(p.table, files.PromptReader(self.run.table(p, shard), p.table)) for p in self.reads]
+    def _ranges(self, parts: Sequence[Part], shard: int, first: int, step: int) -> Iterator[Frames]:
+        readers = [(p.table, files.PromptReader(self._results.table(p, shard), p.table)) for p in parts]
         leading = next(t for t, _ in readers)
-        ids = [i for f in files.iter_table(self.run.table(self.reads[0], shard), leading) for i in f["prompt_id"]]
+        ids = [i for f in files.iter_table(self._results.table(parts[0], shard), leading) for i in f["prompt_id"]]
         starts = [0, *range(first, len(ids), step)] if first < len(ids) else [0]
         for stop in [*starts[1:], len(ids)]:
             last = ids[stop - 1] if stop < len(ids) else "f" * 16
@@ -113,8 +216,7 @@ class Job:
         opened: dict[str, files.TableWriter] = {}
         try:
             for name in self.stage.writes:
-                path = self.run.table(Part(name, self.stage.name, self.unit), shard)
-                opened[name] = files.TableWriter(path, TABLES[name], self.manifest(shard)).__enter__()
+                opened[name] = files.TableWriter(self._output(name, shard), TABLES[name], self.manifest(shard)).__enter__()
             yield opened
         except BaseException as error:
             for writer in opened.values():
@@ -163,3 +265,15 @@ def _merge(held: list[Frames]) -> Frames:
     if len(held) == 1:
         return held[0]
     return {table: pl.concat([f[table] for f in held]) for table in held[0]}
+
+
+def each_part(make: Callable[[Frames, Job], Frames]) -> Callable[[Job], None]:
+    """A stage's `run` from a pure function of frames: it is given the declared tables of some prompts, and makes their rows."""
+
+    def run(job: Job) -> None:
+        for shard in job.shards:
+            with job.writers(shard) as writers:
+                for frames in job.parts([shard]):
+                    job.write(writers, make(frames, job))
+
+    return run

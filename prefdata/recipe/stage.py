@@ -1,28 +1,73 @@
-"""Stage: one step of the pipeline, what it reads, writes and is run again for."""
+"""Stage: one step of the pipeline. What it does, what it may read, what it writes, and what makes it run again.
 
-from collections.abc import Callable
+A stage's row stands beside its code in prefdata/stages/; the command line, the Snakefile and the report are made from the
+rows. A job sees no file that its row does not declare.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import BaseModel
+
+from prefdata.models.engines.registry import LanguageModelSettings
+from prefdata.models.identity import Model
 from prefdata.recipe.settings.whole import Settings
-from prefdata.recipe.units import (
-    Model,
-    Part,
-)
+from prefdata.recipe.units import Part
+
+if TYPE_CHECKING:
+    from prefdata.recipe.job import Job
 
 Slice = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`function` is module:function. `per` = shard (pure function of frames), engine (starts a model), run (one job)."""
+    """`run` is called with a job. Every function takes the settings and a unit: a model, a judge, a reference, or "all".
+
+    `per`: how many shards a job takes. shards = a group of them (`shards_per_job`), engine = as many as one start of a model
+    (`per_engine`), run = all: a stage that gathers.
+    """
 
     name: str
-    function: str
     help: str
-    per: str
+    version: int
+    """Raised when the rows that the stage makes change: finished jobs then run again."""
+    run: Callable[["Job"], None]
+    per: Literal["shards", "engine", "run"] = "shards"
     writes: tuple[str, ...] = ()
+    """Tables: tables/<table>/<stage>/<unit>/<shard>.parquet."""
     units: Callable[[Settings], list[str]] = lambda settings: ["all"]
     reads: Callable[[Settings, str], list[Part]] = lambda settings, unit: []
+    """Tables of other stages, the leading one (whose prompts are gone through) first."""
     slice: Callable[[Settings, str], Slice] = lambda settings, unit: {}
+    """The settings that can change the results: another value runs the stage again."""
     models: Callable[[Settings, str], list[Model]] = lambda settings, unit: []
+    reads_files: Callable[[Settings, str], Sequence[str]] = lambda settings, unit: ()
+    """Files of the results folder, by their path in it."""
+    writes_files: Callable[[Settings, str], Sequence[str]] = lambda settings, unit: ()
+    folders: tuple[str, ...] = ()
+    """Folders of the results folder that are the stage's own."""
+    reads_outside: Callable[[Settings, str], Sequence[Path]] = lambda settings, unit: ()
+    """Files of the user."""
+    per_engine: Callable[[Settings, str], int | None] = lambda settings, unit: None
+    """Shards of one start of a model; None: all."""
+    gpus: Callable[[Settings, str], int] = lambda settings, unit: 0
+    """Devices that a job needs."""
+
+    def group_size(self, settings: Settings, unit: str) -> int:
+        """Shards of a job."""
+        if self.per == "shards":
+            return settings.shards_per_job
+        return (self.per_engine(settings, unit) if self.per == "engine" else None) or settings.num_shards
+
+
+def without(section: BaseModel, *keys: str) -> Slice:
+    """A section's values less the keys that cannot change its results."""
+    return section.model_dump(mode="json", exclude=set(keys))
+
+
+def shares(model: LanguageModelSettings, settings: Settings) -> int:
+    """Shards of one job where each copy of a model takes its share."""
+    return -(-settings.num_shards // model.facts.copies(model))

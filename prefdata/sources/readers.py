@@ -18,15 +18,22 @@ MAX_LINE_BYTES = 64 * 2**20
 MAX_ARRAY_BYTES = 256 * 2**20
 
 
-def files_of(source: SourceSettings, toy: Path) -> list[Path]:
-    """The source's local files in order, patterns expanded; none for one on the Hub. Raises ConfigError."""
-    if source.path is None:
+TOY = "toy:"
+"""The path of a source that names the embedded world's rows."""
+
+
+def is_toy(source: SourceSettings) -> bool:
+    """Whether the source is the embedded world, whose file lies in the results folder."""
+    return source.path == TOY
+
+
+def files_of(source: SourceSettings) -> list[Path]:
+    """The source's local files in order, patterns expanded; none for one on the Hub or made here. Raises ConfigError."""
+    if source.path is None or is_toy(source):
         return []
     found: list[Path] = []
     for name in [source.path] if isinstance(source.path, str) else source.path:
-        if name == "toy:":
-            found.append(toy)
-        elif glob.has_magic(name) and not Path(name).exists():
+        if glob.has_magic(name) and not Path(name).exists():
             found += _matching(os.path.expanduser(name), source.name)
         else:
             found.append(Path(name).expanduser())

@@ -1,22 +1,38 @@
 """Stage `card`: the data set card, computed facts only."""
 
-import json
-from pathlib import Path
-
+from prefdata.judging.registry import described
 from prefdata.output.card import render
+from prefdata.recipe import places
 from prefdata.recipe.job import Job
-from prefdata.recipe.results import Run
-from prefdata.stages import report
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Slice, Stage, without
 from prefdata.tables import atomic
-
-STAGE_VERSION = 2
 
 
 def run(job: Job) -> None:
     """Write publish/card.md."""
-    facts, quality = (json.loads(p.read_text(encoding="utf-8")) for p in (report.path(job.run), report.quality_path(job.run)))
-    atomic.atomic_text(path(job.run), render(job.settings, facts, quality))
+    text = render(job.settings, job.read_json(places.REPORT), job.read_json(places.QUALITY), ranking(job.settings))
+    atomic.atomic_text(job.output(places.CARD), text)
 
 
-def path(run: Run) -> Path:
-    return run.root / "publish" / "card.md"
+def ranking(settings: Settings) -> str:
+    """What made the ranks of the preference set."""
+    judges = {j.name: f"by the judge {j.name} ({described(j)})" for j in settings.judge}
+    return judges.get(settings.sets.method, "the source's own order, dense")
+
+
+def _slice(settings: Settings, unit: str) -> Slice:
+    references = [without(r) for r in settings.score.references]
+    return {**without(settings.card), "references": references, "ranking": ranking(settings)}
+
+
+STAGE = Stage(
+    name="card",
+    help="Write the data set card from computed facts.",
+    version=3,
+    run=run,
+    per="run",
+    reads_files=lambda s, u: [places.REPORT, places.QUALITY],
+    writes_files=lambda s, u: [places.CARD],
+    slice=_slice,
+)

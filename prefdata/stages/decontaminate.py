@@ -10,14 +10,16 @@ from pathlib import Path
 
 import polars as pl
 
-from prefdata.recipe.job import Job
+from prefdata.recipe.job import Job, each_part
 from prefdata.recipe.settings.data import DecontaminateSettings
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Stage, without
 from prefdata.sources.evaluation_sets import texts
 from prefdata.sources.words import ngrams, words
+from prefdata.stages.graph import PROMPTS, prompt_drops
 from prefdata.tables import schema
 from prefdata.tables.views import Frames
 
-STAGE_VERSION = 1
 TRAINED_ON = ("sft", "train")
 
 
@@ -82,3 +84,22 @@ def first_overlap(contents: list[str], known: Index, n: int) -> str | None:
         if (exact := known.whole.get(" ".join(listed))) is not None:
             return exact
     return None
+
+
+def _evaluation_files(settings: Settings, unit: str) -> list[Path]:
+    """Local files of the evaluation sets."""
+    against = settings.decontaminate.against if settings.decontaminate else []
+    return [p for e in against if e.path and (p := Path(e.path).expanduser()).is_file()]
+
+
+STAGE = Stage(
+    name="decontaminate",
+    help="Drop training prompts that repeat an evaluation set.",
+    version=1,
+    run=each_part(decontaminate),
+    writes=("drops",),
+    units=lambda s: ["all"] if s.decontaminate else [],
+    reads=lambda s, u: [*PROMPTS, *(p for p in prompt_drops(s) if p.stage != "decontaminate")],
+    reads_outside=_evaluation_files,
+    slice=lambda s, u: without(s.decontaminate) if s.decontaminate else {},
+)

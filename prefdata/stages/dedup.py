@@ -1,6 +1,6 @@
-"""Stages `signatures` and `dedup`: exact and near-duplicate prompts, by MinHash over runs of words.
+"""Stage `dedup`: exact and near-duplicate prompts, by the signatures of their words.
 
-`signatures` is a pure function of a shard. `dedup` is one of the two stages that gather all shards: it joins prompts with
+It gathers all shards. It joins prompts with
 equal words, and prompts that share a band of their signatures and are estimated similar enough, into clusters. Of a
 cluster one prompt stays: the source's test rows first, then the order of the sources, then the smallest prompt_id. A
 cluster with a member that its source holds out is held out whole, so that no near copy of a test prompt is trained on.
@@ -13,38 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from prefdata.draws import hex_id
 from prefdata.progress import Progress
 from prefdata.recipe.job import Job
 from prefdata.recipe.settings.data import DedupSettings
-from prefdata.sources.words import asked, ngrams, words
+from prefdata.recipe.stage import Stage, without
+from prefdata.recipe.units import Part
 from prefdata.tables import schema
-from prefdata.tables.views import Frames
 
-STAGE_VERSION = 1
 Signatures = npt.NDArray[np.uint32]
 HELD_OUT = ("test", "validation")
-
-
-def signatures(frames: Frames, job: Job) -> Frames:
-    """prompts -> a hash of each prompt's words and its MinHash signature."""
-    settings = job.settings.dedup or DedupSettings()
-    prompts = frames["prompts"]
-    listed = [words(asked(m)) for m in prompts["messages"].to_list()]
-    made = prompts.select("prompt_id", "source", "source_split").with_columns(
-        pl.Series("exact", [hex_id("words", *w) for w in listed], dtype=pl.String),
-        pl.Series("signature", list(minhashes(listed, settings)), dtype=pl.List(pl.UInt32)),
-    )
-    return {"signatures": made}
-
-
-def minhashes(listed: Sequence[Sequence[str]], settings: DedupSettings) -> Iterator[list[int]]:
-    """The MinHash signature of each text's n-grams: `permutations` numbers of 32 bits."""
-    from datasketch import MinHash
-
-    grams = ([g.encode() for g in ngrams(w, settings.ngram)] for w in listed)
-    for minhash in MinHash.generator(grams, num_perm=settings.permutations, scheme="affine32"):
-        yield minhash.hashvalues.tolist()
 
 
 def run(job: Job) -> None:
@@ -61,7 +38,7 @@ def run(job: Job) -> None:
     made = decide(rows.drop("exact").with_columns(cluster=clusters.roots()), order)
     for shard in job.shards:
         with job.writers(shard) as writers:
-            inside = [schema.shard_of(i, len(job.run.shards)) == shard for i in made["prompt_id"]]
+            inside = [schema.shard_of(i, job.num_shards) == shard for i in made["prompt_id"]]
             mine = made.filter(pl.Series(inside, dtype=pl.Boolean))
             job.write(writers, {"clusters": mine.select("prompt_id", "cluster_id", "source_split"), "drops": _drops(mine)})
 
@@ -165,3 +142,16 @@ def _drops(rows: pl.DataFrame) -> pl.DataFrame:
         pl.lit("duplicate").alias("reason"),
         pl.format("of {}", "kept").alias("detail"),
     )
+
+
+STAGE = Stage(
+    name="dedup",
+    help="Find exact and near-duplicate prompts over all shards; one of each cluster stays.",
+    version=1,
+    run=run,
+    per="run",
+    writes=("clusters", "drops"),
+    units=lambda s: ["all"] if s.dedup else [],
+    reads=lambda s, u: [Part("signatures", "signatures")],
+    slice=lambda s, u: {**without(s.dedup), "sources": [x.revisioned for x in s.sources.sources]} if s.dedup else {},
+)

@@ -21,20 +21,22 @@ from prefdata.models.scorer import Item, Scorer
 from prefdata.models.settings import ReferenceSettings
 from prefdata.recipe import fill
 from prefdata.recipe.job import Job
-from prefdata.recipe.units import evaluated
+from prefdata.recipe.stage import Stage, without
+from prefdata.recipe.units import Part, evaluated, evaluation_unit
 from prefdata.stages import generate
+from prefdata.stages.graph import PROMPTS, source_drops
 from prefdata.tables import schema, views
 from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.views import Frames, fixed_pair
 
-STAGE_VERSION = 2
+VERSION = 2
 Work = tuple[str, Request | Item]
 
 
 def run(job: Job) -> None:
     """Answer, verify, score the held-out pairs, write."""
     name, settings = evaluated(job.settings, job.unit), job.settings.evaluate
-    path = job.run.model_path(f"run:{name}")
+    path = job.model_path(f"run:{name}")
     producer = f"{name}@{revision_of(path, None)}"
     own = encoding(job, path)
 
@@ -55,7 +57,7 @@ def run(job: Job) -> None:
         logps = scorer.values([w for kind, w in some if kind == "logp"])
         return [(answers if kind == "answer" else logps).pop(0) for kind, _ in some]
 
-    with ChunkStore(job.run.chunks("evaluate", job.unit)) as store:
+    with job.store() as store:
         fill.fill(job, store, settings.chunk_prompts, items, fill.whole(compute))
         fill.write(job, lambda frames: rows(frames, items(frames), store, producer, name, job.settings.seed))
 
@@ -72,7 +74,7 @@ def asked(frames: Frames, job: Job, common: tuple[Any, ...]) -> dict[str, Work]:
     sampling = [(0.0, 0), *((settings.temperature, s) for s in range(1, settings.samples + 1))]
     prompts = views.prompts_of(frames, [settings.split])
     requests = generate.requests(prompts, sampling, settings.max_tokens)
-    return {k: ("answer", r) for k, r in generate.keyed(requests, ("evaluate", STAGE_VERSION, *common)).items()}
+    return {k: ("answer", r) for k, r in generate.keyed(requests, ("evaluate", VERSION, *common)).items()}
 
 
 def held_out(frames: Frames, job: Job, common: tuple[Any, ...]) -> dict[str, Work]:
@@ -83,7 +85,7 @@ def held_out(frames: Frames, job: Job, common: tuple[Any, ...]) -> dict[str, Wor
         pair = fixed_pair(row["candidates"], job.settings.sets.origins, job.settings.seed)
         for place in pair or ():
             candidate = row["candidates"][place]
-            key = item_key("evaluate", STAGE_VERSION, *common, row["prompt_id"], candidate["candidate_id"])
+            key = item_key("evaluate", VERSION, *common, row["prompt_id"], candidate["candidate_id"])
             work[key] = ("logp", Item(prompts[row["prompt_id"]], candidate))
     return work
 
@@ -113,3 +115,19 @@ def rows(frames: Frames, work: Mapping[str, Work], store: ChunkStore, producer: 
         ),
         "logps": schema.frame("logps", logps),
     }
+
+
+STAGE = Stage(
+    name="evaluate",
+    help="Answer held-out prompts with a trained model and check the answers.",
+    version=VERSION,
+    run=run,
+    per="engine",
+    writes=("candidates", "ranks", "logps"),
+    units=lambda s: [evaluation_unit(r) for r in s.evaluate.runs],
+    reads=lambda s, u: [*PROMPTS, *source_drops(s), Part("sets", "sets", "preference")],
+    slice=lambda s, u: {**without(s.evaluate, "runs", "shards_per_engine"), "seed": s.seed},
+    models=lambda s, u: [(f"run:{evaluated(s, u)}", None)],
+    per_engine=lambda s, u: s.evaluate.shards_per_engine,
+    gpus=lambda s, u: 1,
+)

@@ -12,37 +12,46 @@ import polars as pl
 
 from prefdata.draws import hash64, item_key
 from prefdata.errors import EngineError
-from prefdata.models.engines import load
 from prefdata.models.engines.protocol import Completion, Engine, Request, in_order
+from prefdata.models.engines.registry import Start, started
 from prefdata.recipe import fill
 from prefdata.recipe.job import Job
 from prefdata.recipe.settings.data import GenerateSettings
-from prefdata.recipe.units import generator
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Slice, Stage, shares, without
+from prefdata.recipe.units import generator, generator_unit
+from prefdata.stages.graph import PROMPTS, prompt_drops
 from prefdata.tables import schema
 from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.ids import candidate_id
 from prefdata.tables.views import Frames, prompts_of
 
-STAGE_VERSION = 2
+VERSION = 2
 NO_ROOM = "no_room"
 
 
 def run(job: Job) -> None:
     """Fill the store, write candidates and drops (too_long:<producer>: the prompt leaves no room)."""
     model, settings = generator(job.settings, job.unit), job.settings.generate
-    producer = f"{model.name}@{load.revision(job.run, model)}"
+    producer = f"{model.name}@{model.made_with(job.revision)}"
     common = (producer, job.settings.seed, json.dumps(model.identity(), sort_keys=True), settings.max_tokens)
 
     def items(frames: Frames) -> dict[str, Request]:
         asked = requests(prompts_of(frames, settings.splits), sampling(settings), settings.max_tokens)
-        if model.engine != "transformers":  # the embedded engine keys every token's draw itself
+        if not model.facts.draws_by_key:
             asked = [replace(r, seed=seed_of(job.settings.seed, producer, r)) for r in asked]
         return keyed(asked, common)
 
-    with ChunkStore(job.run.chunks("generate", job.unit)) as store, ExitStack() as stack:
-        log = job.run.root / "logs" / "generate" / job.unit / "server.log"
-        spent = store.total("cost")
-        engine = cache(lambda: stack.enter_context(load.started(job.run, model, producer, log, spent)))
+    with job.store() as store, ExitStack() as stack:
+        start = Start(
+            model,
+            job.model_path(model.id) if model.files() else model.id,
+            producer,
+            job.settings.seed,
+            job.server_log("generate", job.unit),
+            store.total("cost"),
+        )
+        engine = cache(lambda: stack.enter_context(started(start)))
 
         def together(some: Sequence[Request]) -> list[Value]:
             return complete(engine(), some)
@@ -50,7 +59,7 @@ def run(job: Job) -> None:
         def one_by_one(wanted: Mapping[str, Request]) -> Iterator[dict[str, Value]]:
             return as_they_finish(engine(), wanted)
 
-        compute = fill.whole(together) if model.engine == "transformers" else one_by_one
+        compute = fill.whole(together) if model.facts.draws_by_key else one_by_one
         fill.fill(job, store, settings.chunk_prompts, items, compute)
         made = partial(rows, store=store, producer=producer, seed=job.settings.seed, reasoning_end=model.reasoning_end)
         _require_few_failures(job, settings, items, store)
@@ -103,10 +112,7 @@ def requests(prompts: pl.DataFrame, asked: Sequence[tuple[float, int]], max_toke
 
 def keyed(asked: Sequence[Request], common: tuple[Any, ...]) -> dict[str, Request]:
     """Requests by their item key: model revision, seed, template, limits, stage version and the request itself."""
-    return {
-        item_key(STAGE_VERSION, *common, r.id, r.temperature, r.sample, r.tools or "", r.template_kwargs or ""): r
-        for r in asked
-    }
+    return {item_key(VERSION, *common, r.id, r.temperature, r.sample, r.tools or "", r.template_kwargs or ""): r for r in asked}
 
 
 def complete(engine: Engine, some: Sequence[Request]) -> list[Value]:
@@ -181,3 +187,25 @@ def candidate(request: Request, value: Value, producer: str, seed: int, response
         "finish": value["finish"],
         "num_tokens": value["num_tokens"],
     }
+
+
+def _slice(settings: Settings, unit: str) -> Slice:
+    own = generator(settings, unit)
+    model = {**own.identity(), "name": own.name, "reasoning_end": own.reasoning_end}
+    return {**without(settings.generate, "models", "shards_per_engine", "max_failed"), "model": model, "seed": settings.seed}
+
+
+STAGE = Stage(
+    name="generate",
+    help="Sample candidates from a model at several temperatures.",
+    version=VERSION,
+    run=run,
+    per="engine",
+    writes=("candidates", "drops"),
+    units=lambda s: [generator_unit(m) for m in s.generate.models],
+    reads=lambda s, u: [*PROMPTS, *prompt_drops(s)],
+    slice=_slice,
+    models=lambda s, u: generator(s, u).files(),
+    per_engine=lambda s, u: s.generate.shards_per_engine or shares(generator(s, u), s),
+    gpus=lambda s, u: generator(s, u).facts.gpus(generator(s, u)),
+)

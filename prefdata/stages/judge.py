@@ -1,20 +1,69 @@
 """Stage `judge`: comparisons of candidates in rounds over all prompts of the job, or a score of each by itself."""
 
-from prefdata.judging.registry import JUDGES, POINTWISE
+from prefdata.judging.pointwise import Pointwise
+from prefdata.judging.registry import KINDS
 from prefdata.judging.rounds import compare
-from prefdata.judging.scores import score_alone
+from prefdata.judging.scores import score_each
+from prefdata.models.identity import Model
 from prefdata.recipe.job import Job
-from prefdata.recipe.units import judge as settings_of
-from prefdata.tables.finished import ChunkStore
-
-STAGE_VERSION = 3
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Slice, Stage, shares, without
+from prefdata.recipe.units import Part, judge_settings, judge_unit
+from prefdata.stages.graph import PROMPTS, pool
 
 
 def run(job: Job) -> None:
     """Ask until every prompt is decided, then write the verdicts."""
-    settings = settings_of(job.settings, job.unit)
-    with ChunkStore(job.run.chunks("judge", job.unit)) as store:
-        if settings.judge in POINTWISE:
-            score_alone(job, settings, POINTWISE[settings.judge](job.run, settings), store)
+    settings = judge_settings(job.settings, job.unit)
+    judge = KINDS[settings.kind].make(job, settings)
+    with job.store() as store:
+        if isinstance(judge, Pointwise):
+            score_each(job, settings, judge, store)
         else:
-            compare(job, settings, JUDGES[settings.judge](job.run, settings), store)
+            compare(job, settings, judge, store)
+
+
+def slice_of(settings: Settings, unit: str) -> Slice:
+    """What can change a judge's verdicts."""
+    own = judge_settings(settings, unit)
+    model = {"model": own.model.identity()} if own.model else {}
+    named = {**without(own, "shards_per_engine", "chunk_prompts", "model", "rubric"), **model}
+    return {**named, **KINDS[own.kind].slice(settings, own), "seed": settings.seed}
+
+
+def model_of(settings: Settings, unit: str) -> list[Model]:
+    """The model whose files a judge reads."""
+    model = judge_settings(settings, unit).model
+    return model.files() if model else []
+
+
+def gpus_of(settings: Settings, unit: str) -> int:
+    """Devices that a judge needs: none where no model is run here."""
+    model = judge_settings(settings, unit).model
+    return model.facts.gpus(model) if model else 0
+
+
+def reads_of(settings: Settings, unit: str) -> list[Part]:
+    """The candidates that a judge is asked about."""
+    return [*PROMPTS, *pool(settings, judge_settings(settings, unit).name)]
+
+
+def _per_engine(settings: Settings, unit: str) -> int | None:
+    own = judge_settings(settings, unit)
+    return own.shards_per_engine or (shares(own.model, settings) if own.model else None)
+
+
+STAGE = Stage(
+    name="judge",
+    help="Ask a judge which of two candidates is better, in both orders, or for a score of each.",
+    version=3,
+    run=run,
+    per="engine",
+    writes=("verdicts",),
+    units=lambda s: [judge_unit(j) for j in s.judge],
+    reads=reads_of,
+    slice=slice_of,
+    models=model_of,
+    per_engine=_per_engine,
+    gpus=gpus_of,
+)

@@ -1,31 +1,30 @@
 """Stage `judge_report`: what a judge's verdicts say about the judge, as JSON."""
 
-import json
-from pathlib import Path
-
 from prefdata.judging.measures.of_verdicts import facts_of, gather, scored_facts
-from prefdata.judging.registry import POINTWISE
+from prefdata.judging.registry import KINDS
+from prefdata.recipe import places
 from prefdata.recipe.job import Job
-from prefdata.recipe.results import Run
-from prefdata.recipe.units import judge as settings_of
-from prefdata.recipe.units import judge_unit
-from prefdata.tables import atomic
-
-STAGE_VERSION = 1
+from prefdata.recipe.stage import Stage
+from prefdata.recipe.units import Part, judge_settings, judge_unit
+from prefdata.stages.judge import reads_of, slice_of
 
 
 def run(job: Job) -> None:
     """Write report/judges/<unit>.json."""
-    own = settings_of(job.settings, job.unit)
-    found = gather(job, own)
-    facts = scored_facts(own, found) if own.judge in POINTWISE else facts_of(own, found)
-    atomic.atomic_text(path(job.run, job.unit), json.dumps(facts, indent=1, sort_keys=True))
+    own = judge_settings(job.settings, job.unit)
+    found = gather(job.parts(), own, job.settings.judge)
+    facts = facts_of(own, found) if KINDS[own.kind].compares else scored_facts(own, found)
+    job.write_json(places.judge_report(job.unit), facts)
 
 
-def path(run: Run, unit: str) -> Path:
-    return run.root / "report" / "judges" / f"{unit}.json"
-
-
-def outputs(run: Run) -> list[str]:
-    """Every judge's report, for Snakemake."""
-    return [str(path(run, judge_unit(j))) for j in run.settings.judge]
+STAGE = Stage(
+    name="judge_report",
+    help="Say how far a judge can be trusted: consistency, position and length bias, cycles, calls, cost.",
+    version=1,
+    run=run,
+    per="run",
+    units=lambda s: [judge_unit(j) for j in s.judge],
+    reads=lambda s, u: [*reads_of(s, u), *(Part("verdicts", "judge", judge_unit(j)) for j in s.judge)],
+    writes_files=lambda s, u: [places.judge_report(u)],
+    slice=lambda s, u: {"judges": [slice_of(s, judge_unit(j)) for j in s.judge]},
+)

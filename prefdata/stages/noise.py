@@ -12,12 +12,14 @@ import polars as pl
 
 from prefdata.draws import uniform
 from prefdata.models.tokens import Encoder, load_encoder
-from prefdata.recipe.job import Job
+from prefdata.recipe.job import Job, each_part
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Slice, Stage, without
+from prefdata.stages.graph import PROMPTS, pool, ranks_of
 from prefdata.tables import schema
 from prefdata.tables.ids import candidate_id
 from prefdata.tables.views import Frames, chosen
 
-STAGE_VERSION = 1
 PRODUCER = "swap"
 
 
@@ -43,7 +45,7 @@ def noise(frames: Frames, job: Job) -> Frames:
     if parents.is_empty() or settings.copies == 0 or not models:
         return {t: schema.TABLES[t].empty() for t in ("candidates", "drops")}
     (name, revision), *_ = models
-    encoder = _encoder(job.run.model_path(name), revision)
+    encoder = _encoder(job.model_path(name), revision)
     made, failed = swap(parents, encoder, settings.copies, settings.tries, seed)
     sources = {r["prompt_id"]: r for r in frames["prompts"].select("prompt_id", "source", "source_row").to_dicts()}
     drops = [
@@ -130,3 +132,21 @@ def _row(a: _Attempt, text: str) -> dict[str, Any]:
         "num_tokens": len(a.ids),
         "parent_id": a.parent["candidate_id"],
     }
+
+
+def _slice(settings: Settings, unit: str) -> Slice:
+    tokenizer = [(r.model, r.revision) for r in settings.score.references[:1]]
+    whose = {"method": settings.sets.method, "splits": settings.sets.splits}
+    return {**without(settings.noise), "seed": settings.seed, "tokenizer": tokenizer, **whose}
+
+
+STAGE = Stage(
+    name="noise",
+    help="Make token-swap noise of the chosen answers.",
+    version=1,
+    run=each_part(noise),
+    writes=("candidates", "drops"),
+    reads=lambda s, u: [*PROMPTS, *pool(s, s.sets.method), ranks_of(s, s.sets.method)],
+    slice=_slice,
+    models=lambda s, u: [(r.model, r.revision) for r in s.score.references[:1]],
+)

@@ -3,11 +3,12 @@
 import polars as pl
 
 from prefdata.draws import gumbels
-from prefdata.recipe.job import Job
+from prefdata.recipe.job import Job, each_part
+from prefdata.recipe.stage import Stage, without
+from prefdata.recipe.units import Part
+from prefdata.stages.graph import PROMPTS, prompt_drops
 from prefdata.tables import schema
 from prefdata.tables.views import Frames
-
-STAGE_VERSION = 1
 
 
 def prune(frames: Frames, job: Job) -> Frames:
@@ -43,3 +44,14 @@ def positions(candidates: pl.DataFrame, seed: int) -> pl.DataFrame:
         .with_columns(pl.int_range(1, pl.len() + 1).over("prompt_id").cast(pl.Int32).alias("position"))
         .drop("_tie")
     )
+
+
+STAGE = Stage(
+    name="prune",
+    help="Drop ranks of the source's own order.",
+    version=1,
+    run=each_part(prune),
+    writes=("drops",),
+    reads=lambda s, u: [*PROMPTS, Part("candidates", "sources"), *prompt_drops(s)],
+    slice=lambda s, u: {**without(s.prune), "seed": s.seed},
+)

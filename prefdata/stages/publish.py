@@ -1,71 +1,96 @@
 """Stage `publish`: the published configs to a folder and, where repo_id is set, to the Hub."""
 
-import json
 import shutil
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from prefdata.errors import PublishError
 from prefdata.output import published_files
 from prefdata.output.commit import Facts, publish
 from prefdata.output.targets import Folder, Hub, Target
+from prefdata.recipe import places
 from prefdata.recipe.job import Job
-from prefdata.recipe.units import Part
-from prefdata.stages import card as card_stage
-from prefdata.stages import report
-from prefdata.tables import atomic, files
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Stage, without
+from prefdata.recipe.units import Part, reference_unit
+from prefdata.stages import sets
+from prefdata.stages.graph import PROMPTS
+from prefdata.tables import atomic
 
-STAGE_VERSION = 1
+BUILT = "publish/.built"
+"""Where the files are made before they are put in their place."""
 
 
 def run(job: Job) -> None:
     """Publish everywhere the settings say and write publish/receipt.json."""
-    root, settings = job.run.root / "publish", job.settings.publish
-    built = root / ".built"
+    settings, built = job.settings.publish, job.own_folder(BUILT)
     try:
         shutil.rmtree(built, ignore_errors=True)
-        hashes = published_files.build(job, built)
+        hashes = published_files.build(job, parts_of(job.settings), built)
         _require_rows(job, hashes)
-        text = card_stage.path(job.run).read_text(encoding="utf-8")
-        places: dict[str, Target] = {"folder": Folder(root / "dataset")}
+        text = job.input(places.CARD).read_text(encoding="utf-8")
+        targets: dict[str, Target] = {"folder": Folder(job.own_folder(places.DATASET))}
         if settings.repo_id is not None:
             _require_licences(job)
-            places[settings.repo_id] = Hub(settings.repo_id, settings.private)
+            targets[settings.repo_id] = Hub(settings.repo_id, settings.private)
         receipt: dict[str, Any] = {"files": hashes}
-        for name, target in places.items():
+        for name, target in targets.items():
             receipt[name] = publish(target, built, hashes, text, identity(job), settings.attempts)
     finally:
         atomic.remove_folder(built)
-    atomic.atomic_text(root / "receipt.json", json.dumps(receipt, indent=1, sort_keys=True))
+    job.write_json(places.RECEIPT, receipt)
 
 
 def _require_rows(job: Job, hashes: dict[str, str]) -> None:
     """Refuse to replace what is published by nothing."""
     if any(name.startswith("data/sets/") for name in hashes):
         return
-    stages = json.loads(report.path(job.run).read_text(encoding="utf-8"))["stages"]
+    stages = job.read_json(places.REPORT)["stages"]
     dropped = sum((Counter(e["drops"]) for e in stages), Counter[str]()).most_common(3)
     said = ", ".join(f"{n} {reason}" for reason, n in dropped) or "no rows came in"
     raise PublishError(
         f"the preference set is empty ({said})",
         "sets/preference",
-        f"look at {report.path(job.run).parent}: what was dropped, why",
+        f"look at {job.input(places.REPORT).parent}: what was dropped, why",
     )
 
 
 def identity(job: Job) -> Facts:
     """What a reader of the published set needs to know to use its log-probs and its pairs."""
-    logps = [files.manifest(Path(p)) for p in job.run.files([Part("logps", "score", u) for u in job.run.units("score")], [0])]
+    logps = [job.manifests(part)[0] for part in _logps(job.settings)]
     references = [{**m["slice"]["reference"], "dtype": m["slice"]["dtype"], "revision_of": m["models"]} for m in logps]
     return {"seed": job.settings.seed, "origins": list(job.settings.sets.origins), "references": references}
 
 
 def _require_licences(job: Job) -> None:
     """Refuse to push rows of a source whose licence nobody stated."""
-    sources = json.loads(report.path(job.run).read_text(encoding="utf-8"))["sources"]
+    sources = job.read_json(places.REPORT)["sources"]
     unknown = [f"{s['source']} ({s['prompts']} prompts)" for s in sources if s["license"] == "unknown"]
     if unknown:
         raise PublishError(
             f"no licence is stated for {', '.join(unknown)}", "publish.repo_id", "state it in sources.sources[].license"
         )
+
+
+def _logps(settings: Settings) -> list[Part]:
+    return [Part("logps", "score", unit) for unit in map(reference_unit, settings.score.references)]
+
+
+def parts_of(settings: Settings) -> list[Part]:
+    """The set, and its candidates with the splits and every drop, so that no dropped one is published."""
+    made = [p for p in sets.reads_of(settings, "preference") if p.table in ("candidates", "drops")]
+    return [Part("sets", "sets", "preference"), *PROMPTS, *made, Part("drops", "sets", "preference")]
+
+
+STAGE = Stage(
+    name="publish",
+    help="Write the published configs to a folder and, where repo_id is set, commit them to the Hub.",
+    version=1,
+    run=run,
+    per="run",
+    reads=lambda s, u: [*parts_of(s), *_logps(s)],
+    reads_files=lambda s, u: [places.REPORT, places.CARD],
+    writes_files=lambda s, u: [places.RECEIPT],
+    folders=(places.DATASET, BUILT),
+    slice=lambda s, u: {**without(s.publish, "attempts"), "origins": s.sets.origins, "seed": s.seed},
+)

@@ -10,14 +10,15 @@ import polars as pl
 
 from prefdata.judging.procedures import PROCEDURES
 from prefdata.judging.procedures.verdicts import Rank, contenders, settled
-from prefdata.judging.registry import POINTWISE
-from prefdata.recipe.job import Job
+from prefdata.judging.registry import KINDS
+from prefdata.recipe.job import Job, each_part
 from prefdata.recipe.settings.judging import JudgeSettings
-from prefdata.recipe.units import judge, method
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Slice, Stage
+from prefdata.recipe.units import Part, judge_settings, method, method_unit
+from prefdata.stages.graph import PROMPTS, pool
 from prefdata.tables import schema
 from prefdata.tables.views import Frames
-
-STAGE_VERSION = 2
 
 
 def rank(frames: Frames, job: Job) -> Frames:
@@ -27,8 +28,8 @@ def rank(frames: Frames, job: Job) -> Frames:
     if name == "source":
         made = by_source(kept)
     else:
-        own = judge(job.settings, job.unit)
-        by = by_scores if own.judge in POINTWISE else by_verdicts
+        own = judge_settings(job.settings, job.unit)
+        by = by_verdicts if KINDS[own.kind].compares else by_scores
         made = by(kept, frames["verdicts"], own, job.settings.seed)
     return {"ranks": made.with_columns(pl.lit(name).alias("method"))}
 
@@ -97,3 +98,30 @@ def by_scores(candidates: pl.DataFrame, verdicts: pl.DataFrame, settings: JudgeS
 def _frame(rows: Sequence[dict[str, object]]) -> pl.DataFrame:
     columns = {"prompt_id": pl.String, "candidate_id": pl.String, "rank": pl.Int32, "score": pl.Float64, "win_prob": pl.Float64}
     return pl.DataFrame(list(rows), schema=columns)
+
+
+def _units(settings: Settings) -> list[str]:
+    return list(dict.fromkeys(method_unit(settings, m) for m in (settings.sets.sft_method, settings.sets.method)))
+
+
+def _reads(settings: Settings, unit: str) -> list[Part]:
+    parts = [*PROMPTS, *pool(settings, method(settings, unit))]
+    return parts if unit == "source" else [*parts, Part("verdicts", "judge", unit)]
+
+
+def _slice(settings: Settings, unit: str) -> Slice:
+    own = None if unit == "source" else judge_settings(settings, unit)
+    how = {} if own is None else {"procedure": own.procedure, "truncated": own.truncated, "kind": own.kind}
+    return {"method": method(settings, unit), "seed": settings.seed, **how}
+
+
+STAGE = Stage(
+    name="rank",
+    help="Turn the source's order or a judge's verdicts into ranks.",
+    version=2,
+    run=each_part(rank),
+    writes=("ranks",),
+    units=_units,
+    reads=_reads,
+    slice=_slice,
+)

@@ -1,7 +1,6 @@
 """Stage `report`: rows in, out and dropped of every stage, gathered from the manifests of all shards, and the quality of
 the preference set as tables (quality.json), charts (PNG) and one page (quality.html)."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -12,25 +11,28 @@ import polars as pl
 
 from prefdata.errors import DataError
 from prefdata.output import charts, page, quality
+from prefdata.recipe import places
 from prefdata.recipe.job import Job
-from prefdata.recipe.results import Run
-from prefdata.recipe.units import Part
-from prefdata.stages.graph import data_parts
-from prefdata.tables import atomic, files
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Stage
+from prefdata.recipe.units import Part, method_unit
+from prefdata.stages.publish import parts_of as published_parts
+from prefdata.tables import atomic
 from prefdata.tables.reasons import BAD, BAD_ROWS
 
-STAGE_VERSION = 2
+ABOUT_MODELS = ("evaluate",)
+"""Stages whose tables are no part of the data."""
 CHARTS = ("length_ratio", "reference_margin", "agreement", "wins", "drops")
 Facts = dict[str, Any]
 
 
 def run(job: Job) -> None:
     """Write report/report.json, the quality's figures, charts and page. Raises DataError past max_reject_rate."""
-    gathered = stages(job.run, data_parts(job.settings))
+    gathered = stages(job, _parts(job.settings))
     _require_rate(gathered, job.settings.sources.max_reject_rate)
     facts = {"stages": gathered, **contents(job)}
     _quality(job, gathered)
-    atomic.atomic_text(path(job.run), json.dumps(facts, indent=1, sort_keys=True))
+    job.write_json(places.REPORT, facts)
 
 
 def _require_rate(gathered: Sequence[Facts], limit: float) -> None:
@@ -50,37 +52,22 @@ def _require_rate(gathered: Sequence[Facts], limit: float) -> None:
 def _quality(job: Job, gathered: list[Facts]) -> None:
     """quality.json, one PNG a chart and quality.html beside report.json."""
     references = [r.name for r in job.settings.score.references]
-    found = quality.gather(Job(job.run, "publish").parts(), references, job.settings.sets.method)
+    found = quality.gather(job.parts(of=published_parts(job.settings)), references, job.settings.sets.method)
     facts = found.facts()
     drawn = charts.charts(facts, found.table(), gathered)
-    folder = path(job.run).parent
     for name in CHARTS:  # every file is there, for Snakemake; without data it says so
         chart = drawn.get(name, charts.nothing(name))
-        atomic.atomic_write(folder / f"{name}.png", partial(_put, charts.png(chart)))
+        atomic.atomic_write(job.output(places.chart(name)), partial(_put, charts.png(chart)))
     page_ = page.render(job.settings.card.title, facts, gathered, {n: charts.svg(c) for n, c in drawn.items()})
-    atomic.atomic_text(folder / "quality.html", page_)
-    atomic.atomic_text(quality_path(job.run), json.dumps(facts, indent=1, sort_keys=True))
+    atomic.atomic_text(job.output(places.QUALITY_PAGE), page_)
+    job.write_json(places.QUALITY, facts)
 
 
 def _put(data: bytes, path: Path) -> None:
     path.write_bytes(data)
 
 
-def quality_path(run: Run) -> Path:
-    return run.root / "report" / "quality.json"
-
-
-def outputs(run: Run) -> list[str]:
-    """What the stage writes, for Snakemake."""
-    names = ["report.json", "quality.json", "quality.html", *(f"{c}.png" for c in CHARTS)]
-    return [str(run.root / "report" / n) for n in names]
-
-
-def path(run: Run) -> Path:
-    return run.root / "report" / "report.json"
-
-
-def stages(run: Run, parts: Sequence[Part]) -> list[Facts]:
+def stages(job: Job, parts: Sequence[Part]) -> list[Facts]:
     """One entry a (stage, unit): rows read by table, rows written by table, drops by reason."""
     entries: dict[tuple[str, str], Facts] = {}
     for part in parts:
@@ -89,8 +76,7 @@ def stages(run: Run, parts: Sequence[Part]) -> list[Facts]:
         entry = entries.setdefault(
             key, {"stage": part.stage, "unit": part.unit, "in": Counter(), "out": Counter(), "drops": Counter()}
         )
-        for shard in run.shards:
-            manifest = files.manifest(run.table(part, shard))
+        for manifest in job.manifests(part):
             if part.table == "drops":
                 entry["drops"].update(manifest["reasons"])
             else:
@@ -103,8 +89,7 @@ def stages(run: Run, parts: Sequence[Part]) -> list[Facts]:
 def contents(job: Job) -> Facts:
     """What the preference set holds: prompts and candidates by split, prompts by source and licence."""
     prompts, candidates, sources = Counter[str](), Counter[str](), Counter[tuple[str, str]]()
-    kept = Job(job.run, "publish")
-    for frames in kept.parts():
+    for frames in job.parts(of=published_parts(job.settings)):
         rows = frames["sets"].select("prompt_id", pl.col("split").cast(pl.String), pl.col("candidates").list.len().alias("n"))
         for split, group in rows.group_by("split"):
             prompts[str(split[0])] += group.height
@@ -116,3 +101,37 @@ def contents(job: Job) -> Facts:
         "candidates": dict(candidates),
         "sources": [{"source": s, "license": li, "prompts": n} for (s, li), n in sorted(sources.items())],
     }
+
+
+def _parts(settings: Settings, unit: str = "all") -> list[Part]:
+    """Every table that the configured sets need."""
+    from prefdata.stages.registry import STAGES  # this stage is about all of them
+
+    parts = []
+    for stage in STAGES.values():
+        if stage.name in ABOUT_MODELS:
+            continue
+        for each in _needed(settings, stage):
+            parts += [Part(table, stage.name, each) for table in stage.writes]
+    return parts
+
+
+def _needed(settings: Settings, stage: Stage) -> list[str]:
+    """The units of a stage that the preference set needs (the source's own order needs no generation or judge)."""
+    if stage.name == "generate" and settings.sets.method == "source":
+        return []
+    if stage.name == "judge":
+        used = {method_unit(settings, m) for m in (settings.sets.sft_method, settings.sets.method)}
+        return [u for u in stage.units(settings) if u in used]
+    return stage.units(settings)
+
+
+STAGE = Stage(
+    name="report",
+    help="Gather rows in, out and dropped over all shards; say what the set is like.",
+    version=2,
+    run=run,
+    per="run",
+    reads=lambda s, u: list(dict.fromkeys([*_parts(s), *published_parts(s)])),
+    writes_files=lambda s, u: [places.REPORT, places.QUALITY, places.QUALITY_PAGE, *map(places.chart, CHARTS)],
+)

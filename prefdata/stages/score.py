@@ -5,28 +5,29 @@ Nothing is truncated: a row longer than the reference's context is dropped, too_
 reference's tokenizer cannot give back is dropped too, lossy_tokenizer, for its log-prob would be another text's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from prefdata.draws import item_key
-from prefdata.models.scorer import Item, Scorer, pairs
+from prefdata.models.identity import Model
+from prefdata.models.scorer import VERSION, Item, Scorer, keyed, pairs
 from prefdata.models.settings import ReferenceSettings
 from prefdata.recipe import fill
 from prefdata.recipe.job import Job
-from prefdata.recipe.units import policy_beside, reference
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Slice, Stage, without
+from prefdata.recipe.units import reference, reference_unit
+from prefdata.stages.graph import PROMPTS, noise_parts, pool
 from prefdata.tables import schema
 from prefdata.tables.finished import ChunkStore
 from prefdata.tables.views import Frames
-
-STAGE_VERSION = 4
 
 
 def run(job: Job) -> None:
     """Fill the store with log-probs, write logps and drops."""
     own, score = reference(job.settings, job.unit), job.settings.score
-    path = job.run.model_path(own.model)
+    path = job.model_path(own.model)
     scorer = Scorer(path, own, score.dtype, score.batch_tokens)
-    common = (job.run.revision(own.model, own.revision), score.dtype, own.template, own.end, own.max_tokens)
+    common = (job.revision(own.model, own.revision), score.dtype, own.template, own.end, own.max_tokens)
     policy = _policy(job, own)
     if policy is not None:
         _ = policy.limit, policy.encoder  # what cannot serve is refused before any work
@@ -34,33 +35,24 @@ def run(job: Job) -> None:
     def items(frames: Frames) -> dict[str, Item]:
         return keyed(pairs(frames, job.settings.sets.splits), common)
 
-    with ChunkStore(job.run.chunks("score", job.unit)) as store:
+    with job.store() as store:
         fill.fill(job, store, score.chunk_prompts, items, fill.whole(scorer.values))
         fill.write(job, lambda frames: rows(frames, items(frames), store, own.name, policy))
+
+
+def policy_beside(settings: Settings, unit: str) -> list[Model]:
+    """The policy that the primary reference's job also checks for length, where it is another model."""
+    score, own = settings.score, reference(settings, unit)
+    other = score.policy is not None and own == score.references[0] and score.policy != own.model
+    return [(str(score.policy), score.policy_revision)] if other else []
 
 
 def _policy(job: Job, own: ReferenceSettings) -> Scorer | None:
     """The policy's own encoder and limit, checked beside the primary reference where it is another model."""
     for name, revision in policy_beside(job.settings, job.unit):
         policy = own.model_copy(update={"model": name, "revision": revision, "max_tokens": None})
-        return Scorer(job.run.model_path(name), policy, job.settings.score.dtype, 1)
+        return Scorer(job.model_path(name), policy, job.settings.score.dtype, 1)
     return None
-
-
-def keyed(items: Sequence[Item], common: tuple[Any, ...]) -> dict[str, Item]:
-    """Items by key: model revision, dtype, template, end, limit, stage version, prompt and candidate."""
-    return {
-        item_key(
-            STAGE_VERSION,
-            *common,
-            i.prompt["prompt_id"],
-            i.prompt["tools"] or "",
-            i.prompt["template_kwargs"] or "",
-            i.candidate["candidate_id"],
-            i.candidate["finish"],
-        ): i
-        for i in items
-    }
 
 
 def rows(frames: Frames, items: Mapping[str, Item], store: ChunkStore, name: str, policy: Scorer | None) -> Frames:
@@ -100,3 +92,30 @@ def _drop(item: Item, reason: str, detail: str) -> dict[str, Any]:
         "reason": reason,
         "detail": detail,
     }
+
+
+def _slice(settings: Settings, unit: str) -> Slice:
+    own = without(settings.score, "references", "shards_per_engine", "policy", "policy_revision")
+    policy = policy_beside(settings, unit)
+    return {**own, "reference": without(reference(settings, unit)), "policy": policy, "splits": settings.sets.splits}
+
+
+def _models(settings: Settings, unit: str) -> list[Model]:
+    own = reference(settings, unit)
+    return [(own.model, own.revision), *policy_beside(settings, unit)]
+
+
+STAGE = Stage(
+    name="score",
+    help="Compute every candidate's log-prob under a reference.",
+    version=VERSION,  # stored log-probs are the scorer's
+    run=run,
+    per="engine",
+    writes=("logps", "drops"),
+    units=lambda s: [reference_unit(r) for r in s.score.references],
+    reads=lambda s, u: [*PROMPTS, *pool(s, s.sets.method), *noise_parts(s)],
+    slice=_slice,
+    models=_models,
+    per_engine=lambda s, u: s.score.shards_per_engine,
+    gpus=lambda s, u: 1,
+)

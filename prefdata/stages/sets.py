@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from prefdata.errors import DataError
-from prefdata.recipe.job import Job
+from prefdata.recipe.job import Job, each_part
 from prefdata.recipe.settings.data import LimitsSettings
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Slice, Stage, without
+from prefdata.recipe.units import Part, reference_unit
+from prefdata.stages.graph import PROMPTS, noise_parts, pool, ranks_of
 from prefdata.tables import schema
 from prefdata.tables.figures import per_prompt
 from prefdata.tables.views import Frames, chosen
-
-STAGE_VERSION = 1
 
 
 def make(frames: Frames, job: Job) -> Frames:
@@ -178,3 +180,33 @@ def _drops(prompts: pl.DataFrame, reasons: pl.DataFrame, unit: str) -> pl.DataFr
         "reason",
         pl.lit(unit).alias("detail"),
     )
+
+
+def reads_of(settings: Settings, unit: str) -> list[Part]:
+    """What a set is joined of."""
+    if unit == "sft":
+        return [*PROMPTS, *pool(settings, settings.sets.sft_method), ranks_of(settings, settings.sets.sft_method)]
+    method = settings.sets.method
+    parts = [*PROMPTS, *pool(settings, method), *noise_parts(settings), ranks_of(settings, method)]
+    for each in map(reference_unit, settings.score.references):
+        parts += [Part("logps", "score", each), Part("drops", "score", each)]
+    return parts
+
+
+def _slice(settings: Settings, unit: str) -> Slice:
+    if unit == "sft":
+        return {**without(settings.sets, "method", "splits", "origins", "filters"), "seed": settings.seed}
+    names = [r.name for r in settings.score.references]
+    return {**without(settings.sets, "sft_method", "sft_splits"), "seed": settings.seed, "references": names}
+
+
+STAGE = Stage(
+    name="sets",
+    help="Join everything into the SFT set and the preference set.",
+    version=1,
+    run=each_part(make),
+    writes=("sets", "drops"),
+    units=lambda s: ["sft", "preference"],
+    reads=reads_of,
+    slice=_slice,
+)

@@ -16,19 +16,21 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from prefdata.draws import hex_id, uniform
-from prefdata.errors import DataError, snippet
+from prefdata.errors import DataError, PrefdataError, snippet
 from prefdata.progress import Progress
+from prefdata.recipe import places
 from prefdata.recipe.job import Job
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Slice, Stage, without
 from prefdata.sources import readers, rows
 from prefdata.sources.rows import Fields, Limits, Record
 from prefdata.sources.settings import SourceSettings, SourcesSettings
 from prefdata.sources.shapes import COMMON_FIELDS, SHAPES
-from prefdata.stages.toy import source_path
 from prefdata.tables import ids, schema
 from prefdata.tables.atomic import writing
 from prefdata.tables.reasons import BAD_ROWS
 
-STAGE_VERSION = 2
+SPOOL = "tables/.spool"
 HELD_OUT = ("test", "validation")
 MIN_BUCKETS = 128
 """Memory is that of one bucket: 1/128 of the input, or of a shard where there are more shards than that."""
@@ -37,16 +39,16 @@ MIN_BUCKETS = 128
 def run(job: Job) -> None:
     """Read all sources, then write the shards."""
     settings = job.settings.sources
-    places = [readers.files_of(s, source_path(job.run.root)) for s in settings.sources]
-    readers.require_distinct(settings.sources, places)
-    spool = job.run.root / "tables" / ".spool"
+    files = [_files(job, s) for s in settings.sources]
+    readers.require_distinct(settings.sources, files)
+    spool = job.own_folder(SPOOL)
     shutil.rmtree(spool, ignore_errors=True)
     counts: Counter[str] = Counter()
     try:
         per_shard = -(-MIN_BUCKETS // job.settings.num_shards)
-        _spool(job, places, spool, per_shard, counts)
+        _spool(job, files, spool, per_shard, counts)
         _require_rate(counts, settings.max_reject_rate)
-        for shard in job.run.shards:
+        for shard in job.shards:
             with job.writers(shard) as writers:
                 for bucket in range(shard * per_shard, (shard + 1) * per_shard):
                     job.write(writers, resolve(_load(spool / str(bucket)), settings.sources, job.settings.seed))
@@ -54,10 +56,15 @@ def run(job: Job) -> None:
         shutil.rmtree(spool, ignore_errors=True)
 
 
-def _spool(job: Job, places: list[list[Path]], spool: Path, per_shard: int, counts: Counter[str]) -> None:
+def _files(job: Job, source: SourceSettings) -> list[Path]:
+    """The source's files in order; the embedded world's lies in the results folder."""
+    return [job.input(places.TOY_SOURCE)] if readers.is_toy(source) else readers.files_of(source)
+
+
+def _spool(job: Job, files: list[list[Path]], spool: Path, per_shard: int, counts: Counter[str]) -> None:
     """Append every parsed row to its bucket's file as one line."""
     with Spool(spool) as spooled, Progress("sources", None) as progress:
-        for order, (source, paths) in enumerate(zip(job.settings.sources.sources, places, strict=True)):
+        for order, (source, paths) in enumerate(zip(job.settings.sources.sources, files, strict=True)):
             seen: dict[str, str] = {}
             for where, row in readers.rows(source, paths):
                 line = {"order": order, **_line(job.settings.sources, source, row, where, seen)}
@@ -231,3 +238,35 @@ def _drop(prompt: Mapping[str, Any], reason: str) -> Record:
         "stage": "sources",
         "reason": reason,
     }
+
+
+def _local_files(settings: Settings, unit: str) -> list[Path]:
+    """Local files of the sources; a missing one is reported by the stage itself, with what to do."""
+    found: list[Path] = []
+    for source in settings.sources.sources:
+        with suppress(PrefdataError):
+            found += readers.files_of(source)
+    return [p for p in found if p.is_file()]
+
+
+def _toy_rows(settings: Settings, unit: str) -> list[str]:
+    return [places.TOY_SOURCE] if any(readers.is_toy(s) for s in settings.sources.sources) else []
+
+
+def _slice(settings: Settings, unit: str) -> Slice:
+    toy = settings.toy.model_dump() if settings.toy else None
+    return {**without(settings.sources), "toy": toy, "seed": settings.seed}
+
+
+STAGE = Stage(
+    name="sources",
+    help="Read prompts and answers from files or the Hub into tables.",
+    version=2,
+    run=run,
+    per="run",
+    writes=("prompts", "candidates", "drops"),
+    reads_files=_toy_rows,
+    reads_outside=_local_files,
+    folders=(SPOOL,),
+    slice=_slice,
+)

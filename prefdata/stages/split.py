@@ -7,12 +7,13 @@ over the shares in the settings. Where deduplication is off every prompt is its 
 import polars as pl
 
 from prefdata.draws import uniform
-from prefdata.recipe.job import Job
+from prefdata.recipe.job import Job, each_part
 from prefdata.recipe.settings.data import SplitSettings
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Stage, without
+from prefdata.recipe.units import Part
 from prefdata.tables import schema
 from prefdata.tables.views import Frames
-
-STAGE_VERSION = 2
 
 
 def split(frames: Frames, job: Job) -> Frames:
@@ -35,3 +36,21 @@ def by_share(cluster_id: str, settings: SplitSettings, seed: int) -> str:
         if number < edge:
             return name
     return "train"
+
+
+def _reads(settings: Settings, unit: str) -> list[Part]:
+    """The prompts, and the clusters they are in where duplicates are looked for."""
+    if settings.dedup is None:
+        return [Part("prompts", "sources"), Part("drops", "sources")]
+    return [Part("prompts", "sources"), Part("clusters", "dedup"), Part("drops", "dedup"), Part("drops", "sources")]
+
+
+STAGE = Stage(
+    name="split",
+    help="Put every prompt in sft, train, validation or test.",
+    version=2,
+    run=each_part(split),
+    writes=("splits",),
+    reads=_reads,
+    slice=lambda s, u: {**without(s.split), "seed": s.seed},
+)

@@ -5,7 +5,6 @@ beta) are of the held-out pairs under the primary reference. Standard errors are
 """
 
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,47 +12,45 @@ from typing import Any
 import polars as pl
 
 from prefdata.judging.measures import of_verdicts, win_rate
+from prefdata.recipe import places
 from prefdata.recipe.job import Job
-from prefdata.recipe.results import Run
-from prefdata.recipe.units import Part, unit_of
-from prefdata.stages import judge_report, report
-from prefdata.stages import win_rate as win_rate_stage
-from prefdata.tables import atomic, files, views
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Stage
+from prefdata.recipe.units import Part, evaluation_unit, judge_unit
+from prefdata.tables import atomic, views
 
-STAGE_VERSION = 2
 TIE_NATS = 1e-4
 """Margins below this are ties: a log-prob may differ by as much between two batches."""
 
+EVALUATED = ("candidates", "ranks", "logps")
 Facts = dict[str, Any]
 
 
 def run(job: Job) -> None:
     """Write report/evaluation.json and report/summary.txt, and print the summary."""
-    facts = evaluation(job.run)
-    atomic.atomic_text(job.run.root / "report" / "evaluation.json", json.dumps(facts, indent=1, sort_keys=True))
-    gathered = json.loads(report.path(job.run).read_text(encoding="utf-8"))
-    judges = [json.loads(Path(p).read_text(encoding="utf-8")) for p in judge_report.outputs(job.run)]
-    rates = json.loads(win_rate_stage.path(job.run).read_text(encoding="utf-8")) if job.settings.evaluate.judge else None
-    text = render(job.run, gathered, facts, judges, rates)
-    atomic.atomic_text(job.run.root / "report" / "summary.txt", text)
+    facts = evaluation(job)
+    job.write_json(places.EVALUATION, facts)
+    judges = [job.read_json(places.judge_report(judge_unit(j))) for j in job.settings.judge]
+    rates = job.read_json(places.WIN_RATES) if job.settings.evaluate.judge else None
+    text = render(job.output(places.SUMMARY).parents[1], job.settings, job.read_json(places.REPORT), facts, judges, rates)
+    atomic.atomic_text(job.output(places.SUMMARY), text)
 
 
-def evaluation(run: Run) -> list[Facts]:
+def evaluation(job: Job) -> list[Facts]:
     """One entry a trained model, in the settings' order; the first is the baseline of the paired differences."""
-    names = run.settings.evaluate.runs
-    pairs = held_out_pairs(run)
-    rewards = {name: _rewards(run, name) for name in names}
-    return [{"run": name, **_answers(rewards[name], rewards[names[0]]), **_pairs(run, name, pairs)} for name in names]
+    names = job.settings.evaluate.runs
+    pairs = held_out_pairs(job)
+    rewards = {name: _rewards(job, name) for name in names}
+    return [{"run": name, **_compared(rewards[name], rewards[names[0]]), **_pairs(job, name, pairs)} for name in names]
 
 
-def _read(run: Run, table: str, name: str) -> pl.DataFrame:
-    part = Part(table, "evaluate", unit_of(f"run:{name}"))
-    return pl.concat([files.read_table(run.table(part, s), table) for s in run.shards])
+def _read(job: Job, table: str, name: str) -> pl.DataFrame:
+    return job.table(Part(table, "evaluate", evaluation_unit(name)))
 
 
-def _rewards(run: Run, name: str) -> pl.DataFrame:
+def _rewards(job: Job, name: str) -> pl.DataFrame:
     """Per prompt: exact (greedy score = 1) and reward (mean score of the samples); prompts without a verifier are out."""
-    scored = _read(run, "candidates", name).join(_read(run, "ranks", name), on=["prompt_id", "candidate_id"])
+    scored = _read(job, "candidates", name).join(_read(job, "ranks", name), on=["prompt_id", "candidate_id"])
     scored = scored.filter(pl.col("score").is_not_null())
     greedy = pl.col("temperature") == 0
     return (
@@ -66,7 +63,7 @@ def _rewards(run: Run, name: str) -> pl.DataFrame:
     )
 
 
-def _answers(own: pl.DataFrame, baseline: pl.DataFrame) -> Facts:
+def _compared(own: pl.DataFrame, baseline: pl.DataFrame) -> Facts:
     both = own.join(baseline, on="prompt_id", suffix="_base")
     gain = mean_se(both["reward"] - both["reward_base"])
     return {
@@ -86,13 +83,12 @@ def mean_se(values: pl.Series) -> tuple[float, float] | None:
     return float(known.mean()), float(known.std()) / math.sqrt(known.len())  # type: ignore[arg-type]
 
 
-def held_out_pairs(run: Run) -> pl.DataFrame:
+def held_out_pairs(job: Job) -> pl.DataFrame:
     """prompt_id, chosen_id, rejected_id, and the primary reference's margin of every held-out pair."""
-    rows = []
-    for shard in run.shards:
-        frame = files.read_table(run.table(Part("sets", "sets", "preference"), shard), "sets")
-        for row in frame.filter(pl.col("split") == run.settings.evaluate.split).to_dicts():
-            pair = views.fixed_pair(row["candidates"], run.settings.sets.origins, run.settings.seed)
+    rows, settings = [], job.settings
+    for frames in job.parts(of=[Part("sets", "sets", "preference")]):
+        for row in frames["sets"].filter(pl.col("split") == settings.evaluate.split).to_dicts():
+            pair = views.fixed_pair(row["candidates"], settings.sets.origins, settings.seed)
             if pair and row["candidates"][0]["logps"]:
                 chosen, rejected = (row["candidates"][i] for i in pair)
                 margin = chosen["logps"][0]["logp"] - rejected["logps"][0]["logp"]
@@ -101,8 +97,8 @@ def held_out_pairs(run: Run) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=columns, orient="row")
 
 
-def _pairs(run: Run, name: str, pairs: pl.DataFrame) -> Facts:
-    logps = _read(run, "logps", name).select("prompt_id", "candidate_id", "logp")
+def _pairs(job: Job, name: str, pairs: pl.DataFrame) -> Facts:
+    logps = _read(job, "logps", name).select("prompt_id", "candidate_id", "logp")
     joined = pairs.join(logps, left_on=["prompt_id", "chosen_id"], right_on=["prompt_id", "candidate_id"]).join(
         logps, left_on=["prompt_id", "rejected_id"], right_on=["prompt_id", "candidate_id"], suffix="_rejected"
     )
@@ -112,8 +108,10 @@ def _pairs(run: Run, name: str, pairs: pl.DataFrame) -> Facts:
     return {"pairs": joined.height, "accuracy": accuracy, "margin": mean_se(margin) if decided.len() else None}
 
 
-def render(run: Run, gathered: Facts, evaluated: list[Facts], judges: list[Facts], rates: Facts | None) -> str:
-    """The summary as text."""
+def render(
+    root: Path, settings: Settings, gathered: Facts, evaluated: list[Facts], judges: list[Facts], rates: Facts | None
+) -> str:
+    """The summary as text. `root`: the results folder."""
     from rich.console import Console
 
     out = io.StringIO()
@@ -121,16 +119,16 @@ def render(run: Run, gathered: Facts, evaluated: list[Facts], judges: list[Facts
     for table in [_stage_table(gathered["stages"]), *of_verdicts.render(judges)]:
         console.print(table)
     if evaluated:
-        console.print(_evaluation_table(evaluated, run.settings.evaluate.split))
+        console.print(_evaluation_table(evaluated, settings.evaluate.split))
     if rates and rates["systems"]:
         title = f"Win rates by the judge {rates['judge']}"
         console.print(f"{title}\n{win_rate.render(rates['systems'], rates['differences'], rates['baseline'])}", highlight=False)
-    places = [
-        ("set", run.root / "publish" / "dataset"),
-        ("models", run.root / "models"),
-        ("report", run.root / "report"),
+    shown = [
+        ("set", root / places.DATASET),
+        ("models", root / "models"),
+        ("report", root / "report"),
     ]
-    for what, where in places:
+    for what, where in shown:
         console.print(f"{what:>7}: {where}")
     return out.getvalue()
 
@@ -162,3 +160,24 @@ def _evaluation_table(evaluated: list[Facts], split: str):  # type: ignore[no-un
 
 def _shown(value: tuple[float, float] | None) -> str:
     return "n/a" if value is None else f"{value[0]:.3f} ± {value[1]:.3f}"
+
+
+def _answers(settings: Settings) -> list[Part]:
+    return [Part(t, "evaluate", evaluation_unit(r)) for r in settings.evaluate.runs for t in EVALUATED]
+
+
+STAGE = Stage(
+    name="summary",
+    help="Print rows in, out and dropped per stage and what the trained models do on held-out prompts.",
+    version=2,
+    run=run,
+    per="run",
+    reads=lambda s, u: [*_answers(s), Part("sets", "sets", "preference")],
+    reads_files=lambda s, u: [
+        places.REPORT,
+        *map(places.judge_report, map(judge_unit, s.judge)),
+        *places.win_rate_files(s)[:1],
+    ],
+    writes_files=lambda s, u: [places.EVALUATION, places.SUMMARY],
+    slice=lambda s, u: {"split": s.evaluate.split, "origins": s.sets.origins, "runs": s.evaluate.runs},
+)

@@ -3,31 +3,28 @@
 import json
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from prefdata.errors import ConfigError
 from prefdata.judging import rubric
+from prefdata.recipe import places
 from prefdata.recipe.job import Job
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Stage, without
 from prefdata.sources.settings import ToySettings
-from prefdata.sources.toy import tasks, tokenizers, writers
+from prefdata.sources.toy import tasks, writers
 from prefdata.tables import atomic
-
-STAGE_VERSION = 1
 
 
 def run(job: Job) -> None:
     """Write toy/source.jsonl and toy/tokenizers/{small,large}."""
+    from prefdata.sources.toy import tokenizers
+
     if job.settings.toy is None:
         raise ConfigError("there is no toy section", do="add `toy: {}` to the settings, or skip this stage")
     lines = [json.dumps(row, ensure_ascii=True) for row in rows(job.settings.toy, job.settings.seed)]
-    atomic.atomic_text(source_path(job.run.root), "\n".join(lines) + "\n")
-    tokenizers.write(job.run.root / "toy" / "tokenizers")
-
-
-def source_path(root: Path) -> Path:
-    """Where the source named by `path: "toy:"` lies."""
-    return root / "toy" / "source.jsonl"
+    atomic.atomic_text(job.output(places.TOY_SOURCE), "\n".join(lines) + "\n")
+    tokenizers.write(job.own_folder("toy/tokenizers"))
 
 
 def rows(settings: ToySettings, seed: int) -> Iterator[dict[str, Any]]:
@@ -85,3 +82,21 @@ def _nectar(prompt: str, answers: list[tuple[str, str]], ranks: list[float]) -> 
         "source": ["toy"],
         "good_natured": True,
     }
+
+
+def _files(settings: Settings, unit: str) -> list[str]:
+    files = [f"{places.toy_tokenizer(name)}/{file}" for name in places.TOY_TOKENIZERS for file in places.TOKENIZER_FILES]
+    return [places.TOY_SOURCE, *files]
+
+
+STAGE = Stage(
+    name="toy",
+    help="Make the embedded world: tasks, simulated answers, two tokenizers.",
+    version=1,
+    run=run,
+    per="run",
+    units=lambda s: ["all"] if s.toy else [],
+    writes_files=_files,
+    folders=("toy/tokenizers",),
+    slice=lambda s, u: {**without(s.toy), "seed": s.seed} if s.toy else {},
+)

@@ -17,9 +17,11 @@ import numpy.typing as npt
 from prefdata.errors import DataError
 from prefdata.judging.measures.estimates import Codes, interval, kappa, resampled
 from prefdata.judging.text_pairs import TextPair, judge_named, judged, text_pair, verdict
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
+from prefdata.recipe.units import judge_unit
 from prefdata.sources import readers
 from prefdata.sources.rows import Fields
+from prefdata.tables.finished import ChunkStore
 
 VERDICTS = ("a", "b", "tie")
 MISSING = "missing"
@@ -69,11 +71,12 @@ def read(path: Path) -> Pairs:
     return Pairs(np.array(human, dtype=np.int64), judges, annotators, texts)
 
 
-def with_judge(pairs: Pairs, run: Run, name: str) -> Pairs:
+def with_judge(pairs: Pairs, results: Results, name: str) -> Pairs:
     """The pairs with the verdicts of one of the recipe's judges, asked in both orders now or before; orders that disagree are
     a tie. Raises ConfigError, EngineError."""
-    settings = judge_named(run, name)
-    said = [verdict(orders) for orders in judged(run, settings, pairs.texts, "judge-check")]
+    settings = judge_named(results.settings, name)
+    with ChunkStore(results.chunks("judge-check", judge_unit(settings))) as store:
+        said = [verdict(orders) for orders in judged(results, settings, pairs.texts, store)]
     codes = np.array([_place(v) for v in said], dtype=np.int64)
     recorded = {other: own for other, own in pairs.judges.items() if other != name}
     return replace(pairs, judges={name: codes, **recorded})

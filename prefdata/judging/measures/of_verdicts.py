@@ -5,7 +5,7 @@ Nothing here knows the truth: a longer answer may be longer because it is better
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -16,8 +16,7 @@ import polars as pl
 from prefdata.judging.measures.estimates import Floats, kappa, logistic, share
 from prefdata.judging.procedures import PROCEDURES
 from prefdata.judging.procedures.verdicts import Outcome, Pair, contenders, pair_of, settled
-from prefdata.judging.registry import POINTWISE
-from prefdata.recipe.job import Job
+from prefdata.judging.registry import KINDS
 from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.tables import schema
 from prefdata.tables.views import Frames
@@ -49,15 +48,15 @@ class Gathered:
     """Of every scored answer: score and length."""
 
 
-def gather(job: Job, own: JudgeSettings) -> Gathered:
-    """One pass over the shards."""
+def gather(parts: Iterable[Frames], own: JudgeSettings, judges: Sequence[JudgeSettings]) -> Gathered:
+    """One pass over the shards. `judges`: all of the recipe."""
     found = Gathered()
-    for frames in job.parts():
+    for frames in parts:
         mine = of_judge(frames["verdicts"], own)
         lengths = dict(frames["candidates"].select("candidate_id", pl.col("response").str.len_chars()).iter_rows())
         _verdicts(mine, lengths, found)
-        if own.judge not in POINTWISE:
-            _pairs(frames, mine, lengths, own, job.settings.judge, found)
+        if KINDS[own.kind].compares:
+            _pairs(frames, mine, lengths, own, judges, found)
     return found
 
 
@@ -97,7 +96,7 @@ def _pairs(
 ) -> None:
     kept = schema.alive(frames["candidates"], frames["drops"])
     sizes = dict(contenders(kept, own.truncated).group_by("prompt_id").len().iter_rows())
-    others = {j.name: _settled(of_judge(frames["verdicts"], j)) for j in judges if j != own and j.judge not in POINTWISE}
+    others = {j.name: _settled(of_judge(frames["verdicts"], j)) for j in judges if j != own and KINDS[j.kind].compares}
     for prompt, pairs in _settled(verdicts).items():
         found.bound += PROCEDURES[own.procedure].most(sizes[prompt])
         for pair, outcome in pairs.items():

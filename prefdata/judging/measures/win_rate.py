@@ -22,11 +22,13 @@ from prefdata.errors import DataError
 from prefdata.judging.measures.estimates import Floats, interval, logistic, resampled
 from prefdata.judging.procedures.verdicts import Outcome
 from prefdata.judging.text_pairs import TextPair, judge_named, judged, text_pair
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Models, Results
 from prefdata.recipe.settings.judging import JudgeSettings
+from prefdata.recipe.units import judge_unit
 from prefdata.sources import readers
 from prefdata.sources.rows import Fields
 from prefdata.sources.shapes import alpaca_eval
+from prefdata.tables.finished import ChunkStore
 
 Facts = dict[str, Any]
 WORTH: dict[Outcome, float] = {"a": 1.0, "b": 0.0, "tie": 0.5, "inconsistent": 0.5}
@@ -53,13 +55,15 @@ def common(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return shared
 
 
-def of_files(run: Run, judge: str, systems: Sequence[Path], against: Path) -> tuple[list[Facts], list[Facts], list[Facts], str]:
+def of_files(
+    results: Results, judge: str, systems: Sequence[Path], against: Path
+) -> tuple[list[Facts], list[Facts], list[Facts], str]:
     """Facts of every system, differences, AlpacaEval annotations and the baseline's name."""
     read_ = {str(p): read(p) for p in [*systems, against]}
     shared = common(read_)
     base = read_[str(against)]
     baseline = base[shared[0]][1]
-    own = judge_named(run, judge)
+    own = judge_named(results.settings, judge)
     pairs: dict[str, list[TextPair]] = {}
     for path in systems:
         answers = read_[str(path)]
@@ -68,18 +72,19 @@ def of_files(run: Run, judge: str, systems: Sequence[Path], against: Path) -> tu
             raise DataError(f"two systems are called {name}", str(path), "give each file's rows a generator of their own")
         pairs[name] = [text_pair(i, answers[i][0], base[i][0]) for i in shared]
     found, values, notes = [], {}, []
-    for name, verdicts in of_all(run, own, pairs, "win-rate").items():
-        found.append(facts_of(name, pairs[name], verdicts))
-        values[name] = np.array([worth(v) for v in verdicts])
-        notes += annotations(judge, (name, baseline), pairs[name], verdicts)
-    return found, differences(values, run.settings.seed), notes, baseline
+    with ChunkStore(results.chunks("win-rate", judge_unit(own))) as store:
+        for name, verdicts in of_all(results, own, pairs, store).items():
+            found.append(facts_of(name, pairs[name], verdicts))
+            values[name] = np.array([worth(v) for v in verdicts])
+            notes += annotations(judge, (name, baseline), pairs[name], verdicts)
+    return found, differences(values, results.settings.seed), notes, baseline
 
 
 def of_all(
-    run: Run, settings: JudgeSettings, pairs: Mapping[str, Sequence[TextPair]], purpose: str
+    models: Models, settings: JudgeSettings, pairs: Mapping[str, Sequence[TextPair]], store: ChunkStore
 ) -> dict[str, list[dict[str, Outcome]]]:
     """The verdicts of every system's pairs, of one start of the judge."""
-    said = iter(judged(run, settings, [p for own in pairs.values() for p in own], purpose))
+    said = iter(judged(models, settings, [p for own in pairs.values() for p in own], store))
     return {name: [next(said) for _ in own] for name, own in pairs.items()}
 
 

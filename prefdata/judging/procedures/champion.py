@@ -5,7 +5,7 @@ A comparison without a winner keeps the champion.
 
 from collections.abc import Sequence
 
-from prefdata.judging.procedures.verdicts import Pair, Rank, Settled, entry_order, one_best, pair_of, winner
+from prefdata.judging.procedures.verdicts import Pair, Procedure, Rank, Settled, entry_order, one_best, pair_of, winner
 
 
 def wanted(prompt_id: str, candidates: Sequence[str], known: Settled, seed: int) -> list[Pair]:
@@ -27,3 +27,6 @@ def ranks(prompt_id: str, candidates: Sequence[str], known: Settled, seed: int) 
         won = winner(pair_of(champion, challenger), known)
         decided, champion = decided or won is not None, won or champion
     return one_best(champion if decided else None, candidates)
+
+
+PROCEDURE = Procedure(wanted, ranks, lambda n: max(n - 1, 0))

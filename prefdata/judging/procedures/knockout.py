@@ -6,7 +6,7 @@ that entered first to the next round.
 
 from collections.abc import Sequence
 
-from prefdata.judging.procedures.verdicts import Pair, Rank, Settled, entry_order, one_best, pair_of, winner
+from prefdata.judging.procedures.verdicts import Pair, Procedure, Rank, Settled, entry_order, one_best, pair_of, winner
 
 
 def wanted(prompt_id: str, candidates: Sequence[str], known: Settled, seed: int) -> list[Pair]:
@@ -36,3 +36,6 @@ def _pairs(standing: Sequence[str]) -> list[Pair]:
 def _next(standing: Sequence[str], known: Settled) -> list[str]:
     through = [winner(pair, known) or first for pair, first in zip(_pairs(standing), standing[::2], strict=False)]
     return through + ([standing[-1]] if len(standing) % 2 else [])
+
+
+PROCEDURE = Procedure(wanted, ranks, lambda n: max(n - 1, 0))

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from prefdata.judging.procedures.verdicts import Pair, Rank, Settled, pair_of
+from prefdata.judging.procedures.verdicts import Pair, Procedure, Rank, Settled, pair_of
 
 Floats = npt.NDArray[np.float64]
 PRIOR = 0.5
@@ -60,3 +60,6 @@ def strength(won: Floats) -> Floats:
     logs: Floats = np.log(p)
     centred: Floats = logs - logs.mean()
     return centred
+
+
+PROCEDURE = Procedure(wanted, ranks, lambda n: n * (n - 1) // 2)

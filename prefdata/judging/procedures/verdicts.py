@@ -1,6 +1,6 @@
 """What both orders of a pair say together, and the keyed order in which candidates enter a procedure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,16 @@ class Rank:
     rank: int
     score: float | None = None
     win_prob: float | None = None
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """`wanted`: the comparisons of the next round, none when decided; `ranks`: the order once decided; `most`: comparisons of
+    n candidates at most."""
+
+    wanted: Callable[[str, Sequence[str], Settled, int], list[Pair]]
+    ranks: Callable[[str, Sequence[str], Settled, int], list[Rank]]
+    most: Callable[[int], int]
 
 
 def contenders(candidates: pl.DataFrame, truncated: str) -> pl.DataFrame:

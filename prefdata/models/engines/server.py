@@ -17,10 +17,11 @@ from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from prefdata.errors import EngineError, snippet
 from prefdata.models.engines.protocol import Completion, Replies, Request
 from prefdata.models.engines.replies import Unreadable, choice_of, completion_of, retry_after, usage_of
-from prefdata.models.settings import ServerSettings
 
 UNREADABLE_TRIES = 3
 AHEAD = 32
@@ -35,6 +36,28 @@ MEANINGS = {
     403: "the key may not use this model",
     404: "no such model or address",
 }
+
+
+class ServerSettings(BaseModel, frozen=True, extra="forbid"):
+    """An OpenAI-compatible server; the key is read from the environment."""
+
+    url: str = Field("http://127.0.0.1:8000/v1", pattern=r"^https?://", description="up to /v1; {port} with a command")
+    api_key_env: str = Field("OPENAI_API_KEY", description="name of the variable that holds the key; unset: none is sent")
+    concurrency: int = Field(32, ge=1, description="requests in flight; a kill repeats at most as many")
+    timeout_s: float = Field(120, gt=0, description="of one try, however slowly it answers")
+    deadline_s: float = Field(600, gt=0, description="of one request with its retries; pauses do not count")
+    backoff_s: float = Field(1, gt=0, description="first wait before a retry (doubling, with jitter), and of a bare 429")
+    pause_s: float = Field(900, gt=0, description="longest pause that a Retry-After gets")
+    top_logprobs: int = Field(20, ge=1, description="alternatives asked for where labels are chosen; servers have a limit")
+    price_in: float = Field(0, ge=0, description="per million prompt tokens, in the currency of max_cost")
+    price_out: float = Field(0, ge=0, description="per million generated tokens")
+    max_cost: float | None = Field(
+        None, gt=0, description="a job stops there, what earlier ones spent included; in flight is kept"
+    )
+    command: list[str] = Field(
+        default_factory=list, description="started for the length of a job; {port}, {model} and {python} are filled in"
+    )
+    start_s: float = Field(600, gt=0, description="how long that may take to answer")
 
 
 class Refused(Exception):

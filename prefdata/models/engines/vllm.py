@@ -6,17 +6,30 @@ vLLM's draws depend on what else is in a batch, whatever the seed: samples are k
 import math
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
 
 from prefdata.errors import ConfigError
 from prefdata.kinds import End, Template
 from prefdata.models.engines.protocol import Completion, Replies, Request, batches, chosen
 from prefdata.models.loading import context_of
-from prefdata.models.settings import VllmSettings
 from prefdata.models.tokens import load_encoder
 
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 SHUTDOWN_S = 5.0
+
+
+class VllmSettings(BaseModel, frozen=True, extra="forbid"):
+    """vLLM's offline engine, with our token ids in and out (pip install "prefdata[vllm]"; on a CPU: docs/judges.md)."""
+
+    tensor_parallel: int = Field(1, ge=1, description="devices that share the model")
+    data_parallel: int = Field(1, ge=1, description="copies of the model, each a job of its own with its part of the shards")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: the model's own")
+    max_model_len: int | None = Field(None, ge=2, description="prompt + answer; default: the model's context")
+    memory_share: float = Field(0.9, gt=0, le=1, description="of a device's memory, for weights and cache")
+    eager: bool = Field(False, description="no compilation: a faster start, slower tokens")
+    batch_requests: int = Field(4096, ge=1, description="requests handed over together; finished ones are kept together")
 
 
 class VllmEngine:

@@ -6,7 +6,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from prefdata.errors import did_you_mean
 from prefdata.kinds import Commit, Share, SplitName
-from prefdata.models.settings import GeneratorSettings, ReferenceSettings
+from prefdata.models.engines.registry import GeneratorSettings
+from prefdata.models.settings import ReferenceSettings
 from prefdata.sources.settings import EvaluationSetSettings
 from prefdata.tables.figures import FIGURES
 

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from prefdata.kinds import Name, Share, SplitName
-from prefdata.models.settings import LanguageModelSettings
+from prefdata.models.engines.registry import LanguageModelSettings
 
 
 class NoisySettings(BaseModel, frozen=True, extra="forbid"):
@@ -20,7 +20,7 @@ class JudgeSettings(BaseModel, frozen=True, extra="forbid"):
     """One judge and how it is asked; every comparison is asked in both orders unless swap_margin says otherwise."""
 
     name: Name = Field("exact", description="the method that `sets.method` may name")
-    judge: Literal["exact", "noisy", "pairwise", "likelihood", "reward", "verifier"] = Field(
+    kind: str = Field(
         "exact",
         description="pairwise: a language model compares two answers by a rubric; likelihood: a model's nats per character; "
         "reward: a sequence classifier's score; verifier: against the final answer; exact, noisy: the embedded world's own",
@@ -31,7 +31,7 @@ class JudgeSettings(BaseModel, frozen=True, extra="forbid"):
         "labels", description="of pairwise: log-probs of the rubric's labels (one token), or the last line of a reply"
     )
     max_tokens: int = Field(1024, ge=1, description="of a reply, where verdicts are text")
-    procedure: Literal["champion", "knockout", "round_robin"] = Field(
+    procedure: str = Field(
         "champion",
         description="champion against the next candidate, n-1 comparisons (arXiv 2411.05875); knockout: as many, in "
         "ceil(log2 n) rounds; round_robin: all pairs and Bradley-Terry scores",
@@ -48,13 +48,3 @@ class JudgeSettings(BaseModel, frozen=True, extra="forbid"):
     min_consistency: Share = Field(0.5, description="the stage fails when fewer pairs than this agree in both orders")
     chunk_prompts: int = Field(512, ge=1, description="prompts read together")
     shards_per_engine: int | None = Field(None, ge=1, description="shards per start of the judge; all by default")
-
-    @model_validator(mode="after")
-    def _has_a_model(self) -> "JudgeSettings":
-        if self.judge in ("pairwise", "likelihood", "reward") and self.model is None:
-            raise ValueError(f"the judge {self.judge} needs its model")
-        if self.judge in ("likelihood", "reward") and self.model is not None and self.model.engine != "transformers":
-            raise ValueError(f"the judge {self.judge} is run by transformers: leave {self.model.engine} out")
-        if self.swap_margin is not None and self.judge == "pairwise" and self.verdicts == "text":
-            raise ValueError("swap_margin needs a margin, which only verdicts: labels have")
-        return self

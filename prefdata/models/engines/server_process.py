@@ -1,4 +1,4 @@
-"""From settings to a started engine: the embedded one, vLLM, or a server, which may be started for the length of a job."""
+"""A server of a model that lives as long as a job: started by the recipe's command, waited for, stopped."""
 
 import ctypes
 import os
@@ -15,51 +15,12 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from prefdata.draws import hex_id
 from prefdata.errors import EngineError
-from prefdata.models.engines.protocol import Engine
-from prefdata.models.settings import LanguageModelSettings, ServerSettings
-from prefdata.recipe.results import Run
-from prefdata.recipe.units import is_local
-
-
-def revision(run: Run, asked: LanguageModelSettings) -> str:
-    """What identifies a model's results; of a model that only a server has its name is all that is known, unless a revision is
-    given."""
-    if asked.server is not None and not is_local(asked.model):
-        return asked.revision or hex_id("served", asked.model)
-    return run.revision(asked.model, asked.revision)
+from prefdata.models.engines.server import ServerSettings
 
 
 @contextmanager
-def started(run: Run, asked: LanguageModelSettings, producer: str, log: Path, spent: float = 0.0) -> Iterator[Engine]:
-    """The engine of a model, stopped at the end. `log` is where a server that is started here writes what it says."""
-    path = run.model_path(asked.model)
-    if asked.server is not None:
-        from prefdata.models.engines.server import ServerEngine
-
-        with _served(path, asked.server, log) as url:
-            server = ServerEngine(asked.model, asked.server, url, spent)
-            try:
-                yield server
-            finally:
-                server.close()
-    elif asked.vllm is not None:
-        from prefdata.models.engines.vllm import VllmEngine
-
-        vllm = VllmEngine(path, asked.revision, asked.template, asked.end, asked.vllm)
-        try:
-            yield vllm
-        finally:
-            vllm.close()
-    else:
-        from prefdata.models.engines.transformers import TransformersEngine
-
-        yield TransformersEngine(path, asked.revision, asked.template, asked.end, producer, run.settings.seed)
-
-
-@contextmanager
-def _served(path: str, asked: ServerSettings, log: Path) -> Iterator[str]:
+def served(path: str, asked: ServerSettings, log: Path) -> Iterator[str]:
     """The server's address; where a command is given, of a server that lives as long as the block."""
     if not asked.command:
         yield asked.url

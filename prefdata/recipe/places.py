@@ -1,0 +1,48 @@
+"""What a results folder holds beside tables, models and logs: paths in it."""
+
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.units import evaluation_unit
+
+SETTINGS = "settings.json"
+"""The settings that the jobs of a workflow read."""
+WORKFLOW_LOCK = ".run"
+TOY_SOURCE = "toy/source.jsonl"
+"""The embedded world's rows, which a source names `toy:`."""
+TOY_TOKENIZERS = ("small", "large")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+REPORT = "report/report.json"
+QUALITY = "report/quality.json"
+QUALITY_PAGE = "report/quality.html"
+EVALUATION = "report/evaluation.json"
+SUMMARY = "report/summary.txt"
+WIN_RATES = "report/win_rate.json"
+CARD = "publish/card.md"
+DATASET = "publish/dataset"
+RECEIPT = "publish/receipt.json"
+
+
+def toy_tokenizer(name: str) -> str:
+    """The folder of one of the embedded world's tokenizers."""
+    return f"toy/tokenizers/{name}"
+
+
+def chart(name: str) -> str:
+    """One chart of the quality report."""
+    return f"report/{name}.png"
+
+
+def judge_report(unit: str) -> str:
+    """What is known of one judge."""
+    return f"report/judges/{unit}.json"
+
+
+def answers(run: str) -> str:
+    """The greedy answers of a training run, as an AlpacaEval file."""
+    return f"report/answers/{evaluation_unit(run)}.json"
+
+
+def win_rate_files(settings: Settings) -> list[str]:
+    """What comparing the trained models leaves; nothing where no judge compares them."""
+    if settings.evaluate.judge is None:
+        return []
+    return [WIN_RATES, *map(answers, settings.evaluate.runs)]
