@@ -8,7 +8,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections import Counter
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,14 +19,14 @@ from prefdata import __version__
 from prefdata.errors import ConfigError, PrefdataError
 from prefdata.progress import RUN_PID, logged
 from prefdata.recipe.job import Job
-from prefdata.recipe.read import print_settings, read_recipe
-from prefdata.recipe.results import Run
+from prefdata.recipe.read import print_settings
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage
-from prefdata.recipe.units import Part
 from prefdata.stages.registry import STAGES
-from prefdata.tables import atomic, files
-from prefdata.workflow.execute import execute, locked
+from prefdata.tables import atomic
+from prefdata.workflow import run
+from prefdata.workflow.execute import bring_up, execute, locked
+from prefdata.workflow.recipes import results_of
 
 app = typer.Typer(
     help="Build preference candidate sets, score them under reference models and publish them.",
@@ -43,15 +43,15 @@ ShardList = Annotated[str | None, typer.Option("--shards", help="comma-separated
 
 def run_stage(name: str, path: Path, unit: str | None, shards: str | None) -> None:
     """Run a stage for one unit or each, one shard or all."""
-    run = Run(read_recipe(path))
-    os.environ["OMP_NUM_THREADS"] = str(run.settings.threads)  # before any stage imports torch
+    results = results_of(path)
+    os.environ["OMP_NUM_THREADS"] = str(results.settings.threads)  # before any stage imports torch
     chosen = None if shards is None else [shard_number(s) for s in shards.split(",")]
-    units = [unit] if unit is not None else STAGES[name].units(run.settings)
+    units = [unit] if unit is not None else results.units(name)
     if not units:
         print(f"{name}: nothing to do, the settings ask for none", file=sys.stderr)
     made = []
     for each in units:
-        job = Job(run, name, each, chosen)
+        job = Job(results, name, each, chosen)
         with locked(job):
             execute(job)
         if rows := rows_of(job):
@@ -62,11 +62,7 @@ def run_stage(name: str, path: Path, unit: str | None, shards: str | None) -> No
 
 def rows_of(job: Job) -> str:
     """How many rows the job's tables now have."""
-    counts: Counter[str] = Counter()
-    for shard in job.shards:
-        for table in job.stage.writes:
-            counts[table] += files.manifest(job.run.table(Part(table, job.stage.name, job.unit), shard))["rows"]
-    return ", ".join(f"{n} {table}" for table, n in counts.items())
+    return ", ".join(f"{n} {table}" for table, n in job.rows_made().items())
 
 
 def shard_number(text: str) -> int:
@@ -78,11 +74,11 @@ def shard_number(text: str) -> int:
 
 
 def _add(stage: Stage) -> None:
-    if stage.per == "run":
+    if stage.per == "run":  # all shards together
 
-        def command(path: SettingsFile = Path("config/demo.yaml"), log: LogFile = None) -> None:
+        def command(path: SettingsFile = Path("config/demo.yaml"), unit: UnitName = None, log: LogFile = None) -> None:
             with logged(log):
-                run_stage(stage.name, path, None, None)
+                run_stage(stage.name, path, unit, None)
     else:
 
         def command(  # type: ignore[misc]
@@ -101,9 +97,32 @@ for _stage in STAGES.values():
     _add(_stage)
 
 
+@app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run_(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="a recipe (YAML), or the name of one that comes with prefdata, such as demo")],
+) -> None:
+    """Make everything that a recipe asks for, by Snakemake: the same call again makes what is missing or stale.
+
+    What follows the recipe goes to Snakemake: a target (set, train_all, publish), -n to see what would be run,
+    --cores 4, --resources gpu=2. Results land in results/ of the working folder.
+    """
+    run.run(recipe, context.args)
+
+
+@app.command("init")
+def init(
+    name: Annotated[str, typer.Argument(help="the recipe's name: NAME.yaml is written, its results go to results/NAME")],
+    like: Annotated[str, typer.Option("--like", help=f"what it does; one of {', '.join(run.STARTERS)}")] = "nectar",
+) -> None:
+    """Write a commented recipe to start from."""
+    path = run.init(name, like)
+    print(f"wrote {path}: edit it, then `prefdata run {path}`")
+
+
 @app.command("settings")
 def settings_() -> None:
-    """Print every key of a recipe with its default and its reason (a training run's: python -m train --keys)."""
+    """Print every key of a recipe with its default and its reason (a training run's: prefdata train --keys)."""
     print_settings(Settings)
 
 
@@ -126,9 +145,9 @@ def judge_check(
     if path is None and judge:
         raise ConfigError("--judge names a judge of a recipe", "--judge", "give --settings too")
     if path is not None:
-        run = Run(read_recipe(path))
-        for name in judge or [j.name for j in run.settings.judge]:
-            read = check.with_judge(read, run, name)
+        results = results_of(path)
+        for name in judge or [j.name for j in results.settings.judge]:
+            read = check.with_judge(read, results, name)
     found, differences = check.check(read, seed)
     if as_json:
         figures = {"judges": [asdict(f) for f in found], "differences": differences, "people": check.among_people(read)}
@@ -151,7 +170,7 @@ def win_rate(
 
     from prefdata.judging.measures import win_rate as rates
 
-    found, apart, notes, baseline = rates.of_files(Run(read_recipe(path)), judge, systems, against)
+    found, apart, notes, baseline = rates.of_files(results_of(path), judge, systems, against)
     if save is not None:
         atomic.atomic_text(save, json.dumps(notes, indent=1, ensure_ascii=False))
     print(json.dumps({"systems": found, "differences": apart}, indent=1) if as_json else rates.render(found, apart, baseline))
@@ -162,13 +181,19 @@ def clean(path: SettingsFile = Path("config/demo.yaml")) -> None:
     """Remove the chunk store of a run: finished work is then only in its tables."""
     import shutil
 
-    run = Run(read_recipe(path))
-    shutil.rmtree(run.root / "chunks", ignore_errors=True)
-    print(f"removed {run.root / 'chunks'}")
+    chunks = results_of(path).root / "chunks"
+    shutil.rmtree(chunks, ignore_errors=True)
+    print(f"removed {chunks}")
 
 
-for _point in entry_points(group="prefdata.commands"):  # of packages that build on this one, as train does
-    app.command(_point.name)(_point.load())
+def _additions() -> list[Any]:
+    """Commands of packages that build on this one, as the trainer does; in a checkout that is not installed, the trainer's."""
+    found = [point.load() for point in entry_points(group="prefdata.commands")]
+    return found or [import_module("train.commands").add]
+
+
+for _add_commands in _additions():
+    _add_commands(app, bring_up)
 
 
 @app.callback(invoke_without_command=True)

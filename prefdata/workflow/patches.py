@@ -1,0 +1,62 @@
+"""Two things that Snakemake does otherwise than our files need, changed in the process that runs our Snakefile.
+
+Written against Snakemake 9.27 (constraints.txt); tests/workflow shows that both still hold.
+"""
+
+from pathlib import Path
+from typing import Any
+
+
+def apply() -> None:
+    """Both."""
+    keep_outputs()
+    find_producers_by_name()
+
+
+def keep_outputs() -> None:
+    """Let Snakemake neither remove nor copy what a job is about to replace, and forget nothing when the job fails.
+
+    Every file of ours appears whole or not at all, so what a failed job leaves is the last good output. `update()` in the
+    Snakefile says that outputs are not removed first; the copies it makes are for jobs that write in place. Snakemake
+    records a failed job's settings and inputs as those of the files that were there before: the next run would then find
+    nothing to do. Here the records stay what the files were made with.
+    """
+    from snakemake.persistence import FileBackupMixin, PersistenceBase
+
+    failed: set[Path] = set()
+    finished = PersistenceBase.finished
+
+    def restore(self: Any, path: Path) -> bool:
+        failed.add(path)  # it is asked for outputs of failed jobs only
+        return path.exists()
+
+    async def finish_or_forget(self: Any, job: Any) -> None:
+        if failed.isdisjoint(map(Path, job.output)):
+            await finished(self, job)
+            return
+        for output in job.output:
+            self._unmark_incomplete(self._get_key(output))
+
+    FileBackupMixin.backup_output = lambda self, path: None
+    FileBackupMixin.restore_output = restore
+    FileBackupMixin.cleanup_backup = lambda self, path: failed.discard(path)  # a later try may succeed
+    PersistenceBase.finished = finish_or_forget
+
+
+def find_producers_by_name() -> None:
+    """Find the job that makes a file by the file's name. Snakemake tries all outputs of a job for each file that is asked for:
+    with a job that writes thousands, such as `sources`, the time of a dry run is quadratic in the shards. Our jobs have no
+    wildcards, so a name is enough."""
+    from snakemake.rules import Rule
+
+    by_patterns = Rule.is_producer
+
+    def is_producer(self: Any, requested: Any) -> bool:
+        if self.wildcard_names:
+            return bool(by_patterns(self, requested))
+        names = self.__dict__.get("_prefdata_products")
+        if names is None:
+            names = self._prefdata_products = frozenset(map(str, self.products()))
+        return str(requested) in names
+
+    Rule.is_producer = is_producer
