@@ -1,6 +1,7 @@
 """The card of a trained model: what it was trained on, how, from where, and what was measured. Computed facts only."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -15,18 +16,32 @@ Facts = dict[str, Any]
 LAST = ("loss", "accuracy", "margin", "eval_loss", "eval_accuracy", "eval_margin")
 
 
-def text(name: str, facts: Facts, rows: list[Facts], recipe: Settings) -> str:
+@dataclass(frozen=True)
+class About:
+    """What the run was trained on and compared with: names of the references, and (name@revision, licence, data set on the
+    Hub) of the sources."""
+
+    references: tuple[str, ...] = ()
+    sources: tuple[tuple[str, str, str | None], ...] = ()
+
+    @classmethod
+    def of(cls, recipe: Settings) -> "About":
+        sources = tuple((s.revisioned, s.license, s.dataset) for s in recipe.sources.sources)
+        return cls(tuple(r.name for r in recipe.score.references), sources)
+
+
+def text(name: str, facts: Facts, rows: list[Facts], about: About) -> str:
     """README.md of the model's folder, front matter included."""
     objective = OBJECTIVES[name.partition("/")[0]]
     settings = facts["settings"]
     lines = [
         f"# {markdown(name)}",
         "",
-        f"A causal LM trained by prefdata {prefdata.__version__} (`python -m train`). {markdown(objective.paper)}.",
+        f"A causal LM trained by prefdata {prefdata.__version__} (`prefdata train`). {markdown(objective.paper)}.",
         "",
         "| | |",
         "|---|---|",
-        *(f"| {key} | {markdown(str(value))} |" for key, value in _rows(objective, settings, facts, rows, recipe)),
+        *(f"| {key} | {markdown(str(value))} |" for key, value in _rows(objective, settings, facts, rows, about)),
         "",
         "## Settings",
         "",
@@ -39,30 +54,30 @@ def text(name: str, facts: Facts, rows: list[Facts], recipe: Settings) -> str:
         "`metrics.html` has the curves, `metrics.jsonl` their numbers, `train.json` what identifies all of it.",
         "",
     ]
-    return f"---\n{_front(name, settings, recipe)}---\n\n" + "\n".join(lines)
+    return f"---\n{_front(name, settings, about)}---\n\n" + "\n".join(lines)
 
 
-def _front(name: str, settings: Facts, recipe: Settings) -> str:
+def _front(name: str, settings: Facts, about: About) -> str:
     """What the Hub reads. A model or set is named where it is one on the Hub, by its pinned revision."""
     front: Facts = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     front["tags"] = ["prefdata", "preference", name.partition("/")[0]]
     if settings["revision"] is not None:
         front["base_model"] = settings["model"]
-    if sets := [s.dataset for s in recipe.sources.sources if s.dataset is not None]:
+    if sets := [dataset for _, _, dataset in about.sources if dataset is not None]:
         front["datasets"] = sets
     return yaml.safe_dump(front, sort_keys=True, allow_unicode=False)
 
 
-def _rows(objective: Any, settings: Facts, facts: Facts, rows: list[Facts], recipe: Settings) -> list[tuple[str, Any]]:
+def _rows(objective: Any, settings: Facts, facts: Facts, rows: list[Facts], about: About) -> list[tuple[str, Any]]:
     start = "a fresh model" if settings["init"] else f"{settings['model']} ({settings['revision'] or facts['start']})"
     last = {k: rows[-1][k] for k in LAST if rows and rows[-1].get(k) is not None}
     return [
         ("loss", LOSSES[objective.loss].formula),
         ("negatives", objective.negatives),
-        ("references", ", ".join(r.name for r in recipe.score.references) if objective.references != "none" else "none"),
+        ("references", ", ".join(about.references) if objective.references != "none" else "none"),
         ("started from", start),
-        ("data", f"{', '.join(s.revisioned for s in recipe.sources.sources)}; rows {facts['data']}"),
-        ("licences of the sources", ", ".join(sorted({s.license for s in recipe.sources.sources}))),
+        ("data", f"{', '.join(source for source, _, _ in about.sources) or 'rows given in memory'}; rows {facts['data']}"),
+        ("licences of the sources", ", ".join(sorted({licence for _, licence, _ in about.sources})) or "unknown"),
         ("optimizer steps", len(rows)),
         ("seed", facts["seed"]),
         ("last step", ", ".join(f"{k} {v:.4f}" for k, v in last.items()) or "n/a"),

@@ -17,10 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prefdata.errors import ConfigError, DataError
-from prefdata.recipe.results import Run
 from prefdata.tables.atomic import atomic_write, fsync
 from train.processes import ALONE, World, gathered, like
-from train.settings import RunSettings
 
 BEST = "best.safetensors"
 OPTIMIZER = "optimizer"
@@ -148,17 +146,16 @@ def keep(folder: Path, moments: dict[str, Tensor], state: dict[str, Any]) -> Non
     (folder / "state.json").write_text(json.dumps(state, sort_keys=True), encoding="utf-8")
 
 
-def continued(run: Run, settings: RunSettings, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state that a run starts with: another run's, optimizer included, or that of step 0."""
-    if settings.continue_from is None:
+def continued(folder: Path | None, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state that a run starts with: another run's, optimizer included, from its folder, or that of step 0."""
+    if folder is None:
         return {"step": 0, "rows": []}
-    folder = Path(run.model_path(f"run:{settings.continue_from}")) / OPTIMIZER
     try:
         state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         _load_optimizer(optimizer, load_file(folder / "optimizer.safetensors"))
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(
-            f"no optimizer to continue with ({error})", str(folder), f"train {settings.continue_from} again"
+            f"no optimizer to continue with ({error})", str(folder), "train the run that it belongs to again"
         ) from error
     return {**state, "rows": []}
 

@@ -1,17 +1,134 @@
-"""What train adds to the command line of prefdata (the entry points prefdata.commands); torch is loaded when one is called."""
+"""What training adds to the command line: `prefdata train`, `prefdata objectives`. torch is loaded when one is called."""
 
+import os
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from prefdata.errors import ConfigError, did_you_mean
+from prefdata.progress import logged
+from prefdata.recipe.read import print_settings, read_recipe
+from prefdata.recipe.results import Results
+from prefdata.recipe.settings.whole import Settings
+from prefdata.tables.locks import lock
+
+BringUp = Callable[[Results, Sequence[str], Sequence[Path]], None]
+"""Runs data stages in this process, as far as their tables are not there."""
+
+
+def add(app: typer.Typer, bring_up: BringUp) -> None:
+    """Add the commands to prefdata's. A run on a file of its own needs data stages, which it cannot know: `bring_up`."""
+
+    def train_(
+        file: Annotated[Path | None, typer.Argument(help="a training run's own file (YAML)", show_default=False)] = None,
+        settings: Annotated[
+            Path, typer.Option("--settings", envvar="PREFDATA_SETTINGS", help="or a recipe (YAML), with --run")
+        ] = Path("config/demo.yaml"),
+        run: Annotated[
+            str | None, typer.Option("--run", help="<objective>/<variant> under train.runs of the recipe; default: list them")
+        ] = None,
+        check: Annotated[bool, typer.Option("--check", help="validate and stop")] = False,
+        keys: Annotated[bool, typer.Option("--keys", help="print every key of a run with its default and its reason")] = False,
+        log: Annotated[Path | None, typer.Option("--log", help="also write what is said on stderr to this file")] = None,
+    ) -> None:
+        if keys:
+            _show_keys()
+        elif file is not None:
+            _from_file(file, check, log, bring_up)
+        else:
+            _of_recipe(settings, run, check, log)
+
+    app.command("train", help=HELP)(train_)
+    app.command("objectives")(objectives)
+
+
+HELP = """Train a model: one run of a recipe (--settings recipe.yaml --run mcpo/default), or a file of its own.
+
+    \b
+    A file of its own needs an objective, a set, a model and where the new one goes:
+      objective: mcpo
+      data: {path: pairs.jsonl, format: trl_pairs}   # or a folder that prefdata published: format: sets
+      model: /models/my-sft-model                    # or a Hub id with its revision
+      output: out/mcpo
+      epochs: 1
+
+    Several processes: torchrun --no-python --nproc-per-node 2 prefdata train FILE.
+    """
 
 
 def objectives(name: Annotated[str | None, typer.Argument(help="one of them; default: all")] = None) -> None:
-    """List what python -m train can optimise: formula, negatives, references, needs, own defaults, paper."""
+    """List what prefdata train can optimise: formula, negatives, references, needs, own defaults, paper."""
     from train.objectives.catalogue import text
     from train.objectives.registry import OBJECTIVES
 
     if name is not None and name not in OBJECTIVES:
         raise ConfigError(f"unknown objective{did_you_mean(name, OBJECTIVES)}", name)
     typer.echo("\n\n".join(text(each) for each in ([name] if name else OBJECTIVES)))
+
+
+def _show_keys() -> None:
+    from train.from_file import FileSettings
+
+    print("train.runs.<objective>/<variant> of a recipe has all but the last keys (objective to threads).")
+    print_settings(FileSettings)
+
+
+def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp) -> None:
+    from train import from_file
+
+    asked = from_file.load(path)
+    if check:
+        _say(asked.name, asked.recipe)
+        return
+    os.environ["OMP_NUM_THREADS"] = str(asked.recipe.threads)  # before torch is imported
+    from train.run import train
+
+    results = asked.results
+    call = partial(train, asked.recipe, asked.name, results)
+    _train(log, results.root / "locks" / "train", call, partial(from_file.prepare, asked, bring_up))
+
+
+def _of_recipe(path: Path, name: str | None, check: bool, log: Path | None) -> None:
+    from train.resolve import validate
+
+    recipe = read_recipe(path)
+    runs = validate(recipe, str(path))
+    if name is None or check:
+        for each in runs:
+            _say(each, recipe)
+        return
+    if name not in runs:
+        raise ConfigError(f"no run {name!r}{did_you_mean(name, runs)}", str(path))
+    from train.run import train
+
+    results = Results(recipe, {})
+    _train(log, results.root / "locks" / f"train-{name.replace('/', '-')}", partial(train, recipe, name, results))
+
+
+def _train(log: Path | None, lock_: Path, call: Callable[[], Path], prepare: Callable[[], None] = lambda: None) -> None:
+    """Prepare and train. Of several processes (torchrun) the first one locks, prepares, writes and says where."""
+    from train import processes
+
+    here = processes.join()
+    try:
+        with logged(log if here.first else None), lock(lock_) if here.first else nullcontext():
+            if here.first:
+                prepare()
+            here.any(False)  # wait for the first
+            folder = call()
+            if here.first:
+                print(folder)
+    finally:
+        processes.leave()
+
+
+def _say(name: str, recipe: Settings) -> None:
+    from train.resolve import resolve
+
+    run = resolve(recipe, name)
+    length = f"{run.steps} steps" if run.steps else f"{run.epochs} epochs"
+    print(f"{name}: {length} from {run.model or 'a fresh model'}")

@@ -8,7 +8,7 @@ from prefdata.draws import hash64
 from prefdata.errors import ConfigError, DataError
 from prefdata.kinds import SplitName
 from prefdata.models.tokens import Encoder
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part
 from prefdata.tables import content, files
@@ -17,10 +17,10 @@ from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
 from train.objectives.reference_weights import alpha
 from train.objectives.registry import Objective
-from train.settings import RunSettings
+from train.settings import TrainingSettings
 
 
-def read_set(run: Run, settings: RunSettings) -> tuple[pl.DataFrame, str]:
+def read_set(run: Results, settings: TrainingSettings) -> tuple[pl.DataFrame, str]:
     """The rows of the run's set and split, and the hash of their content."""
     frame = split_of(whole_set(run, settings), settings.split)
     if frame.is_empty():
@@ -28,7 +28,7 @@ def read_set(run: Run, settings: RunSettings) -> tuple[pl.DataFrame, str]:
     return frame, content.content_hash(frame)
 
 
-def whole_set(run: Run, settings: RunSettings) -> pl.DataFrame:
+def whole_set(run: Results, settings: TrainingSettings) -> pl.DataFrame:
     """All splits."""
     paths = [run.table(Part("sets", "sets", settings.set), s) for s in run.shards]
     return pl.concat([files.read_table(p, "sets") for p in paths])
@@ -38,7 +38,7 @@ def split_of(frame: pl.DataFrame, split: SplitName | None) -> pl.DataFrame:
     return frame if split is None else frame.filter(pl.col("split") == split)
 
 
-def with_alpha(run: Run, settings: RunSettings, recipe: Settings, seed: int) -> RunSettings:
+def with_alpha(run: Results, settings: TrainingSettings, recipe: Settings, seed: int) -> TrainingSettings:
     """The settings with the references' weights filled in where held-out pairs decide them."""
     asked = settings.references
     if asked.weights == "per_example":
@@ -50,20 +50,20 @@ def with_alpha(run: Run, settings: RunSettings, recipe: Settings, seed: int) -> 
 
 
 def read_examples(
-    frame: pl.DataFrame, encoder: Encoder, recipe: Settings, settings: RunSettings, objective: Objective, limit: int
+    frame: pl.DataFrame, encoder: Encoder, recipe: Settings, settings: TrainingSettings, objective: Objective, limit: int
 ) -> list[Example]:
     """The usable rows in ids; a row without any rejected candidate is none, but for plain SFT."""
     negatives = objective.negatives
     references = [r.name for r in recipe.score.references] if settings.set == "preference" else []
     origins = NEGATIVES[negatives].origins or tuple(settings.negatives.origins)
-    data = examples(frame, encoder, origins if negatives != "none" else (), references, LOSSES[objective.loss].needs)
+    data = examples(frame.to_dicts(), encoder, origins if negatives != "none" else (), references, LOSSES[objective.loss].needs)
     usable = data if negatives == "none" else [e for e in data if len(e.completions) > 1]
     if not usable:
         raise DataError(f"no row has a rejected candidate of origin {list(origins)}", f"sets/{settings.set}")
     return _within(usable, limit, settings)
 
 
-def _within(usable: list[Example], limit: int, settings: RunSettings) -> list[Example]:
+def _within(usable: list[Example], limit: int, settings: TrainingSettings) -> list[Example]:
     """The rows that fit the model; longer ones are left out and counted, never cut. A recipe whose score stage knows the
     policy has none by then."""
     too_long = [e.prompt_id for e in usable if len(e.prompt) + max(map(len, e.completions)) > limit]
@@ -77,7 +77,7 @@ def _within(usable: list[Example], limit: int, settings: RunSettings) -> list[Ex
 
 
 def held_out(
-    run: Run, encoder: Encoder, recipe: Settings, settings: RunSettings, objective: Objective, limit: int, seed: int
+    run: Results, encoder: Encoder, recipe: Settings, settings: TrainingSettings, objective: Objective, limit: int, seed: int
 ) -> list[Example]:
     """What a run is evaluated on while it trains: at most `evaluation.prompts` of its split, by a keyed draw."""
     asked = settings.evaluation

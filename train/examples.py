@@ -1,12 +1,10 @@
 """The preference set as batches: examples in token ids, a data order that is a pure function of (seed, epoch), and
 micro-batches balanced by tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-
-import polars as pl
 
 from prefdata.draws import hash64
 from prefdata.errors import ConfigError, DataError
@@ -33,15 +31,18 @@ class Example:
 
 
 def examples(
-    frame: pl.DataFrame, encoder: Encoder, origins: Sequence[str], references: Sequence[str], need: str | None = None
+    rows: Sequence[Mapping[str, Any]],
+    encoder: Encoder,
+    origins: Sequence[str],
+    references: Sequence[str],
+    need: str | None = None,
 ) -> list[Example]:
-    """The rows of a set: ties with the chosen are left out, the pool is limited to `origins`.
+    """The rows of a set (dicts of the table `sets`): ties with the chosen are left out, the pool is limited to `origins`.
 
     Rows whose pool is empty are kept (plain SFT needs none). Raises DataError where log-probs of a reference lack, and
     ConfigError where the set lacks what the loss needs (train.losses.Loss.needs).
     """
     made = []
-    rows = frame.to_dicts()
     prompts = encoder.prompts([(r["prompt"], r["tools"], r["template_kwargs"]) for r in rows])
     for row, prompt in zip(rows, prompts, strict=True):
         kept = [c for c in row["candidates"] if c["role"] == "chosen" or (c["role"] == "rejected" and c["origin"] in origins)]

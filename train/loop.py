@@ -1,10 +1,10 @@
-"""The training loop, read top to bottom."""
+"""The training loop: prepare (train.run, train.fit), steps, what is left (train.result)."""
 
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,18 @@ import torch
 
 from prefdata.draws import hex_id
 from prefdata.errors import EngineError
-from prefdata.models.loading import context
+from prefdata.models.tokens import Encoder
 from prefdata.progress import Progress
-from prefdata.recipe.results import Run
-from prefdata.recipe.settings.whole import Settings
-from train import checkpoint, result
+from train import checkpoint
 from train.batch_statistics import RunningMean
-from train.data import held_out, read_examples, read_set, with_alpha
 from train.examples import Example, Order
 from train.first_batch import check
 from train.metrics import Metrics, merged
-from train.objectives.registry import OBJECTIVES
-from train.policy import policy, reference
+from train.objectives.registry import Objective
 from train.precision import forwards, warn_of_slow_bf16
-from train.processes import ALONE, World, join, plain, whole
-from train.settings import RunSettings, resolve
+from train.processes import ALONE, World, plain, whole
+from train.result import Trained
+from train.settings import TrainingSettings
 from train.step import Step
 from train.stopping import Stopping
 from train.version import VERSION
@@ -34,75 +31,89 @@ from train.version import VERSION
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-def train(recipe: Settings, name: str, run: Run | None = None) -> Path:
-    """Train one run of a recipe; returns the folder of the model. Resumes by itself, exactly.
+@dataclass(frozen=True)
+class Prepared:
+    """All that the steps of a run need. `held`: what it is evaluated on while it trains; `reference`: the primary one as a
+    model, for losses that score what no table holds; `scratch`: where checkpoints go; `before`: the folder of the optimizer
+    that it continues with."""
 
-    SIGTERM ends it after the step at hand with a checkpoint (SystemExit 143): the same command goes on. Under torchrun every
-    process calls it.
-    """
-    world, run, settings = join(), run or Run(recipe), resolve(recipe, name)
-    objective, seed = OBJECTIVES[name.partition("/")[0]], recipe.seed if settings.seed is None else settings.seed
-    torch.set_num_threads(recipe.threads)
-    frame, data_hash = read_set(run, settings)
-    settings = with_alpha(run, settings, recipe, seed)
-    with world.first_then_all():  # the first one hashes a local model and keeps the hash
-        model, encoder, start = policy(run, settings, seed, frame)
-    limit = context(model.config)
-    data = read_examples(frame, encoder, recipe, settings, objective, limit)
-    held = held_out(run, encoder, recipe, settings, objective, limit, seed) if settings.evaluation.every else []
-    order = Order(tuple(e.prompt_id for e in data), settings.batch_prompts, seed)
-    check(model, data, settings.batch_prompts, settings.micro_tokens, world)
-    if settings.precision == "bfloat16":
-        warn_of_slow_bf16(model)
-    model = world.sharded(model)
-    optimizer = make_optimizer(model, settings)
-    references = [r.name for r in recipe.score.references]
+    name: str
+    objective: Objective
+    settings: TrainingSettings
+    seed: int
+    model: Any
+    encoder: Encoder
+    data: Sequence[Example]
+    held: Sequence[Example]
+    order: Order
+    reference: Any
+    limit: int
+    identity: checkpoint.Identity
+    scratch: Path
+    before: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def identity_of(
+    name: str, settings: TrainingSettings, seed: int, data: str, start: str, references: Sequence[str], held: Sequence[Example]
+) -> checkpoint.Identity:
+    """What a checkpoint of the run is of. `data`, `start`: hashes of the rows and of what the model starts from."""
     compared = json.dumps([references, [[e.prompt_id, e.completions, e.logps] for e in held]])
-    base = hex_id("run", VERSION, name, json.dumps({**resume_slice(settings), "seed": None}), data_hash, start)
-    whole = hex_id(base, json.dumps(resume_slice(settings)), seed, compared)
-    identity = checkpoint.Identity(whole, base, seed)
-    scratch = run.root / "chunks" / "train" / name
-    before = checkpoint.continued(run, settings, optimizer)
-    state = checkpoint.resume(scratch, identity, model, optimizer, world) or before
-    plan = Plan(settings, order, before["step"])
-    step_of = Step(objective, settings, seed, reference(run, settings, objective, order), limit)
+    base = hex_id("run", VERSION, name, json.dumps({**resume_slice(settings), "seed": None}), data, start)
+    return checkpoint.Identity(hex_id(base, json.dumps(resume_slice(settings)), seed, compared), base, seed)
+
+
+def steps(run: Prepared, world: World = ALONE) -> Trained | None:
+    """Take every step of a run, from its newest checkpoint on; what it leaves, on the first rank.
+
+    SIGTERM ends it after the step at hand with a checkpoint (SystemExit 143): the same call goes on, exactly.
+    """
+    settings = run.settings
+    check(run.model, run.data, settings.batch_prompts, settings.micro_tokens, world)
+    if settings.precision == "bfloat16":
+        warn_of_slow_bf16(run.model)
+    model = world.sharded(run.model)
+    optimizer = make_optimizer(model, settings)
+    before = checkpoint.continued(run.before, optimizer)
+    state = checkpoint.resume(run.scratch, run.identity, model, optimizer, world) or before
+    plan = Plan(settings, run.order, before["step"])
+    step_of = Step(run.objective, settings, run.seed, run.reference, run.limit)
     running, best = RunningMean(*state.get("running", ())), state.get("best")
     saved = time.monotonic()
-    with Progress(f"train {name}", plan.last - plan.first, shown=world.first) as progress, Stopping() as stopping:
+    with Progress(f"train {run.name}", plan.last - plan.first, shown=world.first) as progress, Stopping() as stopping:
         progress.advance(state["step"] - plan.first)
         for step in range(state["step"], plan.last):
             started = time.monotonic()
-            row = one_step(model, optimizer, step_of, data, plan, step, running, world)
+            row = one_step(model, optimizer, step_of, run.data, plan, step, running, world)
             took = time.monotonic() - started
-            if held and ((step + 1) % settings.evaluation.every == 0 or step + 1 == plan.last):  # type: ignore[operator]
-                row |= evaluate(model, step_of, held, row.get("shift", 0.0), world)
+            if run.held and ((step + 1) % settings.evaluation.every == 0 or step + 1 == plan.last):  # type: ignore[operator]
+                row |= evaluate(model, step_of, run.held, row.get("shift", 0.0), world)
                 if best is None or row["eval_loss"] < best["eval_loss"]:
                     best = {"step": step + 1, "eval_loss": row["eval_loss"]}
-                    checkpoint.save_best(scratch, world.settled(model), world)
+                    checkpoint.save_best(run.scratch, world.settled(model), world)
             state["rows"].append(row)
             progress.advance(1, _note(row, took))
             asked = world.any(stopping.asked)
             due = world.any(time.monotonic() - saved >= settings.checkpoint_s) or asked
             if due and step + 1 < plan.last:
-                kept = {"rows": state["rows"], "running": [running.total, running.count], "best": best, **identity.state()}
-                checkpoint.save(scratch, step + 1, world.settled(model), optimizer, kept, world=world)
+                kept = {"rows": state["rows"], "running": [running.total, running.count], "best": best, **run.identity.state()}
+                checkpoint.save(run.scratch, step + 1, world.settled(model), optimizer, kept, world=world)
                 saved = time.monotonic()
                 if asked:
-                    stopping.leave(f"train {name}: stopped after step {step + 1} of {plan.last}; the same command goes on")
-    facts = {"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data_hash, "best": best}
-    kept_state = {"step": plan.last, "running": [running.total, running.count]}
+                    stopping.leave(f"train {run.name}: stopped after step {step + 1} of {plan.last}; the same command goes on")
     moments = checkpoint.optimizer_tensors(optimizer, world) if settings.keep_optimizer else {}
     final = plain(world.settled(model), world)
-    if final is not None:
-        result.save(run, name, result.Trained(final, encoder, moments, scratch, state["rows"], facts, kept_state))
-    return Path(run.model_path(f"run:{name}"))
+    if final is None:
+        return None
+    kept_state = {"step": plan.last, "running": [running.total, running.count]}
+    return Trained(final, run.encoder, moments, run.scratch, state["rows"], {**run.facts, "best": best}, kept_state)
 
 
 @dataclass(frozen=True)
 class Plan:
     """Which steps a run takes: from `first` (0 unless it continues another run) to before `last`."""
 
-    settings: RunSettings
+    settings: TrainingSettings
     order: Order
     first: int = 0
 
@@ -225,7 +236,7 @@ def evaluate(
     return {"eval_loss": sum(world.gathered(total)), **beside}
 
 
-def make_optimizer(model: Any, settings: RunSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: Any, settings: TrainingSettings) -> torch.optim.Optimizer:
     """AdamW over what trains."""
     knobs = settings.optimizer
     return torch.optim.AdamW(
@@ -237,7 +248,7 @@ def make_optimizer(model: Any, settings: RunSettings) -> torch.optim.Optimizer:
     )
 
 
-def resume_slice(settings: RunSettings) -> dict[str, Any]:
+def resume_slice(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that a checkpoint must agree with: all but how often one is written."""
     return settings.model_dump(mode="json", exclude={"checkpoint_s"})
 

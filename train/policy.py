@@ -11,16 +11,16 @@ from prefdata.errors import ConfigError
 from prefdata.kinds import End, Template
 from prefdata.models.loading import device, load_model
 from prefdata.models.tokens import Encoder, load_encoder
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
 from prefdata.tables import content
 from train import bpe
 from train.examples import Order
 from train.objectives.losses import LOSSES
 from train.objectives.registry import Objective
-from train.settings import InitSettings, LoraSettings, RunSettings
+from train.settings import InitSettings, LoraSettings, TrainingSettings
 
 
-def policy(run: Run, settings: RunSettings, seed: int, frame: pl.DataFrame) -> tuple[Any, Encoder, str]:
+def policy(run: Results, settings: TrainingSettings, seed: int, frame: pl.DataFrame) -> tuple[Any, Encoder, str]:
     """The model to train, its encoder and what it started from."""
     template, end = settings.template or "chat", settings.end or "eos"
     if settings.init is not None:
@@ -34,7 +34,7 @@ def policy(run: Run, settings: RunSettings, seed: int, frame: pl.DataFrame) -> t
     return (adapted(model, settings.lora, seed) if settings.lora else model), encoder, identity
 
 
-def _fresh_encoder(run: Run, init: InitSettings, template: Template, end: End, frame: pl.DataFrame) -> tuple[Encoder, str]:
+def _fresh_encoder(run: Results, init: InitSettings, template: Template, end: End, frame: pl.DataFrame) -> tuple[Encoder, str]:
     """The tokenizer of a fresh model and what identifies it; one trained here is a function of the run's set."""
     if init.tokenizer is None:
         made = bpe.train(bpe.texts(frame), init.vocab_size or 0, init.context)
@@ -120,7 +120,7 @@ def merged(model: Any) -> Any:
     return plain
 
 
-def reference(run: Run, settings: RunSettings, objective: Objective, order: Order) -> Any:
+def reference(run: Results, settings: TrainingSettings, objective: Objective, order: Order) -> Any:
     """The primary reference as a model, a second copy of the start, for losses that score what no table holds; else None."""
     if LOSSES[objective.loss].needs != "mismatched":
         return None

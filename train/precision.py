@@ -13,11 +13,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefdata.errors import ConfigError
 from prefdata.models.forward.read_positions import last_layer
-from train.settings import RunSettings
+from train.settings import TrainingSettings
 
 
 @contextmanager
-def forwards(model: Any, settings: RunSettings) -> Iterator[None]:
+def forwards(model: Any, settings: TrainingSettings) -> Iterator[None]:
     """Within: forwards of `model` as the settings ask."""
     with ExitStack() as held:
         if settings.precision == "bfloat16":

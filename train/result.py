@@ -9,7 +9,6 @@ from torch import Tensor
 
 from prefdata.models.identity import RECEIPT, content_revision
 from prefdata.models.tokens import Encoder
-from prefdata.recipe.results import Run
 from prefdata.tables import atomic
 from train import card, checkpoint, curves
 from train.policy import merged
@@ -29,12 +28,10 @@ class Trained:
     kept: dict[str, Any]
 
 
-def save(run: Run, name: str, trained: Trained) -> Path:
+def save(folder: Path, name: str, trained: Trained, about: card.About) -> None:
     """Write the model, beside it best/ (where the run was evaluated), adapter/ (of LoRA) and optimizer/ (where it is kept),
     metrics, curves, the card and the receipt train.json: all of it appears at once, in the place of what was there."""
-    folder = Path(run.model_path(f"run:{name}"))
-    atomic.atomic_folder(folder, lambda part: _write(part, run, name, trained))
-    return folder
+    atomic.atomic_folder(folder, lambda part: _write(part, name, trained, about))
 
 
 def ours(folder: Path) -> bool:
@@ -46,13 +43,13 @@ def ours(folder: Path) -> bool:
         return False
 
 
-def _write(folder: Path, run: Run, name: str, trained: Trained) -> None:
+def _write(folder: Path, name: str, trained: Trained, about: card.About) -> None:
     rows = trained.rows
     _write_weights(folder, trained)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     curves.draw(rows, name, folder / "metrics.png")
     (folder / "metrics.html").write_text(curves.page_of(rows, name), encoding="utf-8")
-    (folder / "README.md").write_text(card.text(name, trained.facts, rows, run.settings), encoding="utf-8")
+    (folder / "README.md").write_text(card.text(name, trained.facts, rows, about), encoding="utf-8")
     made = sorted([*(p.name for p in folder.iterdir()), RECEIPT])
     receipt = {"revision": content_revision(folder), "steps": len(rows), "files": made, **trained.facts}
     (folder / RECEIPT).write_text(json.dumps(receipt, indent=1, sort_keys=True), encoding="utf-8")

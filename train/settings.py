@@ -1,17 +1,14 @@
 """The settings of one training run, train.runs.<objective>/<variant> of a recipe."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from prefdata.errors import ConfigError, did_you_mean
+from prefdata.errors import did_you_mean
 from prefdata.kinds import Commit, Origin, SplitName
-from prefdata.recipe.read import explain
-from prefdata.recipe.settings.whole import Settings
-from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES, WEIGHTS
-from train.objectives.registry import OBJECTIVES, Objective
+from train.objectives.registry import Objective
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -131,7 +128,7 @@ class EvaluationSettings(BaseModel, frozen=True, extra="forbid"):
     prompts: int = Field(256, ge=1, description="at most so many, the same ones every time")
 
 
-class RunSettings(BaseModel, frozen=True, extra="forbid"):
+class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     """One training run."""
 
     set: Literal["sft", "preference"] = Field("preference", description="which set it reads")
@@ -163,7 +160,7 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
     checkpoint_s: float = Field(5.0, gt=0, description="seconds of work between checkpoints; no result depends on it")
 
     @model_validator(mode="after")
-    def _start(self) -> "RunSettings":
+    def _start(self) -> "TrainingSettings":
         if self.model is not None and self.init is not None:
             raise ValueError("give either model or init")
         if self.steps is not None and self.epochs is not None:
@@ -175,45 +172,7 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-def resolve(settings: Settings, name: str, where: str = "settings") -> RunSettings:
-    """The validated settings of one run with what depends on the rest of the recipe filled in.
-
-    Raises ConfigError with every mistake: unknown keys and objectives, templates unlike the primary reference's, a
-    run without a model to start from.
-    """
-    key = f"{where}: train.runs.{name}"
-    objective = name.partition("/")[0]
-    if objective not in OBJECTIVES:
-        raise ConfigError(f"unknown objective{did_you_mean(objective, OBJECTIVES)}", key)
-    try:
-        run = RunSettings.model_validate(settings.train.runs[name])
-    except ValidationError as error:
-        raise ConfigError(explain(error, RunSettings, key, "python -m train --keys")) from error
-    filled = _fill(settings, run, objective, key)
-    _check(settings, filled, objective, key)
-    return filled
-
-
-def _fill(settings: Settings, run: RunSettings, objective: str, key: str) -> RunSettings:
-    primary = settings.score.references[0] if settings.score.references else None
-    own = {r.model: r for r in settings.score.references}.get(f"run:{key.rpartition('runs.')[2]}") or primary
-    row = OBJECTIVES[objective]
-    update: dict[str, Any] = {
-        "template": run.template or (own.template if own else "chat"),
-        "end": run.end or (own.end if own else "eos"),
-    }
-    if run.continue_from is not None:
-        update["model"] = f"run:{run.continue_from}"
-    elif run.model is None and run.init is None and primary is not None:
-        update |= {"model": primary.model, "revision": primary.revision}
-    if run.steps is None and run.epochs is None:
-        update["epochs"] = 1
-    if run.split is None and run.set == "preference":
-        update["split"] = "train"
-    return with_defaults(run.model_copy(update=update), row)
-
-
-def with_defaults(run: RunSettings, row: Objective) -> RunSettings:
+def with_defaults(run: TrainingSettings, row: Objective) -> TrainingSettings:
     """The run with the objective's own defaults for keys of loss and negatives that the recipe does not give."""
     loss = _with(run.loss, row.defaults.get("loss", {}))
     negatives = _with(run.negatives, row.defaults.get("negatives", {}))
@@ -223,73 +182,3 @@ def with_defaults(run: RunSettings, row: Objective) -> RunSettings:
 
 def _with(section: Section, own: Mapping[str, float | str]) -> Section:
     return section.model_copy(update={k: v for k, v in own.items() if k not in section.model_fields_set})
-
-
-def _check(settings: Settings, run: RunSettings, objective: str, key: str) -> None:
-    row, references = OBJECTIVES[objective], settings.score.references
-    problems = []
-    if run.model is None and run.init is None:
-        problems.append(f"{key}: no model to start from: give model, init, or score.references")
-    if run.model is not None and run.model.startswith("run:") and run.model[4:] not in settings.train.runs:
-        problems.append(f"{key}: model {run.model} is no run{did_you_mean(run.model[4:], settings.train.runs)}")
-    problems += _continued(settings, run, key)
-    if row.references != "none" and not references:
-        problems.append(f"{key}: {objective} needs the log-probs of references: give score.references")
-    if run.references.weights != "per_example" and row.references not in ("virtual", "each"):
-        problems.append(f"{key}: references.weights weighs several references, {objective} compares with {row.references}")
-    if run.references.weights != "per_example" and "validation" not in settings.sets.splits:
-        problems.append(f"{key}: references.weights {run.references.weights} needs split validation in sets.splits")
-    if row.references in ("virtual", "each") and len(references) < 2:
-        problems.append(f"{key}: {objective} combines two references or more, score.references has {len(references)}")
-    asked = run.negatives
-    if asked.count > 1 and NEGATIVES[row.negatives].draws(asked.count) != asked.count:
-        problems.append(f"{key}: negatives.count has no effect: {objective} does not draw that many")
-    if row.negatives != "kernel" and (asked.steps > 1 or asked.proposals is not None or asked.include_chosen):
-        problems.append(f"{key}: negatives.steps, proposals and include_chosen are the kernel's, {objective} has none")
-    if (asked.steps > 1 or asked.proposals is not None) and asked.count > 1 and not asked.replacement:
-        problems.append(f"{key}: {asked.count} chains of the kernel may meet: negatives.replacement: true counts repeats")
-    need = LOSSES[row.loss].needs
-    if need == "smoothing" and not run.loss.label_smoothing:
-        problems.append(f"{key}: {objective} is infinite at loss.label_smoothing 0: give a small one, 0.001 by default")
-    if need == "mismatched" and run.batch_prompts < 2:
-        problems.append(f"{key}: {objective} compares with answers of other prompts of the batch: batch_prompts of 2 at least")
-    if need == "mismatched" and references and (run.model, run.revision) != (references[0].model, references[0].revision):
-        problems.append(
-            f"{key}: {objective} scores other prompts' answers as it goes, by a copy of its start: "
-            f"start from the primary reference {references[0].model}"
-        )
-    if row.negatives != "none" and run.set == "sft":
-        problems.append(f"{key}: {objective} needs rejected candidates, sets/sft has none: set: preference")
-    if row.references != "none" and references and (run.template, run.end) != (references[0].template, references[0].end):
-        problems.append(f"{key}: template and end must be those of the primary reference {references[0].name}")
-    if run.references.alpha is not None and len(run.references.alpha) != len(references):
-        problems.append(f"{key}: references.alpha has {len(run.references.alpha)} weights for {len(references)} references")
-    if run.references.weight_order == "repo" and len(references) != 2:
-        problems.append(f"{key}: references.weight_order: repo is defined for two references, not {len(references)}")
-    if problems:
-        raise ConfigError(problems)
-
-
-def _continued(settings: Settings, run: RunSettings, key: str) -> list[str]:
-    """What is wrong with the run that this one continues from."""
-    before = run.continue_from
-    if before is None or before not in settings.train.runs:  # an unknown name is told as an unknown model
-        return []
-    if not settings.train.runs[before].get("keep_optimizer"):
-        return [f"{key}: {before} keeps no optimizer to go on with: keep_optimizer: true there"]
-    if (settings.train.runs[before].get("lora") is None) != (run.lora is None):
-        return [f"{key}: {before} and this run must both train adapters or both all weights"]
-    return [f"{key}: adapters are merged when a run ends, and cannot be continued"] if run.lora else []
-
-
-def validate(settings: Settings, where: str = "settings") -> dict[str, RunSettings]:
-    """Every run of the recipe; all mistakes of all runs together."""
-    runs, problems = {}, []
-    for name in settings.train.runs:
-        try:
-            runs[name] = resolve(settings, name, where)
-        except ConfigError as error:
-            problems += str(error).splitlines()
-    if problems:
-        raise ConfigError(problems)
-    return runs

@@ -23,7 +23,7 @@ from train.objectives.negatives import NEGATIVES, WEIGHTS, Draw, Picked, Vector,
 from train.objectives.references import REFERENCES
 from train.objectives.registry import Objective
 from train.processes import ALONE, World
-from train.settings import RunSettings
+from train.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Step:
     `limit`: how many tokens a row may have."""
 
     objective: Objective
-    settings: RunSettings
+    settings: TrainingSettings
     seed: int
     reference: Any = None
     limit: int = 2**20

@@ -1,4 +1,4 @@
-"""`python -m train settings.yaml`: one training run on any set, without a recipe and without Snakemake.
+"""`prefdata train settings.yaml`: one training run on any set, without a recipe of one's own and without Snakemake.
 
 The set is read, ranked and scored by the same stages as in a recipe, in this process, into <output>.work; what is there
 already is not done again. A set that prefdata published is taken with its log-probs; only references it lacks are scored.
@@ -6,7 +6,7 @@ already is not done again. A set that prefdata published is taken with its log-p
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,23 +21,23 @@ from prefdata.models.identity import revision_of
 from prefdata.models.settings import ReferenceSettings
 from prefdata.output import read_back
 from prefdata.output.read_back import Recorded
-from prefdata.progress import Progress
+from prefdata.progress import Progress, processors
 from prefdata.recipe.read import explain, read_yaml, validate_recipe
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part, reference_unit
 from prefdata.sources import readers
 from prefdata.sources.settings import SourceSettings
 from prefdata.sources.shapes import SHAPES
-from prefdata.stages import score
 from prefdata.tables import files
 from prefdata.tables.finished import ChunkStore
-from prefdata.workflow.execute import bring_up
 from train.objectives.losses import LOSSES
 from train.objectives.registry import OBJECTIVES, Objective
+from train.resolve import validate
 from train.result import ours
-from train.settings import RunSettings, validate
+from train.settings import TrainingSettings
 
+BringUp = Callable[[Results, Sequence[str], Sequence[Path]], None]
 PUBLISHED = "sets"
 """The format of a set that prefdata published."""
 STAGES = ("sources", "split", "prune", "rank", "noise", "score", "sets")
@@ -77,7 +77,7 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
         return SourceSettings(name="data", **self.model_dump(exclude={"validation"}))
 
 
-class AloneSettings(RunSettings, frozen=True, extra="forbid"):
+class FileSettings(TrainingSettings, frozen=True, extra="forbid"):
     """A run's own keys, and what a recipe would say around it."""
 
     objective: str = Field(description="what is optimised; prefdata objectives lists them")
@@ -91,21 +91,21 @@ class AloneSettings(RunSettings, frozen=True, extra="forbid"):
 
 
 @dataclass(frozen=True)
-class Alone:
+class FileRun:
     """A validated run: its recipe, its name in there, and the published rows where they are read."""
 
-    asked: AloneSettings
+    asked: FileSettings
     recipe: Settings
     name: str
     published: pl.DataFrame | None
 
     @property
-    def run(self) -> Run:
+    def results(self) -> Results:
         output = Path(self.asked.output).expanduser()
-        return Run(self.recipe, output.with_name(f"{output.name}.work"), {self.name: output})
+        return Results(self.recipe, {}, output.with_name(f"{output.name}.work"), {self.name: output})
 
 
-def load(path: Path) -> Alone:
+def load(path: Path) -> FileRun:
     """Read and validate the file. Raises ConfigError with every mistake."""
     raw = read_yaml(path)
     if "objective" not in raw:
@@ -115,9 +115,9 @@ def load(path: Path) -> Alone:
             f"for a recipe: --settings {path} --run <objective>/<variant>",
         )
     try:
-        asked = AloneSettings.model_validate(raw)
+        asked = FileSettings.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(explain(error, AloneSettings, str(path), "python -m train --keys")) from error
+        raise ConfigError(explain(error, FileSettings, str(path), "prefdata train --keys")) from error
     if asked.objective not in OBJECTIVES:
         raise ConfigError(f"unknown objective{did_you_mean(asked.objective, OBJECTIVES)}", f"{path}: objective")
     _require_own(Path(asked.output).expanduser())
@@ -127,7 +127,7 @@ def load(path: Path) -> Alone:
     name = f"{asked.objective}/model"
     made = validate_recipe(_recipe(asked, name, references), str(path))
     validate(made, str(path))
-    return Alone(asked, made, name, published)
+    return FileRun(asked, made, name, published)
 
 
 def _require_own(output: Path) -> None:
@@ -138,7 +138,7 @@ def _require_own(output: Path) -> None:
         raise ConfigError("the folder holds something else than a model made here", str(output), "name another output")
 
 
-def _published(asked: AloneSettings) -> tuple[pl.DataFrame | None, list[Recorded]]:
+def _published(asked: FileSettings) -> tuple[pl.DataFrame | None, list[Recorded]]:
     if asked.data.format != PUBLISHED:
         return None, []
     if asked.data.dataset is not None:
@@ -147,7 +147,7 @@ def _published(asked: AloneSettings) -> tuple[pl.DataFrame | None, list[Recorded
 
 
 def _references(
-    asked: AloneSettings, objective: Objective, published: pl.DataFrame | None, recorded: list[Recorded]
+    asked: FileSettings, objective: Objective, published: pl.DataFrame | None, recorded: list[Recorded]
 ) -> list[ReferenceSettings]:
     """The references of the run, by the names they have in the set where it has them."""
     if objective.references == "none":
@@ -166,7 +166,7 @@ def _references(
     return [ReferenceSettings.model_validate({"name": "start", "model": asked.model, "revision": asked.revision, **own})]
 
 
-def _require_effect(asked: AloneSettings) -> None:
+def _require_effect(asked: FileSettings) -> None:
     """Refuse keys that would do nothing. Raises ConfigError."""
     if asked.data.format == PUBLISHED:
         idle = sorted(asked.data.model_fields_set & {"config", "hub_split", "fields", "validation"})
@@ -189,7 +189,7 @@ def _require_whole(published: pl.DataFrame | None, names: Sequence[str]) -> None
                 )
 
 
-def _require_start(asked: AloneSettings, objective: Objective, primary: Recorded) -> None:
+def _require_start(asked: FileSettings, objective: Objective, primary: Recorded) -> None:
     """Losses that score by a copy of the start need the start to be the primary reference. Raises ConfigError."""
     if LOSSES[objective.loss].needs != "mismatched" or asked.model is None:
         return
@@ -201,7 +201,7 @@ def _require_start(asked: AloneSettings, objective: Objective, primary: Recorded
         )
 
 
-def _recorded(asked: AloneSettings, facts: Recorded) -> ReferenceSettings:
+def _recorded(asked: FileSettings, facts: Recorded) -> ReferenceSettings:
     if asked.model is None:
         raise ConfigError("give model: the one to train, which was the set's primary reference", "model")
     kept = {"name": facts.name, "template": facts.template, "end": facts.end}
@@ -225,8 +225,8 @@ def _require_as_recorded(wanted: ReferenceSettings, recorded: list[Recorded], dt
         )
 
 
-def _recipe(asked: AloneSettings, name: str, references: Sequence[ReferenceSettings]) -> dict[str, Any]:
-    given = asked.model_dump(mode="json", exclude_unset=True, include=set(RunSettings.model_fields))
+def _recipe(asked: FileSettings, name: str, references: Sequence[ReferenceSettings]) -> dict[str, Any]:
+    given = asked.model_dump(mode="json", exclude_unset=True, include=set(TrainingSettings.model_fields))
     origins = asked.negatives.origins
     sft = asked.objective == "sft"
     run = {**({"set": "sft", "split": "train"} if sft else {}), **given}
@@ -253,47 +253,47 @@ def _source(data: DataSettings) -> dict[str, Any]:
 
 def _processors() -> int:
     """This process's share of them."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def prepare(alone: Alone) -> None:
-    """Make the set under <output>.work, as far as it is not there."""
-    run = alone.run
-    if alone.published is None:
-        bring_up(run, STAGES, readers.files_of(alone.recipe.sources.sources[0], Path()))
+def prepare(run: FileRun, bring_up: BringUp) -> None:
+    """Make the set under <output>.work, as far as it is not there. `bring_up` runs the data stages."""
+    results = run.results
+    if run.published is None:
+        bring_up(results, STAGES, readers.files_of(run.recipe.sources.sources[0]))
         return
-    rows = alone.published
-    for reference in alone.recipe.score.references:
-        rows = with_logps(rows, reference, run)
+    rows = run.published
+    for reference in run.recipe.score.references:
+        rows = with_logps(rows, reference, results)
     if rows.is_empty():
-        raise ConfigError("no row of the set is left", str(alone.asked.data.path), "look at what was dropped above")
+        raise ConfigError("no row of the set is left", str(run.asked.data.path), "look at what was dropped above")
     for unit in ("preference", "sft"):
-        files.write_table(run.table(Part("sets", "sets", unit), 0), "sets", rows)
+        files.write_table(results.table(Part("sets", "sets", unit), 0), "sets", rows)
 
 
-def with_logps(rows: pl.DataFrame, reference: ReferenceSettings, run: Run) -> pl.DataFrame:
+def with_logps(rows: pl.DataFrame, reference: ReferenceSettings, results: Results) -> pl.DataFrame:
     """The rows with log-probs under the reference, computed where they lack. Candidates that are too long for it or that
     its tokenizer cannot give back are left out, and prompts that then have no chosen or no other one."""
     listed = rows.to_dicts()
     lacking = [r for r in listed if any(reference.name not in _names(c) for c in r["candidates"])]
     if not lacking:
         return rows
-    settings = run.settings.score
-    reader = scorer.Scorer(run.model_path(reference.model), reference, settings.dtype, settings.batch_tokens)
+    settings = results.settings.score
+    reader = scorer.Scorer(results.model_path(reference.model), reference, settings.dtype, settings.batch_tokens)
     common = (
-        run.revision(reference.model, reference.revision),
+        results.revision(reference.model, reference.revision),
         settings.dtype,
         reference.template,
         reference.end,
         reference.max_tokens,
     )
     with (
-        ChunkStore(run.chunks("score", reference_unit(reference))) as store,
+        ChunkStore(results.chunks("score", reference_unit(reference))) as store,
         Progress(f"score {reference.name}", len(lacking)) as progress,
     ):
         for start in range(0, len(lacking), CHUNK):
             some = lacking[start : start + CHUNK]
-            items = score.keyed([scorer.Item(_prompt(r), c) for r in some for c in r["candidates"]], common)
+            items = scorer.keyed([scorer.Item(_prompt(r), c) for r in some for c in r["candidates"]], common)
             if missing := store.missing(list(items)):
                 store.put(dict(zip(missing, reader.values([items[k] for k in missing]), strict=True)))
             values = store.get(list(items))
