@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
+from recipes import TOY
+from runs import Workflow
 
 from prefdata.recipe.job import Job
 from prefdata.recipe.read import validate_recipe
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
 from prefdata.sources.toy import tokenizers
+from prefdata.stages.registry import STAGES
+from prefdata.tables.locks import lock
 from prefdata.workflow.execute import execute
+from prefdata.workflow.recipes import checked
 
 hypothesis_settings.register_profile("prefdata", deadline=None, print_blob=True, derandomize=True)
 hypothesis_settings.load_profile("prefdata")
@@ -32,11 +37,13 @@ def toy_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., Run]:
-    """make_run(sources=..., ...) -> Run in this test's folder."""
+def make_run(tmp_path: Path) -> Callable[..., Results]:
+    """make_run(sources=..., ...) -> Results in this test's folder."""
 
-    def make(**keys: Any) -> Run:
-        return Run(validate_recipe({"name": "t", "dedup": None, **keys}, "test"), tmp_path / "results")
+    def make(**keys: Any) -> Results:
+        return Results(
+            checked(validate_recipe({"name": "t", "dedup": None, **keys}, "test"), "test"), STAGES, tmp_path / "results"
+        )
 
     return make
 
@@ -60,7 +67,7 @@ def nectar(prompt: str = "Sba", answers: Any = (("ab", 1), ("ba", 2)), **extra: 
     return {"prompt": f"\n\nHuman: {prompt}\n\nAssistant: ", "answers": listed, **extra}
 
 
-def run_stages(run: Run, *names: str) -> None:
+def run_stages(run: Results, *names: str) -> None:
     """Run data stages in this process: "rank:source" is one unit, a bare name every unit."""
     for name in names:
         stage, _, unit = name.partition(":")
@@ -73,3 +80,14 @@ def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests neither reach a hub nor inherit a workflow."""
     for name in ("HF_TOKEN", "HF_ENDPOINT", "PREFDATA_RUN_PID", "PREFDATA_SETTINGS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workflow:
+    """The toy recipe, run whole with two workers; once, whatever the number of pytest's own workers."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own if worker_id == "master" else own.parent
+    with lock(shared / "base.lock", wait_s=900):
+        workflow = Workflow(shared / "base", TOY)
+        workflow.run(cores=2)
+    return workflow

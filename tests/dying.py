@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from prefdata.recipe.read import read_recipe
-from prefdata.recipe.results import Run
-from train import loop, processes
+from prefdata.recipe.results import Results
+from prefdata.stages.registry import STAGES
+from train import processes
+from train import run as run_
 from train.step import Step
 
 
@@ -27,7 +29,7 @@ def main(folder: Path, die_at: int) -> None:
 
     Step.values = dying
     for name in loaded.train.runs:
-        loop.train(loaded, name, Run(loaded, folder))
+        run_.train(loaded, name, Results(loaded, STAGES, folder))
     processes.leave()
     print(count)
 

@@ -11,7 +11,7 @@ from train import loop
 from train.batch_statistics import RunningMean
 from train.examples import Order
 from train.objectives.registry import OBJECTIVES
-from train.settings import RunSettings, with_defaults
+from train.settings import TrainingSettings, with_defaults
 from train.step import Step
 
 PATH = Path(__file__).with_name("golden.json")
@@ -26,7 +26,7 @@ def trajectory(name: str) -> list[float]:
         "micro_tokens": 60,
         "optimizer": {"learning_rate": 5e-3, "warmup_share": 0.2, "schedule": "cosine", "clip_norm": 0.5},
     }
-    settings = with_defaults(RunSettings.model_validate(asked), OBJECTIVES[name])
+    settings = with_defaults(TrainingSettings.model_validate(asked), OBJECTIVES[name])
     lm, data = model(), [example(i, 3) for i in range(22)]
     plan = loop.Plan(settings, Order(tuple(e.prompt_id for e in data), 4, 0))
     optimizer, running = loop.make_optimizer(lm, settings), RunningMean()

@@ -14,7 +14,8 @@ from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.settings.data import DedupSettings
 from prefdata.recipe.units import Part
 from prefdata.sources.words import asked, ngrams, words
-from prefdata.stages.dedup import Clusters, minhashes
+from prefdata.stages.dedup import Clusters
+from prefdata.stages.signatures import minhashes
 from prefdata.tables import files
 
 LONG = "please explain in simple words how the heart of a small bird can beat a thousand times in every single minute of flight"

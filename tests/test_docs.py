@@ -8,11 +8,10 @@ import pytest
 import yaml
 
 from prefdata.recipe.read import describe, read_recipe
-from prefdata.stages.registry import STAGES
 from prefdata.tables.schema import TABLES
-from train.alone import AloneSettings
+from train.from_file import FileSettings
 from train.objectives.registry import OBJECTIVES
-from train.settings import validate
+from train.resolve import validate
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -30,14 +29,14 @@ def yaml_blocks(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["README.md", "docs/from-trl.md"])
 def test_the_training_files_of_the_documents_are_valid(name: str) -> None:
-    asked = AloneSettings.model_validate(yaml.safe_load(yaml_blocks(name)[-1]))
+    asked = FileSettings.model_validate(yaml.safe_load(yaml_blocks(name)[-1]))
     assert asked.objective in OBJECTIVES
 
 
 def test_what_from_trl_maps_is_there() -> None:
     """Every objective and key that docs/from-trl.md names on our side exists."""
     table = (ROOT / "docs" / "from-trl.md").read_text().partition("| TRL | here |")[2].partition("## What differs")[0]
-    known = {key for key, _, _ in describe(AloneSettings)} | set(OBJECTIVES)
+    known = {key for key, _, _ in describe(FileSettings)} | set(OBJECTIVES)
     for row in [line for line in table.splitlines()[2:] if line.startswith("| `")]:
         for found in re.findall(r"`([a-z_]+(?:\.[a-z_]+)?)`", row.split("|")[-2]):
             if found != "simpo_gamma" and not found.startswith("metrics."):
@@ -51,10 +50,9 @@ def test_the_recipe_of_the_readme_is_valid(tmp_path: Path) -> None:
     assert set(validate(read_recipe(tmp_path / "mine.yaml"))) == {"mcpo/default"}
 
 
-def test_the_readme_names_every_table_and_the_snakefile_every_stage() -> None:
-    readme, snakefile = ((ROOT / n).read_text() for n in ("README.md", "Snakefile"))
+def test_the_readme_names_every_table() -> None:
+    readme = (ROOT / "README.md").read_text()
     assert all(f"| {t} |" in readme for t in TABLES)
-    assert all(f'"exec prefdata {s} ' in snakefile for s in STAGES)
 
 
 @pytest.mark.parametrize("name", [*sorted(p.name for p in (ROOT / "docs").glob("*.md")), "README.md", "CONTRIBUTING.md"])

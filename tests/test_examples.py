@@ -46,24 +46,24 @@ def encoder(toy_tokenizers: Path):
 
 
 def test_ties_are_left_out_and_the_pool_has_the_asked_origins(encoder) -> None:
-    (e,) = examples(row(), encoder, ["source", "generated"], ["b", "a"])
+    (e,) = examples(row().to_dicts(), encoder, ["source", "generated"], ["b", "a"])
     assert e.origins == ["source", "generated"]
     assert e.completions[0][-1] == encoder.end_id
     assert e.completions[1] == encoder.contents(["ba"])[0], "cut by the length limit: no end id"
     assert e.logps == [[-1.0, -3.0], [-1.0, -3.0]]
-    (noisy,) = examples(row(), encoder, ["noise"], [])
+    (noisy,) = examples(row().to_dicts(), encoder, ["noise"], [])
     assert (noisy.origins, noisy.logps) == (["source", "noise"], [])
 
 
 def test_a_reference_that_lacks_is_named(encoder) -> None:
     with pytest.raises(DataError, match="no log-prob under the reference c; run the score stage"):
-        examples(row(), encoder, ["generated"], ["c"])
+        examples(row().to_dicts(), encoder, ["generated"], ["c"])
 
 
 @pytest.mark.parametrize("logp", [float("nan"), float("inf"), 0.5])
 def test_a_log_prob_that_is_none_is_refused(encoder, logp: float) -> None:
     with pytest.raises(DataError, match="is no log-prob"):
-        examples(row(logp), encoder, ["generated"], ["a"])
+        examples(row(logp).to_dicts(), encoder, ["generated"], ["a"])
 
 
 def test_progress_prints_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,22 +15,22 @@ from starlette.responses import JSONResponse
 
 from prefdata.errors import EngineError
 from prefdata.models.engines.protocol import Request
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
 from prefdata.recipe.units import Part
 from prefdata.stages.generate import answer_of, seed_of
 from prefdata.tables import files
 
-Generated = Callable[..., Run]
+Generated = Callable[..., Results]
 
 
 @pytest.fixture
-def generated(make_run: Callable[..., Run], write_rows: Callable[..., str]) -> Generated:
+def generated(make_run: Callable[..., Results], write_rows: Callable[..., str]) -> Generated:
     """generated(url, prompts, ...) -> a run whose prompts a server answered."""
 
-    def make(url: str, prompts: list[str], model: dict[str, Any] | None = None, shards: int = 1, **keys: Any) -> Run:
+    def make(url: str, prompts: list[str], model: dict[str, Any] | None = None, shards: int = 1, **keys: Any) -> Results:
         rows = [nectar(p, [("source", 1), ("other", 2)]) for p in prompts]
         server = {"url": url, "backoff_s": 0.02, "timeout_s": 20, "deadline_s": 60}
-        asked = {"name": "gen", "model": "policy", "server": server, **(model or {})}
+        asked = {"name": "gen", "id": "policy", "server": server, **(model or {})}
         run = make_run(
             sources={"sources": [{"name": "s", "path": write_rows(rows), "split": "train"}], "max_reject_rate": 1},
             generate={"models": [asked], "max_tokens": 9, **keys},
@@ -42,7 +42,7 @@ def generated(make_run: Callable[..., Run], write_rows: Callable[..., str]) -> G
     return make
 
 
-def made(run: Run, table: str) -> list[dict[str, Any]]:
+def made(run: Results, table: str) -> list[dict[str, Any]]:
     unit = run.units("generate")[0]
     return [r for s in run.shards for r in files.read_table(run.table(Part(table, "generate", unit), s), table).to_dicts()]
 

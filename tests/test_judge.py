@@ -15,9 +15,9 @@ from prefdata.errors import DataError, EngineError
 from prefdata.judging import exact
 from prefdata.judging.exact import ExactJudge
 from prefdata.judging.judge import Judge, Reading
-from prefdata.judging.registry import JUDGES
+from prefdata.judging.registry import KINDS, JudgeKind
 from prefdata.models.engines.protocol import Completion, Replies, Request, in_order
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
 from prefdata.tables import files
 from prefdata.tables.finished import ChunkStore
 
@@ -28,7 +28,7 @@ ROWS = [
 ]
 
 
-def judged(make_run, path: str, **keys: Any) -> Run:
+def judged(make_run, path: str, **keys: Any) -> Results:
     run = make_run(
         sources={"sources": [{"name": "s", "path": path, "split": "train"}], "max_reject_rate": 1},
         prune={"drop_ranks": []},
@@ -40,7 +40,7 @@ def judged(make_run, path: str, **keys: Any) -> Run:
     return run
 
 
-def tables_of(run: Run, stage: str, table: str) -> list[dict[str, Any]]:
+def tables_of(run: Results, stage: str, table: str) -> list[dict[str, Any]]:
     return [
         r
         for p in run.outputs(stage, run.units(stage)[-1])
@@ -90,7 +90,7 @@ def says(verdict: str) -> Completion:
 def script(monkeypatch: pytest.MonkeyPatch, rule: Any) -> Scripted:
     engine = Scripted(rule)
     judge = Judge(lambda spent: nullcontext(engine), exact.ask, exact.read, exact.RUBRIC, "scripted")
-    monkeypatch.setitem(JUDGES, "exact", lambda run, settings: judge)
+    monkeypatch.setitem(KINDS, "exact", JudgeKind(lambda models, settings: judge, "scripted"))
     return engine
 
 

@@ -18,14 +18,15 @@ from prefdata.judging.measures import of_verdicts
 from prefdata.models.forward.logprob import row_logps
 from prefdata.models.loading import load_model
 from prefdata.models.tokens import load_encoder
-from prefdata.recipe.results import Run
+from prefdata.recipe import places
+from prefdata.recipe.results import Results
 from prefdata.recipe.units import Part, judge_unit
 from prefdata.sources.settings import ToySettings
 from prefdata.sources.toy import tokenizers
-from prefdata.stages import judge_report, toy
+from prefdata.stages import toy
 from prefdata.tables import files
 
-Make = Callable[..., Run]
+Make = Callable[..., Results]
 
 
 @pytest.fixture
@@ -37,14 +38,14 @@ def judged(make_run: Make, write_rows: Callable[..., str]) -> Callable[..., dict
         sources = {"sources": [{"name": "s", "path": write_rows(rows), "split": "train"}], "max_reject_rate": 1}
         run = make_run(sources=sources, prune={"drop_ranks": []}, judge=judges)
         run_stages(run, "sources", "split", "prune", "judge", "judge_report")
-        reports = {j.name: judge_report.path(run, judge_unit(j)) for j in run.settings.judge}
+        reports = {j.name: run.path(places.judge_report(judge_unit(j))) for j in run.settings.judge}
         return {name: json.loads(path.read_text()) for name, path in reports.items()}
 
     return run_judges
 
 
 def noisy(name: str, **errors: float) -> dict[str, Any]:
-    judge = {"name": name, "judge": "noisy", "noisy": {"spread": 0.1, **errors}, "min_consistency": 0.0}
+    judge = {"name": name, "kind": "noisy", "noisy": {"spread": 0.1, **errors}, "min_consistency": 0.0}
     return {**judge, "procedure": "round_robin"}
 
 
@@ -156,8 +157,8 @@ ROWS = [nectar(q, [("ab", 1), ("abcdefgh", 2), ("a", 3), ("x" * 60, 4)]) for q i
 
 
 @pytest.fixture
-def scored(make_run: Make, write_rows: Callable[..., str]) -> Callable[..., Run]:
-    def run_judge(judge: dict[str, Any], rows: list[dict[str, Any]] = ROWS) -> Run:
+def scored(make_run: Make, write_rows: Callable[..., str]) -> Callable[..., Results]:
+    def run_judge(judge: dict[str, Any], rows: list[dict[str, Any]] = ROWS) -> Results:
         sources = {"sources": [{"name": "s", "path": write_rows(rows), "split": "train"}], "max_reject_rate": 1}
         run = make_run(sources=sources, prune={"drop_ranks": []}, judge=[{"name": "j", **judge}], sets={"method": "j"})
         run_stages(run, "sources", "split", "prune", "judge", "judge_report", "rank:" + run.units("judge")[0])
@@ -166,20 +167,22 @@ def scored(make_run: Make, write_rows: Callable[..., str]) -> Callable[..., Run]
     return run_judge
 
 
-def verdicts(run: Run) -> list[dict[str, Any]]:
+def verdicts(run: Results) -> list[dict[str, Any]]:
     return files.read_table(run.table(Part("verdicts", "judge", run.units("judge")[0]), 0), "verdicts").to_dicts()
 
 
-def given(run: Run) -> dict[str, dict[str, Any]]:
+def given(run: Results) -> dict[str, dict[str, Any]]:
     prompts = {p["prompt_id"]: p for p in files.read_table(run.table(Part("prompts", "sources"), 0), "prompts").to_dicts()}
     candidates = files.read_table(run.table(Part("candidates", "sources"), 0), "candidates").to_dicts()
     return {c["candidate_id"]: {**c, "messages": prompts[c["prompt_id"]]["messages"]} for c in candidates}
 
 
 @pytest.mark.parametrize("judge", ["likelihood", "reward"])
-def test_model_scores_equal_each_row_alone_and_rank_higher_first(models: Path, scored: Callable[..., Run], judge: str) -> None:
+def test_model_scores_equal_each_row_alone_and_rank_higher_first(
+    models: Path, scored: Callable[..., Results], judge: str
+) -> None:
     name = {"likelihood": "lm", "reward": "reward"}[judge]
-    run = scored({"judge": judge, "model": {"model": str(models / name)}, "max_failed": 0.3})
+    run = scored({"kind": judge, "model": {"id": str(models / name)}, "max_failed": 0.3})
     encoder, rows = load_encoder(str(models / name)), given(run)
     for verdict in verdicts(run):
         candidate = rows[verdict["a"]]
@@ -212,7 +215,7 @@ def test_model_scores_equal_each_row_alone_and_rank_higher_first(models: Path, s
 def test_equal_scores_have_no_order_by_length() -> None:
     from prefdata.recipe.settings.judging import JudgeSettings
 
-    settings = JudgeSettings(judge="verifier")
+    settings = JudgeSettings(kind="verifier")
     tied = [(0.0, 3.0), (1.0, 9.0), (0.0, 3.0), (1.0, 9.0), (0.0, 3.0)]
     for scores in (tied, tied[::-1], tied[2:] + tied[:2]):
         facts = of_verdicts.scored_facts(settings, of_verdicts.Gathered(calls=5, scores=scores))
@@ -220,14 +223,14 @@ def test_equal_scores_have_no_order_by_length() -> None:
 
 
 def test_the_dtype_of_the_scores_is_part_of_a_likelihood_judge(make_run: Make, models: Path) -> None:
-    from prefdata.judging.registry import POINTWISE
+    from prefdata.judging.registry import KINDS
 
-    judge = {"name": "j", "judge": "likelihood", "model": {"model": str(models / "lm")}}
+    judge = {"name": "j", "kind": "likelihood", "model": {"id": str(models / "lm")}}
     runs = [
         make_run(sources={"sources": [{"name": "s", "path": "x"}]}, judge=[judge], score={"dtype": d})
         for d in ("float32", "float64")
     ]
-    assert len({POINTWISE["likelihood"](run, run.settings.judge[0]).what for run in runs}) == 2
+    assert len({KINDS["likelihood"].make(run, run.settings.judge[0]).what for run in runs}) == 2
     assert len({run.trigger("judge", run.units("judge")[0]) for run in runs}) == 2
 
 
@@ -237,12 +240,12 @@ def test_the_bound_counts_what_is_judged(make_run: Make, write_rows: Callable[..
     sources = {"sources": [{"name": "s", "path": write_rows(rows), "split": "train"}]}
     run = make_run(sources=sources, prune={"drop_ranks": [2]}, judge=[{"name": "exact"}], sets={"method": "exact"})
     run_stages(run, "sources", "split", "prune", "judge", "judge_report")
-    facts = json.loads(judge_report.path(run, run.units("judge")[0]).read_text())
+    facts = json.loads(run.path(places.judge_report(run.units("judge")[0])).read_text())
     assert (facts["calls"], facts["calls_bound"]) == (4, 4)
 
 
-def test_the_verifier_scores_against_the_final_answer(scored: Callable[..., Run]) -> None:
-    run = scored({"judge": "verifier", "max_failed": 0.0})
+def test_the_verifier_scores_against_the_final_answer(scored: Callable[..., Results]) -> None:
+    run = scored({"kind": "verifier", "max_failed": 0.0})
     found = {
         given(run)[v["a"]]["response"]: v["score"]
         for v in verdicts(run)
@@ -251,12 +254,12 @@ def test_the_verifier_scores_against_the_final_answer(scored: Callable[..., Run]
     assert found["ab"] == 1
     assert found["a"] == 0.5
     with pytest.raises(EngineError, match="2 of 2 verdicts are missing .2 nothing to verify"):
-        scored({"judge": "verifier"}, [nectar("What is love?", [("a", 1), ("b", 2)])])
+        scored({"kind": "verifier"}, [nectar("What is love?", [("a", 1), ("b", 2)])])
 
 
-def test_what_is_no_reward_model_is_refused(models: Path, scored: Callable[..., Run]) -> None:
+def test_what_is_no_reward_model_is_refused(models: Path, scored: Callable[..., Results]) -> None:
     with pytest.raises(ConfigError, match="a classifier of 2 classes"):
-        scored({"judge": "reward", "model": {"model": str(models / "classes")}})
+        scored({"kind": "reward", "model": {"id": str(models / "classes")}})
 
 
 def test_the_embedded_worlds_comparisons_are_asked_as_the_rubric_asks_them() -> None:

@@ -24,7 +24,8 @@ from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES, Draw
 from train.objectives.reference_weights import VALIDATION_WEIGHTS, alpha
 from train.objectives.registry import OBJECTIVES
-from train.settings import resolve, with_defaults
+from train.resolve import resolve
+from train.settings import with_defaults
 from train.step import Step
 
 NATS = st.floats(-1000, -0.5)
@@ -235,20 +236,20 @@ def encoder(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize("need", ["score", "win_prob"])
 def test_a_set_without_labels_is_refused_by_the_loss_that_needs_them(encoder, need: str) -> None:
-    (made,) = examples.examples(frame(), encoder, ["source"], ["r"], need)
+    (made,) = examples.examples(frame().to_dicts(), encoder, ["source"], ["r"], need)
     assert made.labels == [{"score": 1.0, "win_prob": 0.5}[need]] * 2
     with pytest.raises(ConfigError, match=f"candidate chosen of prompt p: .*needs the {need} of every candidate"):
-        examples.examples(frame(**{need: None}), encoder, ["source"], ["r"], need)
-    assert examples.examples(frame(**{need: None}), encoder, ["source"], ["r"])[0].labels == []
+        examples.examples(frame(**{need: None}).to_dicts(), encoder, ["source"], ["r"], need)
+    assert examples.examples(frame(**{need: None}).to_dicts(), encoder, ["source"], ["r"])[0].labels == []
 
 
 def test_length_averaged_ratios_need_the_policys_tokenizer(encoder) -> None:
     own = len(encoder.completions(["ab"], ["stop"])[0])
     same = [{"reference": "r", "logp": -3.0, "num_tokens": own}]
-    assert examples.examples(frame(logps=same), encoder, ["source"], ["r"], "same_tokenizer")
+    assert examples.examples(frame(logps=same).to_dicts(), encoder, ["source"], ["r"], "same_tokenizer")
     other = [{"reference": "r", "logp": -3.0, "num_tokens": own + 1}]
     with pytest.raises(ConfigError, match=f"r counts {own + 1} tokens and the policy {own}"):
-        examples.examples(frame(logps=other), encoder, ["source"], ["r"], "same_tokenizer")
+        examples.examples(frame(logps=other).to_dicts(), encoder, ["source"], ["r"], "same_tokenizer")
 
 
 REFERENCES = {"references": [{"name": "r", "model": "run:sft/policy", "template": "chat", "end": "eos"}]}

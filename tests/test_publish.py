@@ -19,7 +19,7 @@ from prefdata.output.quality import Quality
 from prefdata.output.targets import Busy, Folder, Head
 from prefdata.output.targets import Hub as HubTarget
 from prefdata.recipe.job import Job
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
 from prefdata.recipe.settings.output import CardSettings
 from prefdata.stages import publish
 from prefdata.tables import atomic, schema, views
@@ -31,7 +31,7 @@ ROWS = [
 SECRET = "hf_w"
 
 
-def published(make_run, path: str, **keys: Any) -> Run:
+def published(make_run, path: str, **keys: Any) -> Results:
     run = make_run(sources={"sources": [{"name": "s", "path": path, "license": "mit"}]}, prune={"drop_ranks": []}, **keys)
     run_stages(run, "sources", "split", "prune", "rank:source", "noise", "sets", "report", "card")
     publish.run(Job(run, "publish"))
@@ -131,6 +131,7 @@ def test_values_are_escaped_and_the_header_parses_back(make_run) -> None:
         settings,
         facts,
         {**Quality([], "source").facts(), "producers": [{"chosen": 1, "in the set": 2, "made": 3, "producer": hostile}]},
+        hostile,
     )
     header = yaml.safe_load(re.match(r"---\n(.*?)---\n", text, re.S)[1])
     assert (header["license"], header["tags"]) == ("cc-by-4.0", ["preference", "dpo", "a: b", "- c"])

@@ -182,7 +182,7 @@ def test_the_report_writes_tables_charts_and_one_page_without_scripts(make_run, 
     rows = [nectar(f"p{i}", [("aa", 1, hostile), ("b", 2), ("c", 2)], split="train") for i in range(3)]
     run = make_run(sources={"sources": [{"name": "s", "path": write_rows(rows)}]}, noise={"copies": 0}, card={"title": hostile})
     run_stages(run, "sources", "split", "prune", "rank:source", "noise", "sets", "report")
-    written = [Path(p) for p in report.outputs(run)]
+    written = [Path(p) for p in run.outputs("report")]
     assert all(p.exists() for p in written)
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in written if p.suffix == ".png")
     text = (run.root / "report" / "quality.html").read_text()

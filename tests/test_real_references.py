@@ -10,11 +10,12 @@ import torch
 from conftest import run_stages
 
 from prefdata.recipe.read import read_recipe, validate_recipe
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
 from prefdata.recipe.units import Part
+from prefdata.stages.registry import STAGES
 from prefdata.tables import files
-from train import loop
-from train.settings import validate
+from train import run as run_
+from train.resolve import validate
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT.parent / "shared" / "models"
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(not MODELS.exists(), reason="the two real models
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """config/stories.yaml scored under both models, in a folder of its own, all prompts for training."""
     text = (ROOT / "config" / "stories.yaml").read_text()
     (folder := tmp_path_factory.mktemp("stories")).joinpath("r.yaml").write_text(text)
@@ -35,16 +36,16 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Run:
         reference["model"] = str(MODELS / NAMES[reference["name"]])
     settings["train"]["runs"] = {"mrpo/default": {"steps": 3, "batch_prompts": 32, "optimizer": {"learning_rate": 1e-4}}}
     settings["evaluate"]["runs"] = []
-    run = Run(validate_recipe(settings, "stories"), folder / "results")
+    run = Results(validate_recipe(settings, "stories"), STAGES, folder / "results")
     run_stages(run, "sources", "split", "prune", "rank:source", "noise", "score", "sets")
     return run
 
 
-def sets_of(run: Run) -> list[dict]:
+def sets_of(run: Results) -> list[dict]:
     return files.read_table(run.table(Part("sets", "sets", "preference"), 0), "sets").to_dicts()
 
 
-def test_every_story_is_scored_by_both_and_none_is_lossy_or_too_long(scored: Run) -> None:
+def test_every_story_is_scored_by_both_and_none_is_lossy_or_too_long(scored: Results) -> None:
     rows = sets_of(scored)
     assert len(rows) == 32
     assert all([x["reference"] for x in c["logps"]] == list(NAMES) for r in rows for c in r["candidates"])
@@ -55,7 +56,7 @@ def test_every_story_is_scored_by_both_and_none_is_lossy_or_too_long(scored: Run
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_sums_equal_plain_forwards_in_double_precision(scored: Run, place: int) -> None:
+def test_sums_equal_plain_forwards_in_double_precision(scored: Results, place: int) -> None:
     """Each text alone, encoded by that model's own tokenizer, no end: within 1e-4 of the stored sum."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -75,7 +76,7 @@ def test_sums_equal_plain_forwards_in_double_precision(scored: Run, place: int) 
     assert worst <= 1e-4 * 256 / 512 * 2  # fp32 sums of at most 255 tokens; the promise is 1e-4 for 512
 
 
-def test_the_models_continue_stories_better_than_shuffled_words(scored: Run) -> None:
+def test_the_models_continue_stories_better_than_shuffled_words(scored: Results) -> None:
     """The log-probs are of language, not of scrambled ids: words in another order are far less likely to both."""
     from prefdata.models.scorer import Item, Scorer
     from prefdata.models.settings import ReferenceSettings
@@ -91,10 +92,10 @@ def test_the_models_continue_stories_better_than_shuffled_words(scored: Run) -> 
         assert good > bad + 50, name
 
 
-def test_mrpo_starts_at_the_oracles_loss_and_learns(scored: Run) -> None:
+def test_mrpo_starts_at_the_oracles_loss_and_learns(scored: Results) -> None:
     """At step 0 the policy is the primary reference, so the loss is a function of the stored log-probs alone."""
     assert set(validate(scored.settings)) == {"mrpo/default"}
-    folder = loop.train(scored.settings.model_copy(update={"name": str(scored.root)}), "mrpo/default")
+    folder = run_.train(scored.settings.model_copy(update={"name": str(scored.root)}), "mrpo/default")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = []
     for row in sets_of(scored):

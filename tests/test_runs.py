@@ -15,15 +15,18 @@ from prefdata.errors import ConfigError, EngineError
 from prefdata.models.loading import load_model
 from prefdata.models.tokens import load_encoder
 from prefdata.recipe.read import validate_recipe
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
 from prefdata.recipe.settings.training import TrainSettings
 from prefdata.recipe.settings.whole import Settings
 from prefdata.sources.toy import tokenizers
+from prefdata.stages.registry import STAGES
 from train import loop
+from train import run as run_
 from train.data import held_out, read_set
 from train.examples import Order
 from train.objectives.registry import OBJECTIVES
-from train.settings import RunSettings, resolve, validate
+from train.resolve import resolve, validate
+from train.settings import TrainingSettings
 from train.step import Step
 
 WORDS = ["a", "ba", "cab", "dabc", "abcda"]
@@ -33,7 +36,7 @@ OWN = {"mrpo": {"references": {"weights": "validation_accuracy"}}, "mcpo": {"neg
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """24 prompts with three scored answers each, scored under two tiny models of one tokenizer."""
     import transformers
 
@@ -59,7 +62,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "train": {"runs": runs},
     }
     made = validate_recipe(settings, "test")
-    run = Run(made.model_copy(update={"name": str(folder / "results")}))  # an absolute name is its own root
+    run = Results(made.model_copy(update={"name": str(folder / "results")}), STAGES)  # an absolute name is its own root
     run_stages(run, "sources", "split", "prune", "rank:source", "noise", "score", "sets")
     return run
 
@@ -72,12 +75,12 @@ def row(number: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_trains_or_says_what_the_set_lacks(prepared: Run, name: str) -> None:
+def test_every_objective_trains_or_says_what_the_set_lacks(prepared: Results, name: str) -> None:
     if name in LACKING:
         with pytest.raises(ConfigError, match=LACKING[name]):
-            loop.train(prepared.settings, f"{name}/default")
+            run_.train(prepared.settings, f"{name}/default")
         return
-    folder = loop.train(prepared.settings, f"{name}/default")
+    folder = run_.train(prepared.settings, f"{name}/default")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 2
     assert all(torch.tensor([r["loss"], r["grad_norm"]]).isfinite().all() and r["grad_norm"] > 0 for r in rows)
@@ -87,20 +90,20 @@ def test_every_objective_trains_or_says_what_the_set_lacks(prepared: Run, name: 
     assert weights is None if name != "mrpo" else sum(weights) == pytest.approx(1)
 
 
-def test_kto_names_a_last_batch_of_one(prepared: Run) -> None:
+def test_kto_names_a_last_batch_of_one(prepared: Results) -> None:
     rows = len(read_set(prepared, resolve(prepared.settings, "kto/default"))[0])
     runs = {"kto/default": {"batch_prompts": rows - 1, "epochs": 1}}
     train = prepared.settings.train.model_copy(update={"runs": runs})
     with pytest.raises(ConfigError, match="the last batch of an epoch has one prompt"):
-        loop.train(prepared.settings.model_copy(update={"train": train}), "kto/default")
+        run_.train(prepared.settings.model_copy(update={"train": train}), "kto/default")
 
 
 @pytest.mark.parametrize("name", ["bco", "kto"])
-def test_a_run_that_stops_goes_on_to_the_same_end(prepared: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_run_that_stops_goes_on_to_the_same_end(prepared: Results, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Killed between two steps after a checkpoint: the batch's numbers and every loss are the unbroken run's."""
 
     def trained(variant: str) -> list[dict[str, float]]:
-        folder: Path = loop.train(settings, f"{name}/{variant}")
+        folder: Path = run_.train(settings, f"{name}/{variant}")
         return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
     run = {"steps": 5, "batch_prompts": 6, "micro_tokens": 40, "checkpoint_s": 1e-9}
@@ -117,7 +120,7 @@ def test_a_run_that_stops_goes_on_to_the_same_end(prepared: Run, monkeypatch: py
 # ---- evaluation, adapters, runs that go on from others ----
 
 
-def with_runs(prepared: Run, runs: dict[str, dict[str, object]]) -> Settings:
+def with_runs(prepared: Results, runs: dict[str, dict[str, object]]) -> Settings:
     train = TrainSettings.model_validate({"runs": runs})
     return prepared.settings.model_copy(update={"train": train})
 
@@ -126,7 +129,7 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_is_evaluated_and_keeps_its_best_weights(prepared: Run) -> None:
+def test_a_run_is_evaluated_and_keeps_its_best_weights(prepared: Results) -> None:
     """At a rate that ruins the model: the best evaluation is the first one, and best/ scores as it did."""
     run = {
         "steps": 5,
@@ -135,7 +138,7 @@ def test_a_run_is_evaluated_and_keeps_its_best_weights(prepared: Run) -> None:
         "evaluation": {"every": 2, "prompts": 3},
     }
     settings = with_runs(prepared, {"dpo/default": run})
-    folder = loop.train(settings, "dpo/default")
+    folder = run_.train(settings, "dpo/default")
     losses = {r["step"]: r["eval_loss"] for r in rows_of(folder) if "eval_loss" in r}
     assert list(losses) == [2, 4, 5]
     receipt = json.loads((folder / "train.json").read_text())
@@ -152,23 +155,23 @@ def test_a_run_is_evaluated_and_keeps_its_best_weights(prepared: Run) -> None:
     assert "held out" in (folder / "metrics.html").read_text()
 
 
-def test_an_unknown_split_to_evaluate_on_is_named(prepared: Run) -> None:
+def test_an_unknown_split_to_evaluate_on_is_named(prepared: Results) -> None:
     settings = with_runs(prepared, {"dpo/default": {"steps": 2, "evaluation": {"every": 1, "split": "sft"}}})
     with pytest.raises(ConfigError, match="no rows of split sft to evaluate on"):
-        loop.train(settings, "dpo/default")
+        run_.train(settings, "dpo/default")
 
 
-def test_adapters_are_trained_saved_and_resumed(prepared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapters_are_trained_saved_and_resumed(prepared: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     import peft
 
     run = {"steps": 4, "batch_prompts": 8, "lora": {"rank": 2}, "checkpoint_s": 1e-9, "optimizer": {"learning_rate": 1e-2}}
     settings = with_runs(prepared, {"dpo/whole": run, "dpo/cut": run})
-    whole = loop.train(settings, "dpo/whole")
+    whole = run_.train(settings, "dpo/whole")
     dies_at(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(settings, "dpo/cut")
+        run_.train(settings, "dpo/cut")
     monkeypatch.undo()
-    cut = loop.train(settings, "dpo/cut")
+    cut = run_.train(settings, "dpo/cut")
     assert rows_of(whole) == rows_of(cut)
     plain = load_model(str(whole))
     start = load_model(prepared.model_path(settings.score.references[0].model))
@@ -194,7 +197,7 @@ def dies_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(loop, "one_step", dying)
 
 
-def test_a_run_continues_anothers_optimizer_schedule_and_steps(prepared: Run) -> None:
+def test_a_run_continues_anothers_optimizer_schedule_and_steps(prepared: Results) -> None:
     """On the same data in one batch an epoch, two runs of three steps are one of six, at a constant rate."""
     knobs = {"optimizer": {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 5}, "batch_prompts": 100}
     runs = {
@@ -203,7 +206,7 @@ def test_a_run_continues_anothers_optimizer_schedule_and_steps(prepared: Run) ->
         "dpo/second": {"steps": 3, "continue_from": "dpo/first", **knobs},
     }
     settings = with_runs(prepared, runs)
-    whole, first, second = (rows_of(loop.train(settings, name)) for name in runs)
+    whole, first, second = (rows_of(run_.train(settings, name)) for name in runs)
     kept = ("step", "lr", "loss", "grad_norm")
     assert [{k: r[k] for k in kept} for r in first + second] == [{k: r[k] for k in kept} for r in whole]
     assert [r["epoch"] for r in second] == [0, 1, 2]
@@ -211,35 +214,35 @@ def test_a_run_continues_anothers_optimizer_schedule_and_steps(prepared: Run) ->
 
 def test_a_continued_run_takes_its_own_data_from_the_beginning() -> None:
     order = Order(tuple(f"{i:016x}" for i in range(12)), 4, seed=0)
-    plan = loop.Plan(RunSettings(steps=3), order, first=7)
+    plan = loop.Plan(TrainingSettings(steps=3), order, first=7)
     assert [plan.members(7 + k) for k in range(3)] == [order.members(k) for k in range(3)]
     assert order.members(0) != order.members(7)
     assert (plan.last, plan.epoch(7)) == (10, 0)
 
 
-def test_a_run_that_died_under_other_references_begins_anew(prepared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_died_under_other_references_begins_anew(prepared: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rows and the same start, but another reference is the primary one."""
     run = {"steps": 4, "batch_prompts": 8, "checkpoint_s": 1e-9, "model": prepared.settings.score.references[0].model}
     settings = with_runs(prepared, {"dpo/cut": run, "dpo/whole": run})
     dies_at(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(settings, "dpo/cut")
+        run_.train(settings, "dpo/cut")
     monkeypatch.undo()
     turned = settings.score.model_copy(update={"references": settings.score.references[::-1]})
     settings = settings.model_copy(update={"score": turned})
-    assert rows_of(loop.train(settings, "dpo/cut")) == rows_of(loop.train(settings, "dpo/whole"))
+    assert rows_of(run_.train(settings, "dpo/cut")) == rows_of(run_.train(settings, "dpo/whole"))
 
 
-def test_a_run_that_died_under_another_seed_says_so(prepared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_died_under_another_seed_says_so(prepared: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held-out prompts are drawn by the seed too: that other ones are compared hides no change of the seed."""
     run = {"steps": 4, "batch_prompts": 8, "checkpoint_s": 1e-9, "evaluation": {"every": 2, "prompts": 3}}
     dies_at(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(with_runs(prepared, {"dpo/cut": {**run, "seed": 5}}), "dpo/cut")
+        run_.train(with_runs(prepared, {"dpo/cut": {**run, "seed": 5}}), "dpo/cut")
     monkeypatch.undo()
     with pytest.raises(ConfigError, match="begun with the seed 5, not 6"):
-        loop.train(with_runs(prepared, {"dpo/cut": {**run, "seed": 6}}), "dpo/cut")
-    assert len(rows_of(loop.train(with_runs(prepared, {"dpo/cut": {**run, "seed": 5}}), "dpo/cut"))) == 4
+        run_.train(with_runs(prepared, {"dpo/cut": {**run, "seed": 6}}), "dpo/cut")
+    assert len(rows_of(run_.train(with_runs(prepared, {"dpo/cut": {**run, "seed": 5}}), "dpo/cut"))) == 4
 
 
 @pytest.mark.parametrize(
@@ -251,13 +254,13 @@ def test_a_run_that_died_under_another_seed_says_so(prepared: Run, monkeypatch: 
         ({"keep_optimizer": True, "lora": {}}, {"continue_from": "dpo/first", "lora": {}}, "cannot be continued"),
     ],
 )
-def test_what_cannot_be_continued_is_said_before_the_run(prepared: Run, first: dict, second: dict, said: str) -> None:
+def test_what_cannot_be_continued_is_said_before_the_run(prepared: Results, first: dict, second: dict, said: str) -> None:
     settings = with_runs(prepared, {"dpo/first": {"steps": 1, **first}, "dpo/second": {"steps": 1, **second}})
     with pytest.raises(ConfigError, match=said):
         resolve(settings, "dpo/second")
 
 
-def test_lists_of_rates_and_seeds_are_runs_of_their_own(prepared: Run) -> None:
+def test_lists_of_rates_and_seeds_are_runs_of_their_own(prepared: Results) -> None:
     asked = {"steps": 1, "seed": [0, 7], "optimizer": {"learning_rate": [1e-5, 0.001]}}
     settings = with_runs(prepared, {"dpo/sweep": asked, "rnce/one": {"steps": 1}})
     names = [f"dpo/sweep-lr{rate}-s{seed}" for rate in ("1e-05", "0_001") for seed in (0, 7)]
@@ -271,14 +274,14 @@ def test_lists_of_rates_and_seeds_are_runs_of_their_own(prepared: Run) -> None:
     for broken in ({"seed": [1, 1]}, {"seed": []}):
         with pytest.raises(ValidationError, match="two runs are called dpo/x-s1|no run is left"):
             TrainSettings.model_validate({"runs": {"dpo/x": broken}})
-    first, other = (json.loads((loop.train(settings, n) / "train.json").read_text()) for n in names[:2])
+    first, other = (json.loads((run_.train(settings, n) / "train.json").read_text()) for n in names[:2])
     assert (first["seed"], other["seed"]) == (0, 7)
 
 
-def test_sigterm_lets_the_step_end_and_the_next_run_goes_on(prepared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_lets_the_step_end_and_the_next_run_goes_on(prepared: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     run = {"steps": 5, "batch_prompts": 6, "checkpoint_s": 1e9}
     settings = with_runs(prepared, {"mcpo/whole": run, "mcpo/cut": run})
-    whole = rows_of(loop.train(settings, "mcpo/whole"))
+    whole = rows_of(run_.train(settings, "mcpo/whole"))
     step, count = loop.one_step, 0
 
     def terminated(*args: object) -> dict[str, object]:
@@ -290,27 +293,27 @@ def test_sigterm_lets_the_step_end_and_the_next_run_goes_on(prepared: Run, monke
 
     monkeypatch.setattr(loop, "one_step", terminated)
     with pytest.raises(SystemExit) as ended:
-        loop.train(settings, "mcpo/cut")
+        run_.train(settings, "mcpo/cut")
     assert ended.value.code == 143
-    assert rows_of(loop.train(settings, "mcpo/cut")) == whole
+    assert rows_of(run_.train(settings, "mcpo/cut")) == whole
     assert count == 5  # nothing was done twice
 
 
-def test_running_out_of_memory_says_what_to_change(prepared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_says_what_to_change(prepared: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
 
     settings = with_runs(prepared, {"dpo/full": {"steps": 1, "micro_tokens": 77}})
     monkeypatch.setattr(Step, "values", full)
     with pytest.raises(EngineError, match="out of memory with forwards of 77 tokens.*lower micro_tokens"):
-        loop.train(settings, "dpo/full")
+        run_.train(settings, "dpo/full")
 
 
-def test_the_card_names_start_data_and_settings_and_its_front_matter_loads(prepared: Run) -> None:
+def test_the_card_names_start_data_and_settings_and_its_front_matter_loads(prepared: Results) -> None:
     import yaml
 
     settings = with_runs(prepared, {"mcpo/card": {"steps": 1, "negatives": {"count": 2}}})
-    text = (loop.train(settings, "mcpo/card") / "README.md").read_text()
+    text = (run_.train(settings, "mcpo/card") / "README.md").read_text()
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["tags"] == ["prefdata", "preference", "mcpo"]
     assert front["library_name"] == "transformers"

@@ -11,8 +11,7 @@ from servers.scripted import Scripted, Server
 from prefdata.errors import EngineError
 from prefdata.models.engines.protocol import Completion, Request, in_order
 from prefdata.models.engines.replies import retry_after, usage_of
-from prefdata.models.engines.server import AHEAD, PAUSES, ServerEngine
-from prefdata.models.settings import ServerSettings
+from prefdata.models.engines.server import AHEAD, PAUSES, ServerEngine, ServerSettings
 
 PATIENT = {"backoff_s": 0.02, "timeout_s": 20.0, "deadline_s": 60.0, "pause_s": 0.6}
 """However slow the machine is, no request that is answered times out."""

@@ -7,6 +7,7 @@ import pytest
 from prefdata.errors import ConfigError
 from prefdata.recipe.read import describe, read_recipe, validate_recipe
 from prefdata.recipe.settings import whole
+from train import resolve
 from train import settings as train_settings
 
 RECIPES = sorted((Path(__file__).parent.parent / "config").glob("*.yaml"))
@@ -15,12 +16,12 @@ SOURCE = {"sources": {"sources": [{"name": "s", "path": "x.jsonl"}]}}
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
 def test_shipped_recipes_are_valid(path: Path) -> None:
-    train_settings.validate(read_recipe(path))
+    resolve.validate(read_recipe(path))
 
 
 def problems(**keys: object) -> str:
     with pytest.raises(ConfigError) as error:
-        train_settings.validate(validate_recipe({"name": "t", **SOURCE, **keys}, "f.yaml"), "f.yaml")
+        resolve.validate(validate_recipe({"name": "t", **SOURCE, **keys}, "f.yaml"), "f.yaml")
     return str(error.value)
 
 
@@ -95,35 +96,39 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_every_key_has_a_reason_and_no_section_is_too_large() -> None:
-    for model in (whole.Settings, train_settings.RunSettings):
+    for model in (whole.Settings, train_settings.TrainingSettings):
         rows = describe(model)
         assert all(reason for _, _, reason in rows), [k for k, _, r in rows if not r]
     sections = [v for v in vars(whole).values() if isinstance(v, type) and v.__name__.endswith("Settings")]
     sections += [v for v in vars(train_settings).values() if isinstance(v, type) and v.__name__.endswith("Settings")]
     for section in sections:
-        if section not in (whole.Settings, train_settings.RunSettings):  # the roots hold the sections
+        if section not in (whole.Settings, train_settings.TrainingSettings):  # the roots hold the sections
             assert len(section.model_fields) <= 16, section
 
 
 def test_copies_and_devices_of_a_model_make_jobs() -> None:
-    from prefdata.recipe.results import Run
+    from prefdata.recipe.results import Results
+    from prefdata.stages.registry import STAGES
 
-    def run(vllm: dict[str, int], **keys: object) -> Run:
-        model = {"name": "m", "model": "owner/m", "revision": "0" * 40, "vllm": vllm}
+    def run(vllm: dict[str, int], **keys: object) -> Results:
+        model = {"name": "m", "id": "owner/m", "revision": "0" * 40, "vllm": vllm}
         sources = {"sources": [{"name": "s", "path": "x"}]}
         judges = [
-            {"name": "big", "judge": "pairwise", "model": {k: v for k, v in model.items() if k != "name"}},
+            {"name": "big", "kind": "pairwise", "model": {k: v for k, v in model.items() if k != "name"}},
             {"name": "exact"},
         ]
         made = {"name": "t", "num_shards": 7, "sources": sources, "generate": {"models": [model], **keys}, "judge": judges}
-        return Run(validate_recipe(made, "t"))
+        return Results(validate_recipe(made, "t"), STAGES)
 
-    def sizes(of: Run, stage: str, unit: int = 0) -> list[int]:
+    def gpus(of: Results, stage: str, unit: int = 0) -> int:
+        return of.stages[stage].gpus(of.settings, of.units(stage)[unit])
+
+    def sizes(of: Results, stage: str, unit: int = 0) -> list[int]:
         return [len(group) for group in of.groups(stage, of.units(stage)[unit])]
 
     shared = run({"tensor_parallel": 4})
-    assert [shared.gpus(s, shared.units(s)[0]) for s in ("generate", "judge")] == [4, 4]
-    assert shared.gpus("judge", shared.units("judge")[1]) == 0
+    assert [gpus(shared, s) for s in ("generate", "judge")] == [4, 4]
+    assert gpus(shared, "judge", 1) == 0
     assert sizes(shared, "generate") == [7]
     copies = run({"data_parallel": 3})
     assert sizes(copies, "generate") == sizes(copies, "judge") == [3, 3, 1]

@@ -110,7 +110,7 @@ def test_ultrafeedback_prompts_only_keeps_prompts_without_answers(make_run, writ
     source = {"name": "u", "path": path, "format": "ultrafeedback", "prompts_only": True}
     with pytest.raises(ConfigError, match="u gives prompts only, and generate.models names no model"):
         make_run(sources={"sources": [source]})
-    run = make_run(sources={"sources": [source]}, generate={"models": [{"name": "m", "model": "/somewhere"}]})
+    run = make_run(sources={"sources": [source]}, generate={"models": [{"name": "m", "id": "/somewhere"}]})
     run_stages(run, "sources")
     prompts, candidates, drops = (files.read_table(Path(p), t) for p, t in zip(run.outputs("sources"), TABLES, strict=True))
     assert (prompts.height, candidates.height, drops.height) == (1, 0, 0)
@@ -120,7 +120,7 @@ def test_prompts_only_still_reads_nectars_turns(make_run, write_rows) -> None:
     path = write_rows([{"prompt": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: "}])
     run = make_run(
         sources={"sources": [{"name": "n", "path": path, "prompts_only": True}]},
-        generate={"models": [{"name": "m", "model": "/m"}]},
+        generate={"models": [{"name": "m", "id": "/m"}]},
     )
     run_stages(run, "sources")
     messages = files.read_table(Path(run.outputs("sources")[0]), "prompts")["messages"][0].to_list()

@@ -21,7 +21,7 @@ from train.batch_statistics import RunningMean
 from train.examples import Example, Order, micro_batches
 from train.metrics import Metrics
 from train.objectives.registry import OBJECTIVES
-from train.settings import RunSettings, with_defaults
+from train.settings import TrainingSettings, with_defaults
 from train.step import Step
 
 
@@ -41,11 +41,11 @@ def example(number: int, negatives: int = 3, references: int = 2) -> Example:
     )
 
 
-def run_settings(**keys: object) -> RunSettings:
-    return RunSettings.model_validate({"negatives": {"redraw": "epoch"}, "loss": {"beta": 0.5}, **keys})
+def run_settings(**keys: object) -> TrainingSettings:
+    return TrainingSettings.model_validate({"negatives": {"redraw": "epoch"}, "loss": {"beta": 0.5}, **keys})
 
 
-def values_of(name: str, lm, batch: list[Example], settings: RunSettings | None = None, epoch: int = 0) -> torch.Tensor:
+def values_of(name: str, lm, batch: list[Example], settings: TrainingSettings | None = None, epoch: int = 0) -> torch.Tensor:
     (values,) = Step(OBJECTIVES[name], settings or run_settings(), 3).values(lm, batch, epoch, Metrics()).values()
     return values
 

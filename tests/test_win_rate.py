@@ -17,8 +17,11 @@ from prefdata.errors import ConfigError, DataError
 from prefdata.judging.measures import win_rate
 from prefdata.judging.text_pairs import judged, text_pair, verdict
 from prefdata.recipe.read import validate_recipe
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
+from prefdata.stages.registry import STAGES
+from prefdata.tables.finished import ChunkStore
 from prefdata.workflow.cli import app
+from prefdata.workflow.recipes import checked
 
 PAIRS = [text_pair("q1", "aaaa", "b"), text_pair("q2", "a", "bbb"), text_pair("q3", "aa", "bb"), text_pair("q4", "aaa", "b")]
 WIN, LOSS, TIE = {"ab": "a", "ba": "a"}, {"ab": "b", "ba": "b"}, {"ab": "tie", "ba": "tie"}
@@ -87,15 +90,15 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(place: Path) -> Any:
-    def make(url: str) -> Run:
+    def make(url: str) -> Results:
         made = validate_recipe({"name": "w", "sources": {"sources": [{"name": "s", "path": "x"}]}, "judge": [judge(url)]}, "t")
-        return Run(made, place / "results")
+        return Results(made, STAGES, place / "results")
 
     return make
 
 
 def judge(url: str) -> dict[str, Any]:
-    return {"name": "j", "judge": "pairwise", "model": {"model": "judge", "server": {"url": url, "backoff_s": 0.02}}}
+    return {"name": "j", "kind": "pairwise", "model": {"id": "judge", "server": {"url": url, "backoff_s": 0.02}}}
 
 
 def test_files_in_rates_and_annotations_out(place: Path, run: Any) -> None:
@@ -120,7 +123,9 @@ def test_equal_answers_are_a_tie_that_nobody_is_asked(run: Any) -> None:
     scripted = Scripted()
     with Server(scripted) as url:
         run_ = run(url)
-        said = judged(run_, run_.settings.judge[0], [text_pair("q", "same", "same"), text_pair("q", "longer", "x")], "p")
+        pairs = [text_pair("q", "same", "same"), text_pair("q", "longer", "x")]
+        with ChunkStore(run_.chunks("p", "j")) as store:
+            said = judged(run_, run_.settings.judge[0], pairs, store)
     assert [verdict(s) for s in said] == ["tie", "a"]
     assert scripted.calls.total() == 2
 
@@ -150,9 +155,11 @@ def test_a_judge_of_trained_models_needs_two_of_them() -> None:
         validate_recipe({**made, "evaluate": {"judge": "exact"}}, "t")
     with pytest.raises(ConfigError, match="'exakt' is no judge's name .did you mean 'exact'"):
         validate_recipe({**made, "evaluate": {"judge": "exakt"}}, "t")
-    text = {"name": "t", "judge": "pairwise", "model": {"model": "m"}, "verdicts": "text", "swap_margin": 1.0}
+    text = {"name": "t", "kind": "pairwise", "model": {"id": "m"}, "verdicts": "text", "swap_margin": 1.0}
     with pytest.raises(ConfigError, match="swap_margin needs a margin"):
-        validate_recipe({**made, "judge": [text]}, "t")
+        checked(validate_recipe({**made, "judge": [text]}, "t"), "t")
+    with pytest.raises(ConfigError, match="kind 'exakt' is unknown .did you mean 'exact'"):
+        checked(validate_recipe({**made, "judge": [{"name": "t", "kind": "exakt"}]}, "t"), "t")
 
 
 def test_the_commands_print_what_was_found(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

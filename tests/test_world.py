@@ -13,9 +13,11 @@ from test_runs import prepared, rows_of
 
 from prefdata.errors import ConfigError
 from prefdata.models.loading import load_model
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
 from prefdata.recipe.settings.training import TrainSettings
-from train import checkpoint, loop
+from prefdata.stages.registry import STAGES
+from train import checkpoint
+from train import run as run_
 from train.processes import World, like, whole
 
 __all__ = ["prepared"]
@@ -44,15 +46,15 @@ def ranks(folder: Path, die_at: int = 0, size: int = 2) -> subprocess.CompletedP
 
 
 @pytest.fixture(scope="module")
-def recipe_(prepared: Run) -> Run:
+def recipe_(prepared: Results) -> Results:
     """The runs above over the prepared set: one process here, and the folder that two will work in."""
     runs = {name: {**KNOBS, **own} for name, own in RUNS.items()}
     made = prepared.settings.model_copy(update={"train": TrainSettings(runs=runs)})
-    return Run(made, Path("/"))
+    return Results(made, STAGES, Path("/"))
 
 
 @pytest.fixture
-def folder(recipe_: Run, tmp_path: Path) -> Path:
+def folder(recipe_: Results, tmp_path: Path) -> Path:
     """A copy of the prepared tables under the name `t`, with the recipe."""
     shutil.copytree(recipe_.root / "tables", tmp_path / "t" / "tables")
     settings = recipe_.settings.model_copy(update={"name": "t"}).model_dump(mode="json")
@@ -60,11 +62,11 @@ def folder(recipe_: Run, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_two_processes_give_the_losses_and_the_weights_of_one(recipe_: Run, folder: Path) -> None:
+def test_two_processes_give_the_losses_and_the_weights_of_one(recipe_: Results, folder: Path) -> None:
     done = ranks(folder)
     assert done.returncode == 0, done.stderr[-3000:]
     for name in RUNS:
-        alone = loop.train(recipe_.settings, name, recipe_)
+        alone = run_.train(recipe_.settings, name, recipe_)
         two = folder / "t" / "models" / name
         mine, theirs = rows_of(alone), rows_of(two)
         assert len(mine) == len(theirs) == 4
@@ -85,7 +87,7 @@ def test_two_processes_give_the_losses_and_the_weights_of_one(recipe_: Run, fold
 
 
 @pytest.mark.real
-def test_two_killed_processes_go_on_to_the_same_end(recipe_: Run, folder: Path) -> None:
+def test_two_killed_processes_go_on_to_the_same_end(recipe_: Results, folder: Path) -> None:
     """Bit for bit, moments and running means included; one process alone refuses to take over."""
     run = {**KNOBS, **RUNS["bco/two"], "checkpoint_s": 1e-9, "keep_optimizer": True}
     settings = recipe_.settings.model_copy(update={"name": "t", "train": TrainSettings(runs={"bco/cut": run})})
@@ -93,7 +95,7 @@ def test_two_killed_processes_go_on_to_the_same_end(recipe_: Run, folder: Path) 
     assert ranks(folder, die_at=7).returncode != 0
     assert not (folder / "t" / "models").exists()
     with pytest.raises(ConfigError, match="begun by 2 processes, not 1"):
-        loop.train(settings, "bco/cut", Run(settings, folder))
+        run_.train(settings, "bco/cut", Results(settings, STAGES, folder))
     assert ranks(folder).returncode == 0
     cut = (folder / "t" / "models").rename(folder / "cut")
     shutil.rmtree(folder / "t" / "chunks" / "train")

@@ -57,7 +57,7 @@ def named(*path: str | int) -> Any:
 
     def fault(value: str) -> Fault:
         def inner(place: Place, name: str) -> None:
-            place.recipe["judge"], place.recipe["generate"] = [{"name": "j"}], {"models": [{"name": "g", "model": "m"}]}
+            place.recipe["judge"], place.recipe["generate"] = [{"name": "j"}], {"models": [{"name": "g", "id": "m"}]}
             place.recipe["train"] = {"runs": {"dpo/x": {}}}
             at = place.recipe
             for step in path[:-1]:

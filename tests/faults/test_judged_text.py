@@ -10,7 +10,7 @@ from servers.scripted import SHOWN, Scripted, Server
 
 from prefdata.judging.rubric import load
 from prefdata.models.tokens import load_encoder
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
 from prefdata.recipe.units import Part
 from prefdata.tables import files
 
@@ -49,11 +49,11 @@ def test_no_control_id_stands_in_what_a_judge_reads_of_an_answer(toy_tokenizers:
 
 @pytest.mark.parametrize("verdicts", ["labels", "text"])
 def test_a_server_is_sent_the_texts_verbatim(
-    make_run: Callable[..., Run], write_rows: Callable[..., str], verdicts: str
+    make_run: Callable[..., Results], write_rows: Callable[..., str], verdicts: str
 ) -> None:
     rows = [nectar(f"{name}?", [(text, 1), ("x" * 200, 2)]) for name, text in HOSTILE.items()]
     with Server(scripted := Scripted()) as url:
-        judge = {"name": "j", "judge": "pairwise", "model": {"model": "m", "server": {"url": url}}, "verdicts": verdicts}
+        judge = {"name": "j", "kind": "pairwise", "model": {"id": "m", "server": {"url": url}}, "verdicts": verdicts}
         run = make_run(
             sources={"sources": [{"name": "s", "path": write_rows(rows), "split": "train"}], "max_reject_rate": 0},
             prune={"drop_ranks": []},

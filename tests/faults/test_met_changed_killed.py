@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from prefdata.recipe.read import read_recipe
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
+from prefdata.stages.registry import STAGES
 from prefdata.tables import files
 from prefdata.tables.locks import lock, take_lock
 from prefdata.workflow import execute, snakefile
@@ -42,7 +43,7 @@ def test_a_second_stage_on_the_same_shard_stops_and_names_the_holder(place: Plac
 
 def test_a_second_run_of_the_workflow_stops_and_names_the_holder(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place.folder)
-    run = Run(read_recipe(Path("recipe.yaml")))
+    run = Results(read_recipe(Path("recipe.yaml")), STAGES)
     held = take_lock(run.root / ".run", 0)
     try:
         with pytest.raises(SystemExit, match=rf"another run works here: .*\.run: in use by process {os.getpid()}; "):

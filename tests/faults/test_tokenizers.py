@@ -9,7 +9,8 @@ import pytest
 
 from prefdata.models.tokens import load_encoder
 from prefdata.recipe.read import read_recipe
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
+from prefdata.stages.registry import STAGES
 from prefdata.tables import files
 
 from . import tiny
@@ -104,7 +105,7 @@ def test_prompt_and_answer_are_never_merged(large: Place) -> None:
     assert large.run(*chain(last="score")).code == 0
     encoder = load_encoder(str(large.folder / "large"), template="plain")
     eos = encoder.tokenizer.eos_token_id
-    (unit,) = Run(read_recipe(large.folder / "recipe.yaml")).units("score")
+    (unit,) = Results(read_recipe(large.folder / "recipe.yaml"), STAGES).units("score")
     for name in ("digits", "letters", "nectar"):
         scored = {r["candidate_id"]: r for r in large.of(name, "logps", "score", unit)}
         for candidate in large.of(name, "candidates", "sources"):

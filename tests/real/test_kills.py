@@ -1,5 +1,9 @@
-"""Twenty SIGKILLs in one results folder of the demo, then the same command once more: the tables of an unkilled run."""
+"""SIGKILLs in one results folder, then the same command once more: the tables of an unkilled run.
 
+Twenty of the demo by `make faults`; else five of a smaller recipe.
+"""
+
+import json
 import os
 import random
 import signal
@@ -9,13 +13,15 @@ import time
 from pathlib import Path
 
 import pytest
+from recipes import TOY
 
 from prefdata.tables import files
 
 ROOT = Path(__file__).parents[2]
-KILLS = 20
+WHOLE = os.environ.get("PREFDATA_PROOFS") == "whole"
+KILLS, GAP_S = (20, (3, 20)) if WHOLE else (5, (2, 8))
 COMMAND = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", "."]
-COMMAND += ["--configfile", str(ROOT / "config" / "demo.yaml")]
+COMMAND += ["--configfile", str(ROOT / "config" / "demo.yaml") if WHOLE else "recipe.json"]
 
 pytestmark = pytest.mark.real
 
@@ -44,7 +50,7 @@ def jobs_of(pid: int) -> list[int]:
 
 def hashes(folder: Path) -> dict[str, str]:
     """Content hash of every table, evaluation included, log-probs left out."""
-    tables = folder / "results" / "demo" / "tables"
+    tables = folder / "results" / ("demo" if WHOLE else TOY["name"]) / "tables"
     paths = [p for p in tables.rglob("*.parquet") if p.relative_to(tables).parts[0] != "logps"]
     return {str(p.relative_to(tables)): files.manifest(p)["content_hash"] for p in paths}
 
@@ -71,16 +77,17 @@ def kill(process: "subprocess.Popen[bytes]", kind: str, rng: random.Random) -> s
     return kind if kind == "group" else "snakemake"
 
 
-def test_twenty_kills_end_in_the_tables_of_an_unkilled_run(tmp_path: Path) -> None:
+def test_kills_end_in_the_tables_of_an_unkilled_run(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    killed.mkdir()
+    for folder in (whole, killed):
+        folder.mkdir()
+        (folder / "recipe.json").write_text(json.dumps(TOY))
     finish(whole)
     seed = int(os.environ.get("PREFDATA_KILL_SEED", "0"))
     rng, done = random.Random(seed), []
     process = start(killed)
     while len(done) < KILLS:
-        gap = rng.uniform(3, 20)
+        gap = rng.uniform(*GAP_S)
         try:
             assert process.wait(timeout=gap) is not None
             # it ended by itself: a job was killed, or all is made and must be made again

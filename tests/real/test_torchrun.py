@@ -1,4 +1,4 @@
-"""`torchrun -m train settings.yaml`, as a user types it: the first rank prepares, both train, the first one says where."""
+"""`torchrun -m prefdata train settings.yaml`, as a user types it: the first rank prepares, both train, the first one says where."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_alone import lm, pairs, settings_file
+from test_from_file import lm, pairs, settings_file
 
 pytestmark = pytest.mark.real
 __all__ = ["lm", "settings_file"]
@@ -16,7 +16,17 @@ ROOT = Path(__file__).parents[2]
 
 
 def torchrun(path: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "train", str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "prefdata",
+        "train",
+        str(path),
+    ]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ), timeout=500)
 
 

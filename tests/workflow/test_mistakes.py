@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_workflow import Workflow
+from runs import Workflow
 
 WORDS = ["colour", "weather", "distance", "capital", "reason", "opposite", "beginning", "meaning"]
 

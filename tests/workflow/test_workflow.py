@@ -12,128 +12,11 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from recipes import TOY
+from runs import ROOT, Workflow, clean_environment, scheduled
 
 from prefdata.tables import files
-from prefdata.tables.locks import lock, take_lock
-from prefdata.tables.schema import TABLES
-
-ROOT = Path(__file__).parents[2]
-
-TOY: dict[str, Any] = {
-    "name": "w",
-    "seed": 3,
-    "num_shards": 2,
-    "toy": {"demonstrations": 60, "train": 24, "test": 12},
-    "sources": {"sources": [{"name": "toy", "path": "toy:", "license": "apache-2.0"}]},
-    "generate": {"models": [{"name": "policy", "model": "run:sft/policy"}], "max_tokens": 12, "chunk_prompts": 8},
-    "judge": [{"name": "exact"}],
-    "score": {
-        "references": [{"name": "policy", "model": "run:sft/policy"}, {"name": "toy", "model": "run:sft/large"}],
-        "chunk_prompts": 8,
-    },
-    "sets": {"method": "exact"},
-    "train": {
-        "runs": {
-            "sft/policy": {
-                "set": "sft",
-                "steps": 12,
-                "init": {"tokenizer": "toy:small", "hidden_size": 32, "heads": 1, "layers": 1, "mlp": 32},
-            },
-            "sft/large": {
-                "set": "sft",
-                "steps": 4,
-                "init": {"tokenizer": "toy:large", "hidden_size": 32, "heads": 1, "layers": 1, "mlp": 32},
-            },
-            "mcpo/default": {"steps": 6, "batch_prompts": 8},
-        }
-    },
-    "evaluate": {"runs": ["sft/policy", "mcpo/default"], "samples": 2, "max_tokens": 12},
-}
-
-
-class Workflow:
-    """A recipe in a folder of its own, run by the real snakemake."""
-
-    def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
-        self.folder = folder
-        folder.mkdir(exist_ok=True)
-        self.write(recipe)
-
-    def write(self, recipe: dict[str, Any]) -> None:
-        self.recipe = recipe
-        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-
-    def run(self, *extra: str, cores: int = 1, check: bool = True) -> str:
-        command = [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--snakefile",
-            str(ROOT / "Snakefile"),
-            "--directory",
-            ".",
-            "--configfile",
-            "recipe.yaml",
-        ]
-        done = subprocess.run(
-            [*command, "--cores", str(cores), *extra],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-            env=clean_environment(),
-        )
-        said = done.stdout + done.stderr
-        assert not check or done.returncode == 0, said[-4000:]
-        return said
-
-    @property
-    def root(self) -> Path:
-        return self.folder / "results" / self.recipe["name"]
-
-    def table(self, table: str, stage: str, unit: str = "*") -> pl.DataFrame:
-        paths = sorted((self.root / "tables" / table / stage).glob(f"{unit}/*.parquet"))
-        assert paths, (table, stage, unit)
-        return pl.concat([files.read_table(p, table) for p in paths])
-
-    def all_tables(self) -> dict[str, pl.DataFrame]:
-        """Every table by table/stage, shards together, in one order."""
-        found: dict[str, pl.DataFrame] = {}
-        for table in TABLES:
-            for folder in sorted((self.root / "tables" / table).iterdir()):
-                frame = self.table(table, folder.name)
-                ordered = frame.with_columns(_sort=pl.struct(frame.columns[:6]).map_elements(repr, return_dtype=pl.String))
-                found[f"{table}/{folder.name}"] = ordered.sort("_sort").drop("_sort")
-        return found
-
-    def log(self, name: str) -> str:
-        return "".join(
-            p.read_text()
-            for p in sorted((self.root / "logs").glob(f"{name}*/**/*.log")) + sorted((self.root / "logs").glob(f"{name}*.log"))
-        )
-
-
-def clean_environment() -> dict[str, str]:
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("PREFDATA", "PYTEST", "HF_"))}
-    return {**keep, "PREFDATA_NO_SUMMARY": "1", "HF_HUB_OFFLINE": "1"}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workflow:
-    """The toy recipe, run whole with two workers; once, whatever the number of pytest's own workers."""
-    own = tmp_path_factory.getbasetemp()
-    shared = own if worker_id == "master" else own.parent
-    with lock(shared / "base.lock", wait_s=900):
-        workflow = Workflow(shared / "base", TOY)
-        workflow.run(cores=2)
-    return workflow
-
-
-def scheduled(said: str) -> set[str]:
-    """Rules of a dry run's job table."""
-    lines = said[said.index("Job stats:") :].splitlines()[3:] if "Job stats:" in said else []
-    return {line.split()[0] for line in lines[: lines.index("")] if line and line.split()[0] != "total"} if lines else set()
+from prefdata.tables.locks import take_lock
 
 
 def test_a_second_run_has_nothing_to_do(base: Workflow) -> None:
@@ -323,7 +206,7 @@ def test_twenty_rows_by_hand_go_through_all_rules(tmp_path: Path) -> None:
         "split": {"train": 0.6, "validation": 0.0, "test": 0.4},
         "prune": {"drop_ranks": []},
         "generate": {
-            "models": [{"name": "gen", "model": "run:sft/policy"}],
+            "models": [{"name": "gen", "id": "run:sft/policy"}],
             "max_tokens": 8,
             "per_temperature": 1,
             "splits": ["train", "test"],
@@ -379,5 +262,7 @@ def test_every_recipe_of_the_project_is_a_whole_dag(tmp_path: Path, name: str) -
         env=clean_environment(),
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert {"sources", "sets_preference", "publish", "report"} <= scheduled(done.stdout + done.stderr)
+    rules = scheduled(done.stdout + done.stderr)
+    assert {"sources", "publish", "report"} <= rules
+    assert any(rule.startswith("sets_preference") for rule in rules)
     assert not (tmp_path / "results").exists()

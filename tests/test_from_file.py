@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -15,14 +16,18 @@ from conftest import nectar, run_stages
 from models import config
 
 from prefdata.errors import ConfigError, DataError
+from prefdata.models import scorer
 from prefdata.models.tokens import load_encoder
 from prefdata.recipe.job import Job
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
+from prefdata.recipe.units import Part
 from prefdata.sources.toy import tokenizers
+from prefdata.stages.registry import STAGES
 from prefdata.tables import schema
 from prefdata.tables.files import read_table, write_table
-from prefdata.workflow.execute import fresh
-from train import alone, loop
+from prefdata.workflow.execute import bring_up
+from train import from_file
+from train import run as run_
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +65,9 @@ def settings_file(tmp_path: Path, lm: Path) -> Callable[..., Path]:
 
 
 def train(path: Path) -> list[dict[str, float]]:
-    made = alone.load(path)
-    alone.prepare(made)
-    folder = loop.train(made.recipe, made.name, made.run)
+    made = from_file.load(path)
+    from_file.prepare(made, bring_up)
+    folder = run_.train(made.recipe, made.name, made.results)
     assert folder == Path(made.asked.output)
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -96,16 +101,17 @@ def test_what_is_there_is_not_done_again_and_what_changed_is(
 ) -> None:
     path = settings_file(objective="dpo", data={"path": write_rows(pairs())})
     train(path)
-    made = alone.load(path)
-    assert all(fresh(Job(made.run, s, u)) for s in alone.STAGES for u in made.run.units(s))
+    made = from_file.load(path)
+    run = replace(made.results, stages=STAGES)
+    assert all(Job(run, s, u).fresh() for s in from_file.STAGES for u in run.units(s))
     capsys.readouterr()
-    alone.prepare(made)
+    from_file.prepare(made, bring_up)
     assert "made" not in capsys.readouterr().err
     more = pairs(14)
     write_rows(more)
-    alone.prepare(made)
+    from_file.prepare(made, bring_up)
     assert "4 made" in capsys.readouterr().err  # the two new pairs
-    sets = read_table(made.run.table(alone.Part("sets", "sets", "preference"), 0), "sets")
+    sets = read_table(made.results.table(Part("sets", "sets", "preference"), 0), "sets")
     assert sets.height == 14
 
 
@@ -114,11 +120,11 @@ def test_another_set_of_files_is_another_input(
 ) -> None:
     """A file that goes, or comes with an old time, changes the rows as much as one that is written anew."""
     one, two = (Path(write_rows(pairs(12)[k : k + 6], f"part{k}.jsonl")) for k in (0, 6))
-    made = alone.load(settings_file(objective="dpo", data={"path": str(tmp_path / "part*.jsonl")}))
-    sets = made.run.table(alone.Part("sets", "sets", "preference"), 0)
+    made = from_file.load(settings_file(objective="dpo", data={"path": str(tmp_path / "part*.jsonl")}))
+    sets = made.results.table(Part("sets", "sets", "preference"), 0)
     for there, rows in ((True, 12), (False, 6), (True, 12)):
         two.rename(tmp_path / "aside") if not there else (tmp_path / "aside").exists() and (tmp_path / "aside").rename(two)
-        alone.prepare(made)
+        from_file.prepare(made, bring_up)
         assert read_table(sets, "sets").height == rows
     assert one.exists()
 
@@ -127,7 +133,7 @@ def test_another_set_of_files_is_another_input(
 
 
 @pytest.fixture
-def published(make_run: Callable[..., Run], write_rows: Callable[..., str], lm: Path) -> Path:
+def published(make_run: Callable[..., Results], write_rows: Callable[..., str], lm: Path) -> Path:
     """A published folder whose reference is the tiny model."""
     rows = [nectar("S" + "abcde"[i % 5] * (i // 5 + 1), (("ab", 1), ("ba", 2), ("c", 3))) for i in range(12)]
     run = make_run(
@@ -145,7 +151,7 @@ def test_a_published_set_is_trained_on_with_its_own_log_probs(
     published: Path, settings_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = settings_file(objective="mcpo", data={"path": str(published), "format": "sets"})
-    monkeypatch.setattr(alone.score.Scorer, "values", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(scorer.Scorer, "values", lambda *_: pytest.fail("scored again"))
     rows = train(path)
     assert rows[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
 
@@ -156,8 +162,8 @@ def test_only_references_that_a_published_set_lacks_are_scored(
     references = [{"name": "primary", "model": str(lm)}, {"name": "other", "model": str(lm)}]
     path = settings_file(objective="mrpo", data={"path": str(published), "format": "sets"}, reference_models=references)
     train(path)
-    made = alone.load(path)
-    sets = read_table(made.run.table(alone.Part("sets", "sets", "preference"), 0), "sets")
+    made = from_file.load(path)
+    sets = read_table(made.results.table(Part("sets", "sets", "preference"), 0), "sets")
     for row in sets.to_dicts():
         for candidate in row["candidates"]:
             first, second = candidate["logps"]
@@ -169,7 +175,7 @@ def test_log_probs_made_otherwise_are_refused_by_field(published: Path, settings
     references = [{"name": "primary", "model": str(lm), "template": "plain"}]
     path = settings_file(objective="dpo", data={"path": str(published), "format": "sets"}, reference_models=references)
     with pytest.raises(ConfigError, match="under primary were made with template 'chat', not 'plain'"):
-        alone.load(path)
+        from_file.load(path)
 
 
 def test_candidates_a_new_reference_cannot_read_are_left_out(
@@ -177,8 +183,8 @@ def test_candidates_a_new_reference_cannot_read_are_left_out(
 ) -> None:
     references = [{"name": "short", "model": str(lm), "max_tokens": 8}]
     path = settings_file(objective="dpo", data={"path": str(published), "format": "sets"}, reference_models=references)
-    made = alone.load(path)
-    rows = alone.with_logps(made.published, made.recipe.score.references[0], made.run)
+    made = from_file.load(path)
+    rows = from_file.with_logps(made.published, made.recipe.score.references[0], made.results)
     kept = rows.to_dicts()
     assert 0 < len(kept) < made.published.height
     assert all(len(r["candidates"]) > 1 and r["candidates"][0]["role"] == "chosen" for r in kept)
@@ -200,7 +206,7 @@ def test_a_published_folder_that_is_none_is_told(
 ) -> None:
     break_it(published)
     with pytest.raises((ConfigError, DataError), match=said):
-        alone.load(settings_file(objective="dpo", data={"path": str(published), "format": "sets"}))
+        from_file.load(settings_file(objective="dpo", data={"path": str(published), "format": "sets"}))
 
 
 def _without_chosen(folder: Path) -> None:
@@ -218,7 +224,7 @@ def test_a_published_set_of_another_start_is_refused_where_the_start_is_scored(
     shutil.copytree(lm, other)
     (other / "generation_config.json").write_text("{}")
     with pytest.raises(ConfigError, match="kto must start from the set's primary reference primary"):
-        alone.load(settings_file(objective="kto", data={"path": str(published), "format": "sets"}, model=str(other)))
+        from_file.load(settings_file(objective="kto", data={"path": str(published), "format": "sets"}, model=str(other)))
 
 
 def test_a_published_set_that_lacks_log_probs_asks_for_the_model(published: Path, settings_file: Callable[..., Path]) -> None:
@@ -227,7 +233,7 @@ def test_a_published_set_that_lacks_log_probs_asks_for_the_model(published: Path
         rows[0]["candidates"][1]["logps"] = []
         pl.DataFrame(rows, schema=pl.read_parquet_schema(path)).write_parquet(path)
     with pytest.raises(ConfigError, match="has no log-prob under primary"):
-        alone.load(settings_file(objective="dpo", data={"path": str(published), "format": "sets"}))
+        from_file.load(settings_file(objective="dpo", data={"path": str(published), "format": "sets"}))
 
 
 def test_pairs_after_a_published_set_in_the_same_output(
@@ -242,22 +248,22 @@ def test_another_reference_begins_anew(published: Path, settings_file: Callable[
     data = {"path": str(published), "format": "sets"}
     both = [{"name": "primary", "model": str(lm)}, {"name": "other", "model": str(lm)}]
     train(settings_file(objective="mrpo", data=data, reference_models=both, checkpoint_s=1e-9))
-    made = alone.load(settings_file(objective="dpo", data=data, reference_models=both[:1], checkpoint_s=1e-9))
-    alone.prepare(made)
-    loop.train(made.recipe, made.name, made.run)
-    scratch = made.run.root / "chunks" / "train" / "dpo" / "model"
+    made = from_file.load(settings_file(objective="dpo", data=data, reference_models=both[:1], checkpoint_s=1e-9))
+    from_file.prepare(made, bring_up)
+    run_.train(made.recipe, made.name, made.results)
+    scratch = made.results.root / "chunks" / "train" / "dpo" / "model"
     first = json.loads(next(scratch.glob("step-*/state.json")).read_text())["identity"]
     swapped = made.recipe.score.model_copy(
         update={"references": [made.recipe.score.references[0].model_copy(update={"name": "x"})]}
     )
     assert swapped.references[0].name == "x"
-    sets = made.run.table(alone.Part("sets", "sets", "preference"), 0)
+    sets = made.results.table(Part("sets", "sets", "preference"), 0)
     rows = read_table(sets, "sets").to_dicts()
     for row in rows:
         for candidate in row["candidates"]:
             candidate["logps"].append({**candidate["logps"][0], "reference": "x"})
     write_table(sets, "sets", pl.DataFrame(rows, schema=schema.TABLES["sets"].schema))
-    loop.train(made.recipe.model_copy(update={"score": swapped}), made.name, made.run)
+    run_.train(made.recipe.model_copy(update={"score": swapped}), made.name, made.results)
     assert json.loads(next(scratch.glob("step-*/state.json")).read_text())["identity"] != first
 
 
@@ -282,14 +288,14 @@ def test_mistakes_are_one_line(
     keys: dict[str, object], said: str, settings_file: Callable[..., Path], write_rows: Callable[..., str]
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        made = alone.load(settings_file(**{"objective": "dpo", "data": {"path": write_rows(pairs())}, **keys}))
-        alone.prepare(made)
+        made = from_file.load(settings_file(**{"objective": "dpo", "data": {"path": write_rows(pairs())}, **keys}))
+        from_file.prepare(made, bring_up)
 
 
 def test_the_command_line(settings_file: Callable[..., Path], write_rows: Callable[..., str], tmp_path: Path) -> None:
     """A process of its own: trains, says where; again: the same; a recipe is told apart."""
     path = settings_file(objective="dpo", data={"path": write_rows(pairs(6))}, steps=1)
-    command = [sys.executable, "-m", "train", str(path)]
+    command = [sys.executable, "-m", "prefdata", "train", str(path)]
     first = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert first.returncode == 0, first.stderr
     assert first.stdout.strip() == str(tmp_path / "out")
