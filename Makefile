@@ -1,13 +1,14 @@
 # make demo, make test, make check, make test-real: each sets up what it needs in .venv.
-PYTHON ?= python3.11
+# Any Python from 3.11 to 3.13 will do; name another by make PYTHON=...
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell $(p) -c 'import ensurepip, sys, venv; print((3, 11) <= sys.version_info < (3, 14) or "")' 2>/dev/null),$(p))))
 BIN := .venv/bin
 export PREFDATA_NO_SUMMARY := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test check test-real vllm-cpu bench-env clean
+.PHONY: demo test check test-real mutants faults vllm-cpu bench-env clean
 
 demo: .venv/ready
-	$(BIN)/snakemake
+	$(BIN)/prefdata run demo
 	@cat results/demo/report/summary.txt
 
 test: .venv/ready
@@ -17,16 +18,27 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/snakefmt --check Snakefile
+	$(BIN)/lint-imports
+	$(BIN)/snakefmt --check Snakefile prefdata/workflow/Snakefile
 	$(BIN)/snakemake --lint
-	for recipe in config/*.yaml; do $(BIN)/python -m train --check --settings $$recipe || exit 1; done
+	for recipe in config/*.yaml; do $(BIN)/prefdata train --check --settings $$recipe || exit 1; done
 
+# samples of the slow proofs; docs/ci.md says what each part may take
 test-real: .venv/vllm
 	$(BIN)/python -m pytest -m real -n 2 --dist worksteal tests/real/test_mutations.py
 	$(BIN)/python -m pytest -m real --ignore tests/real/test_mutations.py
 
+# the slow proofs, whole
+mutants: .venv/ready
+	PREFDATA_PROOFS=whole $(BIN)/python -m pytest -m real -n 2 --dist worksteal tests/real/test_mutations.py
+
+faults: .venv/ready
+	PREFDATA_PROOFS=whole $(BIN)/python -m pytest -s -m real tests/real/test_kills.py tests/real/test_training_kills.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/faults
+
 # torch first and pinned: any looser request pulls a build with gigabytes of CUDA
 .venv/ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make needs a Python from 3.11 to 3.13 with venv: install one, or name it by make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
