@@ -31,7 +31,7 @@ from prefdata.models.tokens import load_encoder
 from prefdata.output import published_files
 from prefdata.recipe.job import Job
 from prefdata.recipe.read import read_recipe
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
 from prefdata.stages import prune, rank, sets
 from prefdata.stages.registry import STAGES
 from prefdata.tables import schema
@@ -140,7 +140,7 @@ def memory(folder: Path) -> None:
 
 def pairs(folder: Path) -> None:
     """Prune, rank, sets and one pair a prompt, from frames in memory, against datasets.map over the same rows."""
-    run = Run(read_recipe(folder / "large.yaml"), folder / "results")
+    run = Results(read_recipe, STAGES(folder / "large.yaml"), folder / "results")
     jobs = {stage: Job(run, stage, unit) for stage, unit in (("prune", "all"), ("rank", "source"), ("sets", "preference"))}
     parts = list(jobs["prune"].parts(prompts=1000))  # the batch of datasets.map
     with (folder / "large.jsonl").open(encoding="utf-8") as file:
@@ -205,7 +205,7 @@ def mapped_pairs(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 def tokenising(folder: Path) -> None:
     """One shard's prompts and answers through the Encoder, against its tokenizer's own encode_batch of the same strings."""
-    run = Run(read_recipe(folder / "large.yaml"), folder / "results")
+    run = Results(read_recipe, STAGES(folder / "large.yaml"), folder / "results")
     frames = next(Job(run, "prune").parts([0], prompts=10**9))
     prompts = list(frames["prompts"].select("messages", "tools", "template_kwargs").iter_rows())
     responses, finishes = frames["candidates"]["response"].to_list(), frames["candidates"]["finish"].to_list()

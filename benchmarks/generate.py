@@ -27,9 +27,10 @@ from prefdata.models.settings import VllmSettings
 from prefdata.models.tokens import load_encoder
 from prefdata.recipe.job import Job
 from prefdata.recipe.read import validate_recipe
-from prefdata.recipe.results import Run
+from prefdata.recipe.results import Results
 from prefdata.sources.toy import tokenizers
 from prefdata.stages import generate
+from prefdata.stages.registry import STAGES
 from prefdata.tables import views
 from prefdata.workflow.execute import execute
 
@@ -60,14 +61,14 @@ def main() -> None:
             engines["vllm"].close()
 
 
-def turns(run: Run, engines: dict[str, Any]) -> dict[str, Callable[[], None]]:
+def turns(run: Results, engines: dict[str, Any]) -> dict[str, Callable[[], None]]:
     made: dict[str, Callable[[], None]] = {"transformers": lambda: staged(run, engines["transformers"])}
     if "vllm" in engines:
         made |= {"vllm": lambda: staged(run, engines["vllm"]), "bare": lambda: bare(run, engines["vllm"])}
     return made
 
 
-def staged(run: Run, engine: Any) -> None:
+def staged(run: Results, engine: Any) -> None:
     """The whole generate stage, from an empty store to its tables, on an engine that runs already."""
 
     @contextmanager
@@ -85,7 +86,7 @@ def staged(run: Run, engine: Any) -> None:
         load.started = real
 
 
-def bare(run: Run, engine: Any) -> None:
+def bare(run: Results, engine: Any) -> None:
     """LLM.generate of the same ids with the same seeds."""
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
@@ -97,7 +98,7 @@ def bare(run: Run, engine: Any) -> None:
     engine.llm.generate([TokensPrompt(prompt_token_ids=i) for i in ids], asked, use_tqdm=False)
 
 
-def requests(run: Run, engine: Any) -> tuple[list[list[int]], list[int]]:
+def requests(run: Results, engine: Any) -> tuple[list[list[int]], list[int]]:
     frames = next(Job(run, "generate", run.units("generate")[0]).parts(prompts=PROMPTS))
     asked = generate.requests(views.prompts_of(frames, ["train"]), [(1.0, 0)], TOKENS)
     producer = f"policy@{load.revision(run, run.settings.generate.models[0])}"  # the same seeds: texts of the same lengths
@@ -135,7 +136,7 @@ def write_model(path: Path) -> None:
     tokenizer.save_pretrained(path)
 
 
-def prepared(place: Path) -> Run:
+def prepared(place: Path) -> Results:
     """A run of the embedded world up to its splits."""
     made = {
         "name": "bench",
@@ -144,14 +145,14 @@ def prepared(place: Path) -> Run:
         "dedup": None,
         "sources": {"sources": [{"name": "toy", "path": "toy:"}]},
         "generate": {
-            "models": [{"name": "policy", "model": str(place / "model"), "end": "none", "vllm": {}}],
+            "models": [{"name": "policy", "id": str(place / "model"), "end": "none", "vllm": {}}],
             "temperatures": [1.0],
             "per_temperature": 1,
             "max_tokens": TOKENS,
             "chunk_prompts": PROMPTS,
         },
     }
-    run = Run(validate_recipe(made, "bench"), place / "results")
+    run = Results(validate_recipe(made, "bench"), STAGES, place / "results")
     for stage in ("toy", "sources", "split"):
         execute(Job(run, stage))
     return run

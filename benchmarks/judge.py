@@ -19,10 +19,10 @@ from urllib.request import urlopen
 import yaml
 from data import PEAK
 from figures import line
+from prefdata.models.engines.load import free_port
 
 from prefdata.judging.procedures import PROCEDURES
 from prefdata.judging.procedures.verdicts import Outcome, Pair
-from prefdata.models.engines.load import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPARISONS, FEWER = 10_000, 1_000
@@ -85,7 +85,7 @@ def write(place: Path, prompts: int, url: str) -> None:
         "dedup": None,
         "sources": {"sources": [{"name": "s", "path": "rows.jsonl", "split": "train"}]},
         "prune": {"drop_ranks": []},
-        "judge": [{"name": "j", "judge": "pairwise", "model": {"model": "judge", "server": server}}],
+        "judge": [{"name": "j", "kind": "pairwise", "model": {"id": "judge", "server": server}}],
         "sets": {"method": "j"},
     }
     (place / "r.yaml").write_text(yaml.safe_dump(recipe))

@@ -21,7 +21,7 @@ from train.metrics import Metrics
 from train.objectives.compared import Compared
 from train.objectives.losses import LOSSES
 from train.objectives.registry import OBJECTIVES
-from train.settings import RunSettings, with_defaults
+from train.settings import TrainingSettings, with_defaults
 from train.step import Step
 
 TRL = {
@@ -68,7 +68,7 @@ def rows() -> list[Example]:
 
 def ours(model: LlamaForCausalLM, name: str, data: list[Example]) -> tuple[float, torch.Tensor]:
     objective = OBJECTIVES[name]
-    settings = with_defaults(RunSettings.model_validate({"loss": {"beta": BETA}}), objective)
+    settings = with_defaults(TrainingSettings.model_validate({"loss": {"beta": BETA}}), objective)
     step = Step(objective, settings, 0)
     model.zero_grad()
     counts = {"prompt": len(data), "token": sum(len(e.completions[0]) for e in data)}
@@ -97,7 +97,7 @@ def compare_cpo(trl: Peer) -> None:
     for name, loss_type, gamma in (("simpo", "simpo", 1.0), ("cpo", "sigmoid", 0.0)):
         seen = sums / tokens if name == "simpo" else sums
         knobs = {"beta": 2.0, "margin": gamma, "nll_weight": 0.0}
-        settings = RunSettings.model_validate({"loss": knobs}).loss
+        settings = TrainingSettings.model_validate({"loss": knobs}).loss
         zeros = torch.zeros(1, 8, 1, dtype=torch.float64)
         compared = Compared(
             sums[0], sums[1].unsqueeze(1), zeros, zeros, zeros + 1, torch.ones(8, 1).double(), tokens[0], tokens[1].unsqueeze(1)

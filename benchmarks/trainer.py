@@ -40,7 +40,7 @@ from train import loop
 from train.batch_statistics import RunningMean
 from train.examples import Example, Order
 from train.objectives.registry import OBJECTIVES
-from train.settings import RunSettings, with_defaults
+from train.settings import TrainingSettings, with_defaults
 from train.step import Step
 
 PROMPT, COMPLETION = 192, 96
@@ -86,7 +86,7 @@ class Ours:
         self, objective: str, data: list[Example], micro_tokens: int = MICRO_TOKENS, model: Any = None, **keys: Any
     ) -> None:
         shape = {"batch_prompts": len(data), "micro_tokens": micro_tokens, "steps": 1000, "loss": {"beta": BETA}}
-        settings = RunSettings.model_validate({**shape, **keys})
+        settings = TrainingSettings.model_validate({**shape, **keys})
         row = OBJECTIVES[objective]
         self.model, self.data = llama.small() if model is None else model, data
         self.settings = with_defaults(settings, row)
