@@ -1,5 +1,5 @@
 """`python -m prefdata` is `prefdata`."""
 
-from prefdata.workflow.cli import main
+from prefdata.workflow.main import main
 
 main()

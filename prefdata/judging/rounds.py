@@ -41,6 +41,8 @@ class Known:
     rounds: dict[str, dict[Pair, int]] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     """Why verdicts are missing."""
+    decided: set[str] = field(default_factory=set)
+    """Prompts that need no further comparison."""
     round: int = 0
 
     def learn(self, asking: Asking, value: Value) -> None:
@@ -58,7 +60,7 @@ def compare(job: Job, settings: JudgeSettings, judge: Judge, store: ChunkStore) 
         engine = cache(lambda: stack.enter_context(judge.engine(store.total("cost"))))
         known.round = 1
         while asked := _round(job, settings, judge, engine, store, known, progress):
-            print(f"judge {job.unit}: round {known.round}, {asked} askings", file=sys.stderr)
+            print(f"judge {job.unit}: round {known.round}, {asked} comparisons, each order counted", file=sys.stderr)
             known.round += 1
     fill.told(job, store)
     _require_quality(known, settings)
@@ -95,12 +97,15 @@ def _round(
 def _askings(frames: Frames, seed: int, settings: JudgeSettings, judge: Judge, known: Known) -> Iterator[Asking]:
     """What every undecided prompt of a part is asked next."""
     procedure = PROCEDURES[settings.procedure]
-    for prompt, texts in _groups(frames, settings):
+    for prompt, texts in _groups(frames, settings, known.decided):
         id = prompt["prompt_id"]
         own = known.pairs.get(id, {})
         asked = {pair: orders for pair, orders in own.items() if not _orders(id, pair, orders, seed, settings)}
         done = {pair: settle(_outcomes(orders)) for pair, orders in asked.items()}
-        for pair in procedure.wanted(id, list(texts), done, seed):
+        wanted = procedure.wanted(id, list(texts), done, seed)
+        if not wanted:
+            known.decided.add(id)
+        for pair in wanted:
             for order in _orders(id, pair, own.get(pair, {}), seed, settings):
                 yield asking_of(judge, prompt, pair, order, texts)
 
@@ -123,14 +128,16 @@ def _outcomes(orders: Orders) -> dict[str, str]:
     return {order: outcome for order, (outcome, _) in orders.items()}
 
 
-def _groups(frames: Frames, settings: JudgeSettings) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
-    """(prompt row, {candidate_id: response}) of each prompt with something to compare."""
-    prompts = {r["prompt_id"]: r for r in prompts_of(frames, settings.splits).to_dicts()}
+def _groups(frames: Frames, settings: JudgeSettings, decided: set[str]) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    """(prompt row, {candidate_id: response}) of each undecided prompt with something to compare."""
+    prompts = {r["prompt_id"]: r for r in prompts_of(frames, settings.splits).to_dicts() if r["prompt_id"] not in decided}
+    if not prompts:
+        return
     kept = schema.alive(frames["candidates"], frames["drops"]).filter(pl.col("prompt_id").is_in(list(prompts)))
-    for (prompt,), group in contenders(kept, settings.truncated).group_by("prompt_id", maintain_order=True):
-        texts = dict(zip(group["candidate_id"], group["response"], strict=True))
-        if len(texts) > 1:
-            yield prompts[str(prompt)], texts
+    grouped = contenders(kept, settings.truncated).group_by("prompt_id", maintain_order=True).agg("candidate_id", "response")
+    for prompt, ids, responses in grouped.iter_rows():
+        if len(ids) > 1:
+            yield prompts[prompt], dict(zip(ids, responses, strict=True))
 
 
 def _rows(frames: Frames, known: Known, settings: JudgeSettings, judge: Judge, store: ChunkStore) -> pl.DataFrame:
@@ -161,5 +168,5 @@ def _require_quality(known: Known, settings: JudgeSettings) -> None:
         raise EngineError(
             f"only {agreeing} of {len(decided)} pairs agree in both orders",
             f"judge {settings.name}",
-            "the judge looks at the place, not the answer: choose another, or lower judge.min_consistency",
+            "its verdicts depend on the order of the answers: use another judge, or lower judge.min_consistency",
         )

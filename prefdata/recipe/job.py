@@ -33,9 +33,9 @@ class Job:
         self.stage: Stage = results.stages[stage]
         self.shards = results.shards if shards is None else list(shards)
         if unit not in (known := self.stage.units(self.settings)):
-            raise ConfigError(f"{unit!r} is no unit of {stage}", do=f"choose one of {known}")
+            raise ConfigError(f"{stage} has no unit {unit!r}", do=f"choose one of {known}")
         if outside := set(self.shards) - set(results.shards):
-            raise ConfigError(f"there are {len(results.shards)} shards, no {sorted(outside)}")
+            raise ConfigError(f"no shards {sorted(outside)}: the recipe has {len(results.shards)}, numbered from 0")
         if self.stage.per == "run" and self.shards != results.shards:
             raise ConfigError(f"{stage} reads all shards together", do="leave --shards out")
 
@@ -202,9 +202,13 @@ class Job:
             yield _merge(held)
 
     def _ranges(self, parts: Sequence[Part], shard: int, first: int, step: int) -> Iterator[Frames]:
-        readers = [(p.table, files.PromptReader(self._results.table(p, shard), p.table)) for p in parts]
+        readers = [(p.table, files.PromptReader(self._results.table(p, shard), p.table, step)) for p in parts]
         leading = next(t for t, _ in readers)
-        ids = [i for f in files.iter_table(self._results.table(parts[0], shard), leading) for i in f["prompt_id"]]
+        ids = [
+            i
+            for f in files.iter_table(self._results.table(parts[0], shard), leading, files.batch_of(leading, step))
+            for i in f["prompt_id"]
+        ]
         starts = [0, *range(first, len(ids), step)] if first < len(ids) else [0]
         for stop in [*starts[1:], len(ids)]:
             last = ids[stop - 1] if stop < len(ids) else "f" * 16
@@ -246,7 +250,7 @@ def _require_same(made: dict[str, Any], now: dict[str, Any], path: Path) -> None
             raise DataError(
                 f"made with {key} = {snippet(made.get(key))}, the settings now have {snippet(now.get(key))}",
                 str(path),
-                "run its stage again, or take the old settings back",
+                "run its stage again, or restore the old settings",
             )
 
 

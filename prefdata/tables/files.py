@@ -141,7 +141,11 @@ def _reading(path: Path) -> Iterator[None]:
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError, ValueError, KeyError) as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             reason = os.strerror(error.errno)
-            raise DataError(f"cannot read: {reason}", str(path), "run the same command again when there are more") from error
+            raise DataError(
+                f"cannot read: {reason}",
+                str(path),
+                "free memory or raise the limit on open files, then run the same command again",
+            ) from error
         reason = str(error).splitlines()[0][:200]
         raise DataError(f"damaged or not a table of ours ({reason})", str(path), "delete it and run again") from error
 
@@ -181,7 +185,7 @@ def iter_table(path: Path, table: str, batch_rows: int | None = None) -> Iterato
         with _reading(path):
             _unsealed(file.metadata.metadata or {})
         require_decodable(file, path)
-        rows = batch_rows or (128 if known.key == ("prompt_id",) else 1024)
+        rows = batch_rows or batch_of(table, 128)
         batches, decoded = file.iter_batches(batch_size=rows), 0
         while True:
             with _reading(path):
@@ -211,11 +215,16 @@ def read_table(path: Path, table: str) -> pl.DataFrame:
     return pl.concat([TABLES[table].empty(), *iter_table(path, table)])
 
 
+def batch_of(table: str, prompts: int) -> int:
+    """Rows to read at once where so many prompts are held: 8 a prompt of tables with several."""
+    return prompts if TABLES[table].key == ("prompt_id",) else 8 * prompts
+
+
 class PromptReader:
     """Reads one table file in prompt order, a range of prompts at a time, holding only what is not yet asked for."""
 
-    def __init__(self, path: Path, table: str) -> None:
-        self._batches = iter_table(path, table)
+    def __init__(self, path: Path, table: str, prompts: int) -> None:
+        self._batches = iter_table(path, table, batch_of(table, prompts))
         self._held = TABLES[table].empty()
         self._done = False
 

@@ -4,9 +4,7 @@ Every rule of the Snakefile calls it and every stage runs without Snakemake too.
 of the input; a traceback only with --debug.
 """
 
-import ctypes
 import os
-import signal
 import sys
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -17,7 +15,7 @@ import typer
 
 from prefdata import __version__
 from prefdata.errors import ConfigError, PrefdataError
-from prefdata.progress import RUN_PID, logged
+from prefdata.progress import logged
 from prefdata.recipe.job import Job
 from prefdata.recipe.read import print_settings
 from prefdata.recipe.settings.whole import Settings
@@ -48,7 +46,7 @@ def run_stage(name: str, path: Path, unit: str | None, shards: str | None) -> No
     chosen = None if shards is None else [shard_number(s) for s in shards.split(",")]
     units = [unit] if unit is not None else results.units(name)
     if not units:
-        print(f"{name}: nothing to do, the settings ask for none", file=sys.stderr)
+        print(f"{name}: nothing to do, the recipe does not use this stage", file=sys.stderr)
     made = []
     for each in units:
         job = Job(results, name, each, chosen)
@@ -203,28 +201,12 @@ def _version(version: Annotated[bool, typer.Option("--version", help="print the 
         raise typer.Exit
 
 
-def die_with_parent() -> None:
-    """Under a workflow: be killed when it is (PR_SET_PDEATHSIG), and stop at once if it is gone already."""
-    parent = os.environ.get(RUN_PID)
-    if parent is None or not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
-    if os.getppid() != int(parent):
-        sys.exit(f"the workflow {parent} that started this job is gone")
-
-
-def main() -> None:
-    """Entry point of `prefdata`."""
-    guarded(lambda: app(prog_name="prefdata"))
-
-
-def guarded(call: Any) -> None:
-    """Run a command; our errors are one line and exit code 2, without traceback unless --debug or PREFDATA_DEBUG."""
-    die_with_parent()
+def run_command() -> None:
+    """Run sys.argv; our errors are one line and exit code 2, without traceback unless --debug or PREFDATA_DEBUG."""
     debug = "--debug" in sys.argv or "PREFDATA_DEBUG" in os.environ
     sys.argv = [a for a in sys.argv if a != "--debug"]
     try:
-        call()
+        app(prog_name="prefdata")
     except PrefdataError as error:
         if debug:
             raise
@@ -237,7 +219,3 @@ def guarded(call: Any) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

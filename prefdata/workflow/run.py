@@ -53,7 +53,9 @@ def init(name: str, like: str) -> Path:
     if like not in STARTERS:
         raise ConfigError(f"no starter {like!r}{did_you_mean(like, STARTERS)}", "--like")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name):
-        raise ConfigError(f"{name!r} is no name of a recipe", do="small letters, digits, and _ . - after the first")
+        raise ConfigError(
+            f"{name!r} is not a valid recipe name", do="use lower-case letters and digits, and _ . - after the first"
+        )
     path = Path(f"{name}.yaml")
     if path.exists():
         raise ConfigError("the file is there already", str(path), "choose another name, or move it away")

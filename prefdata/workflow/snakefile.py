@@ -20,7 +20,7 @@ from prefdata.sources import readers
 from prefdata.stages.registry import STAGES
 from prefdata.tables import atomic
 from prefdata.tables.locks import take_lock
-from prefdata.workflow import patches
+from prefdata.workflow import patches, warm
 from prefdata.workflow.recipes import checked
 
 _held: list[int] = []
@@ -95,10 +95,17 @@ def begin(results: Results) -> None:
     try:
         _held.append(take_lock(results.path(places.WORKFLOW_LOCK), wait_s=0))
     except PrefdataError as error:
-        sys.exit(f"error: another run works here: {error}")
+        sys.exit(f"error: another run is using this results folder: {error}")
+    warm.start(results.path(places.WARM_SOCKET), served(results), results.settings.threads)
     atomic.atomic_text(
         results.path(places.SETTINGS), json.dumps(results.settings.model_dump(mode="json"), indent=1, sort_keys=True)
     )
+
+
+def served(results: Results) -> list[str]:
+    """Commands that load a model or a tokenizer: training, and stages with models."""
+    stages = [n for n, row in results.stages.items() if any(row.models(results.settings, u) for u in results.units(n))]
+    return [*stages, "train"]
 
 
 def preflight(results: Results) -> list[str]:

@@ -1,0 +1,215 @@
+"""A process that has loaded torch and transformers once, and forks for each job of a workflow that needs them.
+
+Loading them costs some three seconds of a processor, more than a small job's own work. The workflow starts this process; the
+command of a job finds its socket, hands over its words, environment and standard files, and waits for the exit code. Where
+there is none (another machine, a batch system, not Linux) the command runs by itself: nothing else differs.
+
+No forked job outlives this process, nor this process the workflow (PR_SET_PDEATHSIG); a job whose command is gone is killed.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+SOCKET, COMMANDS = "PREFDATA_WARM", "PREFDATA_WARM_COMMANDS"
+LIBRARIES = ("torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto")
+MODULES = ("prefdata.workflow.cli", "prefdata.models.forward.logprob", "prefdata.models.engines.transformers", "train.run")
+BATCH_SYSTEMS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
+"""A batch system counts what a job uses, and ends it, by its own processes."""
+CODE = struct.Struct("!i")
+NAME_BYTES = 100
+"""A socket's path has 108 at most."""
+
+
+# ---- the workflow's side ----
+
+
+def start(path: Path, commands: Iterable[str], threads: int) -> "subprocess.Popen[bytes] | None":
+    """Start the process and tell the jobs of it by the environment; None where it cannot be."""
+    if not hasattr(os, "pidfd_open") or len(os.fsencode(path)) > NAME_BYTES:
+        return None
+    path.unlink(missing_ok=True)
+    here = os.getpid()
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}  # before torch is loaded
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        os.chmod(path, 0o600)
+        listening.listen(64)  # a job that comes while libraries are loaded waits
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "prefdata.workflow.warm", str(listening.fileno()), str(here)],
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            pass_fds=[listening.fileno()],
+            start_new_session=True,
+        )
+    os.environ[SOCKET], os.environ[COMMANDS] = str(path), ",".join(commands)
+    return process
+
+
+# ---- a job's side ----
+
+
+def call(words: list[str]) -> int | None:
+    """The exit code of `prefdata WORDS` in a fork of the workflow's process; None where this process must run it itself."""
+    path = os.environ.get(SOCKET)
+    if path is None or not words or words[0] not in os.environ.get(COMMANDS, "").split(","):
+        return None
+    if any(name in os.environ for name in BATCH_SYSTEMS):
+        return None
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(path)
+            task = json.dumps({"words": words, "environment": dict(os.environ), "folder": os.getcwd()}).encode()
+            socket.send_fds(connection, [CODE.pack(len(task))], [0, 1, 2])
+            connection.sendall(task)
+        except OSError:
+            return None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, _: connection.sendall(bytes([received])))
+        answer = _received(connection, CODE.size)
+    if len(answer) < CODE.size:
+        print("error: the process that this job ran in is gone; run the same command again", file=sys.stderr)
+        return 1
+    (code,) = CODE.unpack(answer)
+    return int(code)
+
+
+def _received(connection: socket.socket, count: int) -> bytes:
+    """So many bytes, or those that came before the other side closed."""
+    data = b""
+    while len(data) < count:
+        try:
+            part = connection.recv(count - len(data))
+        except ConnectionError:
+            break
+        if not part:
+            break
+        data += part
+    return data
+
+
+# ---- the process itself ----
+
+
+def main(listening_file: int, parent: int) -> None:
+    """Load, and fork for whoever calls until the workflow ends."""
+    die_with(parent)
+    with socket.socket(fileno=listening_file) as listening, selectors.DefaultSelector() as selector:
+        for name in (*LIBRARIES, *MODULES):
+            import_module(name)
+        selector.register(listening, selectors.EVENT_READ)
+        jobs: dict[int, tuple[socket.socket, int]] = {}
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is listening:
+                    _begin(listening, selector, jobs)
+                elif isinstance(key.fileobj, socket.socket):
+                    _forward(key.fileobj, selector, key.data)
+                else:
+                    _end(int(key.fd), selector, jobs)
+
+
+def _begin(listening: socket.socket, selector: selectors.BaseSelector, jobs: dict[int, tuple[socket.socket, int]]) -> None:
+    """Take a job and fork for it."""
+    connection, _ = listening.accept()
+    header, files, _, _ = socket.recv_fds(connection, CODE.size, 3)
+    if len(header) < CODE.size or len(files) < 3:
+        connection.close()
+        return
+    task = json.loads(_received(connection, CODE.unpack(header)[0]))
+    here = os.getpid()
+    child = os.fork()
+    if child == 0:
+        listening.close()
+        selector.close()
+        for other, _ in jobs.values():
+            other.close()
+        connection.close()
+        _become(task, files, here)
+    for file in files:
+        os.close(file)
+    watched = os.pidfd_open(child)
+    jobs[watched] = (connection, child)
+    selector.register(watched, selectors.EVENT_READ)
+    selector.register(connection, selectors.EVENT_READ, child)
+
+
+def _forward(connection: socket.socket, selector: selectors.BaseSelector, child: int) -> None:
+    """Pass a signal on to the job; kill it where its command is gone."""
+    try:
+        received = connection.recv(1)
+    except ConnectionError:
+        received = b""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, received[0] if received else signal.SIGKILL)
+    if not received:
+        selector.unregister(connection)
+
+
+def _end(watched: int, selector: selectors.BaseSelector, jobs: dict[int, tuple[socket.socket, int]]) -> None:
+    """Tell the command how its job ended: as a shell has it, 128 + the signal that killed it."""
+    connection, child = jobs.pop(watched)
+    selector.unregister(watched)
+    os.close(watched)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    with contextlib.suppress(OSError):
+        connection.sendall(CODE.pack(code if code >= 0 else 128 - code))
+    with contextlib.suppress(KeyError, ValueError):
+        selector.unregister(connection)
+    connection.close()
+
+
+def _become(task: dict[str, Any], files: list[int], parent: int) -> None:
+    """In the fork: be the job. Never returns."""
+    code = 1
+    try:
+        os.setsid()
+        die_with(parent)
+        for place, file in enumerate(files):
+            os.dup2(file, place)
+            os.close(file)
+        sys.stdout, sys.stderr = (os.fdopen(place, "w", buffering=1, encoding="utf-8", closefd=False) for place in (1, 2))
+        os.environ.clear()
+        os.environ.update(task["environment"])
+        os.chdir(task["folder"])
+        sys.argv = ["prefdata", *task["words"]]
+        import_module("prefdata.workflow.cli").run_command()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if end.code is not None and not isinstance(end.code, int):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent is (PR_SET_PDEATHSIG), and stop at once if it is gone already."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(f"the process {parent} that started this one is gone")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

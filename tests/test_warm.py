@@ -1,0 +1,128 @@
+"""The process that forks for jobs: what a job is given, how it ends, and that nothing outlives what started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from prefdata.workflow import warm
+
+COMMAND = [sys.executable, "-P", "-m", "prefdata"]
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux only")
+WAIT_S = 120
+Call = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["subprocess.Popen[bytes]"]:
+    folder, before = tmp_path_factory.mktemp("w"), dict(os.environ)
+    process = warm.start(folder / "s", ["train", "settings", "sources"], threads=1)
+    assert process is not None
+    yield process
+    process.kill()
+    process.wait()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def call(server: "subprocess.Popen[bytes]", tmp_path: Path) -> Call:
+    """call("settings") -> the command, started as a job of a workflow is."""
+    ours = {k: os.environ[k] for k in (warm.SOCKET, warm.COMMANDS)}
+
+    def start(*words: str, **environment: str) -> "subprocess.Popen[str]":
+        given = {**os.environ, **ours, "PREFDATA_RUN_PID": str(os.getpid()), **environment}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([*COMMAND, *words], cwd=tmp_path, env=given, text=True, **pipes)
+
+    return start
+
+
+def children(pid: int) -> list[int]:
+    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def forked(server: "subprocess.Popen[bytes]", count: int = 1) -> list[int]:
+    """The server's forks, once there are so many."""
+    deadline = time.monotonic() + WAIT_S
+    while len(found := children(server.pid)) != count and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(found) == count
+    return found
+
+
+def test_a_job_says_what_the_command_says(call: Call) -> None:
+    said, complained = call("settings").communicate(timeout=WAIT_S)
+    plain = subprocess.run([*COMMAND, "settings"], capture_output=True, text=True, check=True, timeout=WAIT_S)
+    assert (said, complained) == (plain.stdout, plain.stderr)
+
+
+def test_it_runs_in_the_callers_folder_and_environment(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("name: t\nsources: {sources: [{name: s, path: nowhere.jsonl}]}\n")
+    job = call("sources", PREFDATA_SETTINGS="r.yaml")
+    assert job.communicate(timeout=WAIT_S)[1] == "error: nowhere.jsonl: no such file; correct sources.sources (s).path\n"
+    assert job.returncode == 2
+    wrong = call("settings", "--nothing")
+    assert "No such option" in wrong.communicate(timeout=WAIT_S)[1]
+    assert wrong.returncode == 2
+
+
+def test_another_command_or_a_batch_system_runs_by_itself(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert warm.call(["objectives"]) is None
+    monkeypatch.setenv(warm.SOCKET, "/nowhere/s")
+    monkeypatch.setenv(warm.COMMANDS, "train")
+    assert warm.call(["train"]) is None, "nobody listens"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert warm.call(["train"]) is None
+    done = call("settings", SLURM_JOB_ID="7")
+    assert done.communicate(timeout=WAIT_S)[0].startswith("name  [required]")
+
+
+def long_job(folder: Path) -> list[str]:
+    """A training that waits for its lock, which a test holds."""
+    (folder / "pipe").exists() or os.mkfifo(folder / "pipe")
+    return ["sources", "--settings", "pipe"]
+
+
+def test_a_job_whose_command_is_killed_dies(call: Call, server: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
+    job = call(*long_job(tmp_path))
+    (pid,) = forked(server)
+    job.kill()
+    job.communicate()
+    forked(server, 0)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_signal_is_passed_on(call: Call, server: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
+    job = call(*long_job(tmp_path))
+    forked(server)
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=WAIT_S)
+    assert job.returncode == 128 + signal.SIGTERM, "as a shell says it"
+    forked(server, 0)
+
+
+def test_nothing_outlives_the_process(call: Call, tmp_path: Path) -> None:
+    process = warm.start(tmp_path / "s", ["sources"], threads=1)
+    assert process is not None
+    job = call(*long_job(tmp_path), **{warm.SOCKET: str(tmp_path / "s"), warm.COMMANDS: "sources"})
+    (pid,) = forked(process)
+    process.kill()
+    process.wait()
+    assert "is gone; run the same command again" in job.communicate(timeout=WAIT_S)[1]
+    assert job.returncode == 1
+    deadline = time.monotonic() + WAIT_S
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_long_name_or_another_system_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert warm.start(tmp_path / ("x" * 120), ["train"], 1) is None
+    monkeypatch.delattr(os, "pidfd_open")
+    assert warm.start(tmp_path / "s", ["train"], 1) is None
