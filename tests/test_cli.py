@@ -51,11 +51,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["split", "--settings", "none.yaml"], "no such settings file"),
-        (["split", "--settings", "r.yaml", "--shards", "9"], "there are 1 shards, no [9]"),
+        (["split", "--settings", "r.yaml", "--shards", "9"], "no shards [9]: the recipe has 1, numbered from 0"),
         (["split", "--settings", "r.yaml", "--shards", "x"], "'x' is no shard"),
-        (["rank", "--settings", "r.yaml", "--unit", "y"], "is no unit of rank; choose one of ['source']"),
+        (["rank", "--settings", "r.yaml", "--unit", "y"], "rank has no unit 'y'; choose one of ['source']"),
         (["split", "--settings", "r.yaml"], "no such file; run the stage that makes it"),
-        (["prune", "--settings", "r.yaml", "--unit", "x"], "is no unit of prune"),
+        (["prune", "--settings", "r.yaml", "--unit", "x"], "prune has no unit 'x'"),
     ],
 )
 def test_mistakes_of_the_command_line(tmp_path: Path, words: list[str], said: str) -> None:

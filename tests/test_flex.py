@@ -55,7 +55,7 @@ def test_a_device_that_cannot_is_found_out_and_told(capsys: pytest.CaptureFixtur
     """A CPU, for one: it has no backward there."""
     flex_attention.works.cache_clear()
     assert not flex_attention.works(4, 2, 16, torch.float32, CPU)
-    assert "FlexAttention is not used here, completions are padded: NotImplementedError" in capsys.readouterr().err
+    assert "FlexAttention is not used on this device (NotImplementedError" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("factor", "right"), [(1.0, True), (1.1, False)])

@@ -174,7 +174,7 @@ def test_only_references_that_a_published_set_lacks_are_scored(
 def test_log_probs_made_otherwise_are_refused_by_field(published: Path, settings_file: Callable[..., Path], lm: Path) -> None:
     references = [{"name": "primary", "model": str(lm), "template": "plain"}]
     path = settings_file(objective="dpo", data={"path": str(published), "format": "sets"}, reference_models=references)
-    with pytest.raises(ConfigError, match="under primary were made with template 'chat', not 'plain'"):
+    with pytest.raises(ConfigError, match="under primary differ from the settings: template 'chat', not 'plain'"):
         from_file.load(path)
 
 

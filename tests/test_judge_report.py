@@ -258,7 +258,7 @@ def test_the_verifier_scores_against_the_final_answer(scored: Callable[..., Resu
 
 
 def test_what_is_no_reward_model_is_refused(models: Path, scored: Callable[..., Results]) -> None:
-    with pytest.raises(ConfigError, match="a classifier of 2 classes"):
+    with pytest.raises(ConfigError, match="the model has 2 outputs"):
         scored({"kind": "reward", "model": {"id": str(models / "classes")}})
 
 

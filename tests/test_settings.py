@@ -51,7 +51,7 @@ def test_all_mistakes_come_together_with_suggestions() -> None:
         ({"train": {"runs": {"../x": {}}}}, "is not <objective>/<variant>"),
         ({"name": "../escape"}, "name"),
         ({"sources": {"sources": [{"name": "s", "dataset": "a/b", "revision": "main"}]}}, "revision: String should match"),
-        ({"judge": [{"name": "source"}]}, "means the source's own order"),
+        ({"judge": [{"name": "source"}]}, "reserved for the source's own order"),
         ({"judge": [{"name": "a"}, {"name": "a"}]}, "two of judge share a name"),
         ({"train": {"runs": {"sft/x": {"model": "run:sft/y"}}}}, "is no run (did you mean 'sft/x'?)"),
         (
@@ -61,7 +61,7 @@ def test_all_mistakes_come_together_with_suggestions() -> None:
         ({"train": {"runs": {"mrpo/x": {"references": {"alpha": [0, 0]}}}}}, "alpha gives no reference any weight"),
         ({"split": {"train": 0.5}}, "sum to 1"),
         ({"sources": {"sources": [{"name": "s", "dataset": "a/b"}]}}, "needs its revision"),
-        ({"sources": {"sources": [{"name": "s", "path": "x", "fields": {"promt": "p"}}]}}, "fields maps"),
+        ({"sources": {"sources": [{"name": "s", "path": "x", "fields": {"promt": "p"}}]}}, "fields: unknown names"),
     ],
 )
 def test_each_mistake_is_named(keys: dict[str, object], said: str) -> None:

@@ -312,7 +312,7 @@ def test_log_probs_come_in_the_settings_order_and_must_be_all_there(make_run) ->
     (row,), _ = make_set(make_run, rows, ranks, logps=logps, references=["z", "a"])
     assert [x["reference"] for x in row["candidates"][0]["logps"]] == ["z", "a"]
     assert [c["logps"][0]["logp"] for c in row["candidates"]] == [-1, -2]
-    with pytest.raises(DataError, match=r"log-probs of \['z'\], but the settings have the references \['z', 'a'\]"):
+    with pytest.raises(DataError, match=r"log-probs under \['z'\], but the settings name the references \['z', 'a'\]"):
         make_set(
             make_run,
             rows,

@@ -133,7 +133,7 @@ def test_equal_answers_are_a_tie_that_nobody_is_asked(run: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[{"instruction": "q", "output": "a"}, {"instruction": "q", "output": "b"}]', "stands in the file twice"),
+        ('[{"instruction": "q", "output": "a"}, {"instruction": "q", "output": "b"}]', "occurs twice in the file"),
         ('[{"instruction": "other", "output": "a"}]', "no instruction is answered by every system"),
         ('[{"instruction": "q"}]', "output"),
     ],
@@ -145,7 +145,7 @@ def test_what_is_no_such_file_is_named(place: Path, run: Any, text: str, said: s
 
 
 def test_an_unknown_judge_is_named(place: Path, run: Any) -> None:
-    with pytest.raises(ConfigError, match="'k' is no judge of the recipe .did you mean|known: 'j'"):
+    with pytest.raises(ConfigError, match="the recipe has no judge named 'k' .did you mean|known: 'j'"):
         win_rate.of_files(run("http://127.0.0.1:9/v1"), "k", [place / "long.json"], place / "base.json")
 
 
@@ -153,7 +153,7 @@ def test_a_judge_of_trained_models_needs_two_of_them() -> None:
     made = {"name": "w", "sources": {"sources": [{"name": "s", "path": "x"}]}, "judge": [{"name": "exact"}]}
     with pytest.raises(ConfigError, match="name two runs at least"):
         validate_recipe({**made, "evaluate": {"judge": "exact"}}, "t")
-    with pytest.raises(ConfigError, match="'exakt' is no judge's name .did you mean 'exact'"):
+    with pytest.raises(ConfigError, match="no judge is named 'exakt' .did you mean 'exact'"):
         validate_recipe({**made, "evaluate": {"judge": "exakt"}}, "t")
     text = {"name": "t", "kind": "pairwise", "model": {"id": "m"}, "verdicts": "text", "swap_margin": 1.0}
     with pytest.raises(ConfigError, match="swap_margin needs a margin"):

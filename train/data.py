@@ -12,7 +12,7 @@ from prefdata.recipe.results import Results
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part
 from prefdata.tables import content, files
-from train.examples import Example, examples
+from train.examples import Example, examples, usable
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
 from train.objectives.reference_weights import alpha
@@ -56,24 +56,9 @@ def read_examples(
     negatives = objective.negatives
     references = [r.name for r in recipe.score.references] if settings.set == "preference" else []
     origins = NEGATIVES[negatives].origins or tuple(settings.negatives.origins)
-    data = examples(frame.to_dicts(), encoder, origins if negatives != "none" else (), references, LOSSES[objective.loss].needs)
-    usable = data if negatives == "none" else [e for e in data if len(e.completions) > 1]
-    if not usable:
-        raise DataError(f"no row has a rejected candidate of origin {list(origins)}", f"sets/{settings.set}")
-    return _within(usable, limit, settings)
-
-
-def _within(usable: list[Example], limit: int, settings: TrainingSettings) -> list[Example]:
-    """The rows that fit the model; longer ones are left out and counted, never cut. A recipe whose score stage knows the
-    policy has none by then."""
-    too_long = [e.prompt_id for e in usable if len(e.prompt) + max(map(len, e.completions)) > limit]
-    if not too_long:
-        return usable
-    print(f"train: {len(too_long)} of {len(usable)} rows are longer than {limit} tokens and left out", file=sys.stderr)
-    kept = [e for e in usable if e.prompt_id not in set(too_long)]
-    if not kept:
-        raise DataError(f"every row is longer than the model's {limit} tokens", f"sets/{settings.set}")
-    return kept
+    wanted = origins if negatives != "none" else ()
+    data = examples(frame.to_dicts(), encoder, wanted, references, LOSSES[objective.loss].needs)
+    return usable(data, wanted, limit, f"sets/{settings.set}")
 
 
 def held_out(

@@ -1,6 +1,7 @@
 """The preference set as batches: examples in token ids, a data order that is a pure function of (seed, epoch), and
 micro-batches balanced by tokens."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -97,6 +98,21 @@ def _require_tokens(candidate: dict[str, Any], name: str, own: int, prompt: str)
             f"candidate {candidate['candidate_id']} of prompt {prompt}",
             "make a model with the policy's tokenizer the first of score.references, or train another objective",
         )
+
+
+def usable(data: Sequence[Example], origins: Sequence[str], limit: int, where: str) -> list[Example]:
+    """The examples that have a rejected candidate (where the objective draws from `origins`) and fit the model; longer ones are
+    left out and counted, never cut. A recipe whose score stage knows the policy has none by then. Raises DataError."""
+    kept = [e for e in data if len(e.completions) > 1] if origins else list(data)
+    if not kept:
+        raise DataError(f"no row has a rejected candidate of origin {list(origins)}", where)
+    fitting = [e for e in kept if len(e.prompt) + max(map(len, e.completions)) <= limit]
+    if not fitting:
+        raise DataError(f"every row is longer than the model's {limit} tokens", where)
+    if len(fitting) < len(kept):
+        left = len(kept) - len(fitting)
+        print(f"train: {left} of {len(kept)} rows are longer than {limit} tokens and left out", file=sys.stderr)
+    return fitting
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def _told(model: Any, batch: Sequence[Example], few: Sequence[Example]) -> str:
         places = max(lengths) * len(lengths)
         return (
             "this model's attention cannot share a prefix; rows are padded to their batch's longest, "
-            f"{1 - alone / places:.0%} at most of their places hold nothing"
+            f"{1 - alone / places:.0%} at most of the positions are padding"
         )
     if not logprob.sharing_pays(completions):
         return "each completion runs with its prompt, packed without padding: there is nothing to share"

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from prefdata.models.forward import logprob
 from prefdata.models.tokens import Encoder
 from prefdata.tables.ids import candidate_id, prompt_id
 from train.card import About
-from train.examples import Example, Order, examples
+from train.examples import Order, examples, usable
 from train.loop import Prepared, identity_of, steps
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
@@ -74,14 +73,18 @@ def fit(
     """
     row, settings = _objective(objective), settings or TrainingSettings.model_validate(keys)
     if keys and settings.model_fields_set != set(keys):
-        raise ConfigError("give settings, or its keys beside each other, not both", "fit")
+        raise ConfigError("give either settings=... or single keys, not both", "fit")
     settings = _filled(settings, row)
     encoder = _encoder(encoder, settings)
     limit = _limit(model)
     compared = {} if row.references == "none" else dict(references or {START: model})
+    if row.references in ("virtual", "each") and len(compared) < 2:
+        raise ConfigError(f"{objective} combines two references or more", "fit: references", "give them by name")
     listed = [_set_row(r, f"rows[{i}]") for i, r in enumerate(rows)]
     _score(listed, encoder, compared)
-    data = _within(_examples(listed, encoder, row, settings, list(compared)), limit)
+    origins = () if row.negatives == "none" else NEGATIVES[row.negatives].origins or tuple(settings.negatives.origins)
+    data = examples(listed, encoder, origins, list(compared), LOSSES[row.loss].needs)
+    data = usable(data, origins, limit, "fit: rows")
     seed = settings.seed or 0
     name, order = f"{objective}/fit", Order(tuple(e.prompt_id for e in data), settings.batch_prompts, seed)
     data_hash = hex_id(json.dumps(listed, sort_keys=True))
@@ -121,7 +124,7 @@ def _filled(settings: TrainingSettings, row: Objective) -> TrainingSettings:
     """The settings with the objective's own defaults. Raises ConfigError for keys that a recipe's or a file's run has only."""
     idle = settings.model_fields_set & {"set", "split", "model", "revision", "init", "lora", "continue_from", "evaluation"}
     if idle:
-        raise ConfigError(f"{sorted(idle)[0]} is no key of fit: the model and the rows are given", "fit")
+        raise ConfigError(f"{sorted(idle)[0]} is not a key of fit, which is given the model and the rows", "fit")
     length = {} if settings.steps or settings.epochs else {"epochs": 1}
     return with_defaults(settings.model_copy(update=length), row)
 
@@ -195,7 +198,9 @@ def _answer(value: Any, prompt: Sequence[Message], where: str) -> str:
         return value
     messages = _messages(value, where)
     if messages[-1]["role"] != "assistant" or (len(messages) > 1 and messages[:-1] != list(prompt)):
-        raise DataError("messages must be the prompt's and one of the assistant, or that one alone", where, "correct the row")
+        raise DataError(
+            "messages must be the prompt's followed by one of the assistant, or only that one", where, "correct the row"
+        )
     return messages[-1]["content"]
 
 
@@ -212,24 +217,6 @@ def _score(rows: Sequence[dict[str, Any]], encoder: Encoder, references: Mapping
             for group, completions, of_group in zip(groups, ids, sums, strict=True):
                 for candidate, tokens, total in zip(group, completions, of_group.tolist(), strict=True):
                     candidate["logps"].append({"reference": name, "logp": total, "num_tokens": len(tokens)})
-
-
-def _examples(
-    rows: Sequence[Row], encoder: Encoder, objective: Objective, settings: TrainingSettings, references: Sequence[str]
-) -> list[Example]:
-    origins = NEGATIVES[objective.negatives].origins or tuple(settings.negatives.origins)
-    wanted = () if objective.negatives == "none" else origins
-    return examples(rows, encoder, wanted, references, LOSSES[objective.loss].needs)
-
-
-def _within(data: Sequence[Example], limit: int) -> list[Example]:
-    """The rows that fit the model; longer ones are left out and counted, never cut."""
-    kept = [e for e in data if len(e.prompt) + max(map(len, e.completions)) <= limit]
-    if not kept:
-        raise DataError("no row is left to train on", "fit", f"give rows of at most {limit} tokens")
-    if len(kept) < len(data):
-        print(f"fit: {len(data) - len(kept)} of {len(data)} rows are longer than {limit} tokens and left out", file=sys.stderr)
-    return kept
 
 
 def _identity(model: Any) -> str:

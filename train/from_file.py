@@ -65,7 +65,7 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
             if isinstance(self.path, list) or (self.path is None) == (self.dataset is None):
                 raise ValueError("give either path (one folder) or dataset")
             if self.dataset is not None and self.revision is None:
-                raise ValueError("a data set on the Hub needs its revision (a commit hash): data moves under a name")
+                raise ValueError("a data set on the Hub needs its revision (a commit hash): data under a name can change")
         elif self.format not in SHAPES:
             raise ValueError(f"format {self.format!r} is unknown{did_you_mean(self.format, [PUBLISHED, *SHAPES])}")
         else:
@@ -185,7 +185,7 @@ def _require_whole(published: pl.DataFrame | None, names: Sequence[str]) -> None
                 raise ConfigError(
                     f"candidate {candidate['candidate_id']} has no log-prob under {sorted(lacking)[0]}",
                     "data",
-                    "name reference_models with their models: what lacks is scored",
+                    "list the references with their models under reference_models: missing log-probs are computed",
                 )
 
 
@@ -219,7 +219,7 @@ def _require_as_recorded(wanted: ReferenceSettings, recorded: list[Recorded], dt
         differing.append(f"model {facts.made_with}, not {now}")
     if differing:
         raise ConfigError(
-            f"the set's log-probs under {wanted.name} were made with {'; '.join(differing)}",
+            f"the set's log-probs under {wanted.name} differ from the settings: {'; '.join(differing)}",
             f"reference_models.{wanted.name}",
             "give the reference another name to have it scored, or the set's own settings",
         )

@@ -26,7 +26,7 @@ def resolve(settings: Settings, name: str, where: str = "settings") -> TrainingS
     try:
         run = TrainingSettings.model_validate(settings.train.runs[name])
     except ValidationError as error:
-        raise ConfigError(explain(error, TrainingSettings, key, "python -m train --keys")) from error
+        raise ConfigError(explain(error, TrainingSettings, key, "prefdata train --keys")) from error
     filled = _fill(settings, run, objective, key)
     _check(settings, filled, objective, key)
     return filled
@@ -73,7 +73,10 @@ def _check(settings: Settings, run: TrainingSettings, objective: str, key: str) 
     if row.negatives != "kernel" and (asked.steps > 1 or asked.proposals is not None or asked.include_chosen):
         problems.append(f"{key}: negatives.steps, proposals and include_chosen are the kernel's, {objective} has none")
     if (asked.steps > 1 or asked.proposals is not None) and asked.count > 1 and not asked.replacement:
-        problems.append(f"{key}: {asked.count} chains of the kernel may meet: negatives.replacement: true counts repeats")
+        problems.append(
+            f"{key}: the {asked.count} kernel chains may draw the same candidate: "
+            "set negatives.replacement: true, which counts repeats"
+        )
     need = LOSSES[row.loss].needs
     if need == "smoothing" and not run.loss.label_smoothing:
         problems.append(f"{key}: {objective} is infinite at loss.label_smoothing 0: give a small one, 0.001 by default")

@@ -47,7 +47,7 @@ class OptimizerSettings(BaseModel, frozen=True, extra="forbid"):
 
     learning_rate: float = Field(3e-4, gt=0, description="peak")
     warmup_steps: int = Field(0, ge=0, description="linear from 0 to the peak")
-    warmup_share: float = Field(0.0, ge=0, lt=1, description="or this share of all steps, where that is more")
+    warmup_share: float = Field(0.0, ge=0, lt=1, description="warm-up as a share of all steps; the larger of the two is used")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="from the peak to 0 over the rest")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
     weight_decay: float = Field(0.0, ge=0, description="decoupled, on every parameter")
@@ -132,7 +132,9 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     """One training run."""
 
     set: Literal["sft", "preference"] = Field("preference", description="which set it reads")
-    split: SplitName | None = Field(None, description="which split of it; default: all of sets/sft, train of the other")
+    split: SplitName | None = Field(
+        None, description="which split of the set; default: all splits for sft, train for preference"
+    )
     model: str | None = Field(None, description="where the policy starts; default: the primary reference")
     revision: Commit | None = Field(None, description="commit hash, for a Hub id")
     init: InitSettings | None = Field(None, description="a fresh model instead")

@@ -108,5 +108,5 @@ def require_present(reasons: Counter[str], count: int, settings: JudgeSettings) 
         raise EngineError(
             f"{reasons.total()} of {count} verdicts are missing ({told})",
             f"judge {settings.name}",
-            "mend what the reasons say, or raise judge.max_failed",
+            "fix the causes listed, or raise judge.max_failed",
         )

@@ -43,7 +43,7 @@ def pairwise(models: Models, settings: JudgeSettings) -> Judge:
 
     limit = settings.max_tokens if mode == "text" else 1
     if mode not in rubric.ask:
-        raise ConfigError(f"the rubric asks for no {mode}", settings.rubric, f"add ask.{mode} to it, or change judge.verdicts")
+        raise ConfigError(f"the rubric has no ask.{mode}", settings.rubric, f"add ask.{mode} to it, or change judge.verdicts")
     tops = model.server.top_logprobs if model.server and mode == "labels" else None
     identity = json.dumps([model.identity(), mode, limit, tops], sort_keys=True)
     labels = tuple(rubric.labels.values()) if mode == "labels" else None

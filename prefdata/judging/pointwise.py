@@ -67,7 +67,7 @@ class Rewards:
         loaded = load_classifier(self.path, self.settings.revision)
         if loaded.config.num_labels != 1:
             raise ConfigError(
-                f"a classifier of {loaded.config.num_labels} classes, not one score", self.path, "choose a reward model"
+                f"the model has {loaded.config.num_labels} outputs; a reward model has one", self.path, "choose a reward model"
             )
         loaded.config.pad_token_id = -1  # it looks for the last token that is no padding: the last one is
         return loaded

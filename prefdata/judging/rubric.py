@@ -32,7 +32,9 @@ class Fence(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _numbered(self) -> "Fence":
         if "{nonce}" not in self.open or "{nonce}" not in self.close:
-            raise ValueError("both lines of a fence need {nonce}, or a text could close it")
+            raise ValueError(
+                "fence.open and fence.close must both contain {nonce}: without it an answer could forge the closing line"
+            )
         return self
 
 
@@ -51,7 +53,7 @@ class Rubric(BaseModel, frozen=True, extra="forbid"):
         if not {"first", "second"} <= self.labels.keys() or len(set(self.labels.values())) < len(self.labels):
             raise ValueError("labels: first and second (and tie, if there is one) must differ")
         if lacking := [s for s in ("{prompt}", "{first}", "{second}") if s not in self.user]:
-            raise ValueError(f"user: no {lacking[0]}")
+            raise ValueError(f"user: the slot {lacking[0]} is missing")
         return self
 
     @property

@@ -43,7 +43,7 @@ def judge_named(settings: Settings, name: str) -> JudgeSettings:
     """A judge of the recipe. Raises ConfigError."""
     known = {j.name: j for j in settings.judge}
     if name not in known:
-        raise ConfigError(f"{name!r} is no judge of the recipe{did_you_mean(name, known)}", "judge")
+        raise ConfigError(f"the recipe has no judge named {name!r}{did_you_mean(name, known)}", "judge")
     return known[name]
 
 

@@ -16,5 +16,5 @@ class ReferenceSettings(BaseModel, frozen=True, extra="forbid"):
     max_tokens: int | None = Field(
         None,
         ge=2,
-        description="prompt + completion; default: the model's context; a longer candidate is dropped, too_long:<reference>",
+        description="prompt + completion; default: the model's context; longer ones are dropped, reason too_long:<reference>",
     )

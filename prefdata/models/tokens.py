@@ -98,7 +98,9 @@ class Encoder:
         generated, bare = (self._render(asked, generation=g) for g in (True, False))
         header = generated.removeprefix(bare) if generated.startswith(bare) else ""
         if self.end_id in self._with_specials(header):
-            raise ConfigError("the chat template ends the answer before it begins", self.where, "correct its chat_template")
+            raise ConfigError(
+                "the chat template's generation prompt contains the end token", self.where, "correct its chat_template"
+            )
         whole = self._render([*asked, {"role": "assistant", "content": mark}], generation=False)
         inside = whole.removeprefix(self._render(asked, generation=True)).partition(mark)[0]
         if inside != whole.partition(mark)[0] and self.end_id in self._with_specials(inside):

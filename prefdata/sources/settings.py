@@ -38,19 +38,21 @@ class SourceSettings(BaseModel, frozen=True, extra="forbid"):
     fields: dict[str, str] = Field(
         default_factory=dict, description="ours: theirs, where the names differ (prompt, answers, answer, model, rank, ...)"
     )
-    split: SplitName | None = Field(None, description="split of all its rows; else the row's own, else by shares")
+    split: SplitName | None = Field(
+        None, description="split of all its rows; default: the row's own, else by the shares under split"
+    )
     weight: float = Field(1.0, gt=0, le=1, description="share of its prompts kept, by a keyed draw: mixtures")
     exclude: list[str] = Field(
-        default=["truthful_qa"], description="subsets left out (the row's source); TruthfulQA's prompts are an evaluation's"
+        default=["truthful_qa"], description="subsets left out (the row's source); TruthfulQA is an evaluation set"
     )
-    prompts_only: bool = Field(False, description="leave the answers: models of generate.models answer the prompts")
+    prompts_only: bool = Field(False, description="read prompts only; generate.models answer them")
 
     @model_validator(mode="after")
     def _one_place(self) -> "SourceSettings":
         if (self.path is None) == (self.dataset is None):
             raise ValueError("give either path or dataset")
         if self.dataset is not None and self.revision is None:
-            raise ValueError("a data set on the Hub needs its revision (a commit hash): data moves under a name")
+            raise ValueError("a data set on the Hub needs its revision (a commit hash): data under a name can change")
         return self
 
     @model_validator(mode="after")
@@ -59,7 +61,7 @@ class SourceSettings(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"format {self.format!r} is unknown{did_you_mean(self.format, SHAPES)}")
         known = {*SHAPES[self.format].fields, *COMMON_FIELDS}
         if unknown := sorted(set(self.fields) - known):
-            raise ValueError(f"fields maps {unknown}, which are none of {sorted(known)}")
+            raise ValueError(f"fields: unknown names {unknown}; this format has {sorted(known)}")
         return self
 
     @property
@@ -74,9 +76,9 @@ class SourcesSettings(BaseModel, frozen=True, extra="forbid"):
     sources: list[SourceSettings] = Field(min_length=1, description="in order of precedence")
     max_chars: int = Field(100_000, ge=1, description="a prompt or answer with more characters is dropped")
     max_reject_rate: Share = Field(0.01, description="the run fails when more input than this is bad")
-    unknown_fields: Literal["ignore", "error"] = Field("ignore", description="what fields we do not know get")
+    unknown_fields: Literal["ignore", "error"] = Field("ignore", description="what to do with unknown fields")
     control_characters: Literal["drop", "keep"] = Field(
-        "drop", description="what a text with NUL or another C0 control gets (tab and newlines are none)"
+        "drop", description="what to do with a text that holds NUL or another C0 control (tab and newlines are allowed)"
     )
 
 

@@ -148,7 +148,7 @@ def _with_logps(candidates: pl.DataFrame, logps: pl.DataFrame | None, names: lis
         row = lacking.row(0, named=True)
         has = [x["reference"] for x in row["logps"] or []]
         raise DataError(
-            f"log-probs of {has}, but the settings have the references {names}",
+            f"it has log-probs under {has}, but the settings name the references {names}",
             f"candidate {row['candidate_id']} of prompt {row['prompt_id']}",
             "run the score stage for every reference",
         )

@@ -216,7 +216,7 @@ def require(frame: pl.DataFrame, table: Table, where: str = "rows") -> pl.DataFr
             column = _as_enum(column, dtype, table, where)
         if name not in table.nullable and column.null_count():
             row = int(column.is_null().arg_max() or 0)
-            raise DataError(f"null in a column of {table.name} that has none", f"{where}:{row}:{name}", AGAIN)
+            raise DataError(f"null in a column of {table.name} that allows none", f"{where}:{row}:{name}", AGAIN)
         columns.append(column)
     checked = pl.DataFrame(columns)
     _require_ids(checked, table, where)

@@ -46,7 +46,9 @@ def test_a_second_run_of_the_workflow_stops_and_names_the_holder(place: Place, m
     run = Results(read_recipe(Path("recipe.yaml")), STAGES)
     held = take_lock(run.root / ".run", 0)
     try:
-        with pytest.raises(SystemExit, match=rf"another run works here: .*\.run: in use by process {os.getpid()}; "):
+        with pytest.raises(
+            SystemExit, match=rf"another run is using this results folder: .*\.run: in use by process {os.getpid()}; "
+        ):
             snakefile.begin(run)
     finally:
         os.close(held)

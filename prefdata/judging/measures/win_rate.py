@@ -41,7 +41,7 @@ def read(path: Path) -> dict[str, tuple[str, str]]:
         fields = Fields(row, alpaca_eval.SHAPE.fields, where)
         instruction = alpaca_eval.instruction(fields)
         if instruction in found:
-            raise DataError("this instruction stands in the file twice", where, "give the answers of one system")
+            raise DataError("this instruction occurs twice in the file", where, "give the answers of one system")
         found[instruction] = (fields.get("answer", str), fields.get("model", str) if fields.has("model") else path.stem)
     return found
 
@@ -69,7 +69,7 @@ def of_files(
         answers = read_[str(path)]
         name = answers[shared[0]][1]
         if name in pairs:
-            raise DataError(f"two systems are called {name}", str(path), "give each file's rows a generator of their own")
+            raise DataError(f"two systems are called {name}", str(path), "use a different `generator` in each file")
         pairs[name] = [text_pair(i, answers[i][0], base[i][0]) for i in shared]
     found, values, notes = [], {}, []
     with ChunkStore(results.chunks("win-rate", judge_unit(own))) as store:

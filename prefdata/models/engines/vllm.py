@@ -28,7 +28,7 @@ class VllmSettings(BaseModel, frozen=True, extra="forbid"):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: the model's own")
     max_model_len: int | None = Field(None, ge=2, description="prompt + answer; default: the model's context")
     memory_share: float = Field(0.9, gt=0, le=1, description="of a device's memory, for weights and cache")
-    eager: bool = Field(False, description="no compilation: a faster start, slower tokens")
+    eager: bool = Field(False, description="do not compile: starts faster, generates more slowly")
     batch_requests: int = Field(4096, ge=1, description="requests handed over together; finished ones are kept together")
 
 

@@ -73,7 +73,7 @@ def works(heads: int, key_heads: int, width: int, dtype: torch.dtype, device: to
 
 
 def _told(reason: str) -> bool:
-    print(f"FlexAttention is not used here, completions are padded: {reason}", file=sys.stderr)
+    print(f"FlexAttention is not used on this device ({reason}); completions are padded instead", file=sys.stderr)
     return False
 
 

@@ -30,12 +30,14 @@ class SplitSettings(BaseModel, frozen=True, extra="forbid"):
 class DedupSettings(BaseModel, frozen=True, extra="forbid"):
     """Exact and near-duplicate prompts, by MinHash over runs of words; `dedup: null` keeps every prompt."""
 
-    threshold: float = Field(0.8, gt=0, le=1, description="estimated Jaccard similarity from which two prompts are one")
+    threshold: float = Field(
+        0.8, gt=0, le=1, description="two prompts are duplicates from this estimated Jaccard similarity on"
+    )
     ngram: int = Field(3, ge=1, description="words in a run; punctuation and case do not count")
     permutations: int = Field(
         128, ge=16, le=1024, description="numbers in a signature; the estimate's sd is about 1/sqrt of it"
     )
-    bands: int = Field(32, ge=1, description="of the signature; prompts that agree in one are compared")
+    bands: int = Field(32, ge=1, description="LSH bands of the signature; two prompts are compared if they share a band")
 
     @model_validator(mode="after")
     def _whole_bands(self) -> "DedupSettings":
@@ -78,7 +80,7 @@ class GenerateSettings(BaseModel, frozen=True, extra="forbid"):
 class NoiseSettings(BaseModel, frozen=True, extra="forbid"):
     """Token-swap noise of the chosen answer."""
 
-    copies: int = Field(1, ge=0, description="noise candidates per prompt; 0 turns the stage's output empty")
+    copies: int = Field(1, ge=0, description="noise candidates per prompt; with 0 no noise is made")
     tries: int = Field(16, ge=1, description="draws of two positions before the prompt is counted noise_failed")
 
 

@@ -11,7 +11,7 @@ from prefdata.models.engines.registry import LanguageModelSettings
 class NoisySettings(BaseModel, frozen=True, extra="forbid"):
     """Planted errors of the embedded world's noisy judge, in its score's units (0 to 1): will a report find them?"""
 
-    spread: float = Field(0.1, ge=0, description="scale of the logistic noise of one asking")
+    spread: float = Field(0.1, ge=0, description="scale of the logistic noise added to each comparison")
     first_place: float = Field(0.0, description="what the answer that is read first gains")
     length: float = Field(0.0, description="what the longer answer gains")
 
@@ -19,7 +19,7 @@ class NoisySettings(BaseModel, frozen=True, extra="forbid"):
 class JudgeSettings(BaseModel, frozen=True, extra="forbid"):
     """One judge and how it is asked; every comparison is asked in both orders unless swap_margin says otherwise."""
 
-    name: Name = Field("exact", description="the method that `sets.method` may name")
+    name: Name = Field("exact", description="name of the judge; `sets.method` refers to it")
     kind: str = Field(
         "exact",
         description="pairwise: a language model compares two answers by a rubric; likelihood: a model's nats per character; "
@@ -37,10 +37,13 @@ class JudgeSettings(BaseModel, frozen=True, extra="forbid"):
         "ceil(log2 n) rounds; round_robin: all pairs and Bradley-Terry scores",
     )
     swap_margin: float | None = Field(
-        None, gt=0, description="ask the second order only where the first one's margin is below; null: always both"
+        None,
+        gt=0,
+        description="judge the second order only if the margin of the first, in nats, is below this; null: always both",
     )
     truncated: Literal["last", "judged"] = Field(
-        "last", description="an answer cut by the length limit is behind every whole one unasked, or judged like others"
+        "last",
+        description="answers cut by the length limit: last = not compared, ranked below complete ones; judged = like others",
     )
     noisy: NoisySettings = Field(default_factory=NoisySettings, description="of the judge noisy")
     splits: list[SplitName] = Field(default=["train", "validation", "test"], description="whose candidates are judged")

@@ -10,7 +10,7 @@ from prefdata.kinds import Name, SplitName
 
 
 class TrainSettings(BaseModel, frozen=True, extra="forbid"):
-    """The training runs, by <objective>/<variant>; `python -m train --keys` prints what each may hold."""
+    """The training runs, by <objective>/<variant>; `prefdata train --keys` prints the keys of a run."""
 
     runs: dict[str, dict[str, Any]] = Field(
         default_factory=dict,

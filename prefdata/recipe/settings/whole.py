@@ -60,7 +60,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         asked += [j.model.id for j in self.judge if j.model]
         asked += [f"run:{r}" for r in self.evaluate.runs]
         return [
-            f"{ref} is no run under train.runs{did_you_mean(ref[4:], self.train.runs)}"
+            f"{ref}: train.runs has no such run{did_you_mean(ref[4:], self.train.runs)}"
             for ref in asked
             if ref.startswith("run:") and ref[4:] not in self.train.runs
         ]
@@ -78,14 +78,16 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
             for where, n in (("judge", judges), ("generate.models", models))
             if len(set(n)) < len(n)
         ]
-        return problems + ([] if "source" not in judges else ["judge: the name source means the source's own order"])
+        return problems + (
+            [] if "source" not in judges else ["judge: the name `source` is reserved for the source's own order"]
+        )
 
     def _unknown_methods(self) -> list[str]:
         judges = [j.name for j in self.judge]
         known = ["source", *judges]
         lacking, comparing = list[str](), self.evaluate.judge
         if comparing is not None and comparing not in judges:
-            lacking = [f"evaluate.judge: {comparing!r} is no judge's name{did_you_mean(comparing, judges)}"]
+            lacking = [f"evaluate.judge: no judge is named {comparing!r}{did_you_mean(comparing, judges)}"]
         elif comparing is not None and len(self.evaluate.runs) < 2:
             lacking = ["evaluate.judge: name two runs at least under evaluate.runs, the first is the baseline"]
         return lacking + [

@@ -44,7 +44,11 @@ def _completion(row: Fields, name: str) -> str:
         return value
     messages: list[Message] = messages_of(value, row.at(name))
     if len(messages) != 1 or messages[0]["role"] != "assistant":
-        raise DataError("one message of the assistant expected", row.at(name), "leave prompt out where it holds whole turns")
+        raise DataError(
+            "one message of the assistant expected",
+            row.at(name),
+            "leave prompt out if chosen and rejected are complete conversations",
+        )
     return messages[0]["content"]
 
 
