@@ -113,11 +113,11 @@ GOOD = {
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"user": "{prompt} {first}"}, "no {second}"),
+        ({"user": "{prompt} {first}"}, "the slot {second} is missing"),
         ({"labels": {"first": "A", "second": "A"}}, "must differ"),
         ({"labels": {"first": "A"}}, "must differ"),
         ({"verdict": "x"}, "verdict"),
-        ({"fence": {"open": "---", "close": "--- {nonce}"}}, "a text could close it"),
+        ({"fence": {"open": "---", "close": "--- {nonce}"}}, "an answer could forge the closing line"),
         ({"sytem": ""}, "did you mean 'system'"),
     ],
 )

@@ -412,7 +412,7 @@ def test_an_unknown_format_and_field_are_answered_with_the_nearest() -> None:
     source = {"name": "s", "path": "x", "format": "nectr"}
     with pytest.raises(ConfigError, match="format 'nectr' is unknown \\(did you mean 'nectar'"):
         validate_recipe({"name": "t", "sources": {"sources": [source]}}, "f")
-    with pytest.raises(ConfigError, match=r"fields maps \['rank'\]"):
+    with pytest.raises(ConfigError, match=r"fields: unknown names \['rank'\]"):
         validate_recipe({"name": "t", "sources": {"sources": [source | {"format": "helpsteer", "fields": {"rank": "r"}}]}}, "f")
 
 

@@ -6,8 +6,6 @@ from prefdata.recipe.units import evaluation_unit
 SETTINGS = "settings.json"
 """The settings that the jobs of a workflow read."""
 WORKFLOW_LOCK = ".run"
-WARM_SOCKET = ".warm"
-"""Of the workflow's process that forks for jobs."""
 TOY_SOURCE = "toy/source.jsonl"
 """The embedded world's rows, which a source names `toy:`."""
 TOY_TOKENIZERS = ("small", "large")

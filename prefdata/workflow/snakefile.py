@@ -96,7 +96,7 @@ def begin(results: Results) -> None:
         _held.append(take_lock(results.path(places.WORKFLOW_LOCK), wait_s=0))
     except PrefdataError as error:
         sys.exit(f"error: another run is using this results folder: {error}")
-    warm.start(results.path(places.WARM_SOCKET), served(results), results.settings.threads)
+    warm.start(served(results), results.settings.threads)
     atomic.atomic_text(
         results.path(places.SETTINGS), json.dumps(results.settings.model_dump(mode="json"), indent=1, sort_keys=True)
     )

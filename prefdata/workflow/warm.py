@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import json
 import os
+import secrets
 import selectors
 import signal
 import socket
@@ -19,7 +20,6 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 SOCKET, COMMANDS = "PREFDATA_WARM", "PREFDATA_WARM_COMMANDS"
@@ -28,23 +28,19 @@ MODULES = ("prefdata.workflow.cli", "prefdata.models.forward.logprob", "prefdata
 BATCH_SYSTEMS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 """A batch system counts what a job uses, and ends it, by its own processes."""
 CODE = struct.Struct("!i")
-NAME_BYTES = 100
-"""A socket's path has 108 at most."""
 
 
 # ---- the workflow's side ----
 
 
-def start(path: Path, commands: Iterable[str], threads: int) -> "subprocess.Popen[bytes] | None":
-    """Start the process and tell the jobs of it by the environment; None where it cannot be."""
-    if not hasattr(os, "pidfd_open") or len(os.fsencode(path)) > NAME_BYTES:
+def start(commands: Iterable[str], threads: int) -> "subprocess.Popen[bytes] | None":
+    """Start the process and tell the jobs of it by the environment; None where the system has not what it needs."""
+    if not sys.platform.startswith("linux") or not hasattr(os, "pidfd_open"):
         return None
-    path.unlink(missing_ok=True)
-    here = os.getpid()
+    here, name = os.getpid(), f"prefdata-{os.getpid()}-{secrets.token_hex(8)}"
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}  # before torch is loaded
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
-        os.chmod(path, 0o600)
+        listening.bind(f"\0{name}")  # a name without a file: nothing is left behind
         listening.listen(64)  # a job that comes while libraries are loaded waits
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "prefdata.workflow.warm", str(listening.fileno()), str(here)],
@@ -53,7 +49,7 @@ def start(path: Path, commands: Iterable[str], threads: int) -> "subprocess.Pope
             pass_fds=[listening.fileno()],
             start_new_session=True,
         )
-    os.environ[SOCKET], os.environ[COMMANDS] = str(path), ",".join(commands)
+    os.environ[SOCKET], os.environ[COMMANDS] = name, ",".join(commands)
     return process
 
 
@@ -62,14 +58,14 @@ def start(path: Path, commands: Iterable[str], threads: int) -> "subprocess.Pope
 
 def call(words: list[str]) -> int | None:
     """The exit code of `prefdata WORDS` in a fork of the workflow's process; None where this process must run it itself."""
-    path = os.environ.get(SOCKET)
-    if path is None or not words or words[0] not in os.environ.get(COMMANDS, "").split(","):
+    name = os.environ.get(SOCKET)
+    if name is None or not words or words[0] not in os.environ.get(COMMANDS, "").split(","):
         return None
     if any(name in os.environ for name in BATCH_SYSTEMS):
         return None
     with socket.socket(socket.AF_UNIX) as connection:
         try:
-            connection.connect(path)
+            connection.connect(f"\0{name}")
             task = json.dumps({"words": words, "environment": dict(os.environ), "folder": os.getcwd()}).encode()
             socket.send_fds(connection, [CODE.pack(len(task))], [0, 1, 2])
             connection.sendall(task)
@@ -123,6 +119,10 @@ def main(listening_file: int, parent: int) -> None:
 def _begin(listening: socket.socket, selector: selectors.BaseSelector, jobs: dict[int, tuple[socket.socket, int]]) -> None:
     """Take a job and fork for it."""
     connection, _ = listening.accept()
+    _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if user != os.getuid():  # such a name is open to everybody on the machine
+        connection.close()
+        return
     header, files, _, _ = socket.recv_fds(connection, CODE.size, 3)
     if len(header) < CODE.size or len(files) < 3:
         connection.close()

@@ -151,7 +151,7 @@ class Place:
             patch.delenv(RUN_PID, raising=False)
             for name, value in {**CANARIES, "OMP_NUM_THREADS": "1", **self.environment}.items():
                 patch.setenv(name, value)
-            code = _code_of(cli.main)
+            code = _code_of(cli.run_command)
         said = Said(words[0], code, out.getvalue(), err.getvalue())
         assert not any(secret in said.out + said.err for secret in CANARIES.values()), "a secret was said"
         return said

@@ -115,7 +115,7 @@ def work(task: Task) -> None:
     from prefdata.workflow import cli
 
     sys.argv = ["prefdata", *task["words"], "--settings", "recipe.yaml"]
-    cli.main()
+    cli.run_command()
 
 
 def kill_before(call: str, nth: int) -> None:
