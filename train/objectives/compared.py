@@ -1,8 +1,12 @@
 """What a loss sees of a micro-batch. B prompts, M negatives, K' reference views; fp64 sequence sums."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

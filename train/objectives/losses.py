@@ -4,13 +4,19 @@ u = log-ratio of the chosen, v = log-ratio of a negative (log pi_theta - log pi_
 Each gives its terms [B] by what the loop divides their sum by.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+else:
+    from train.lazy import Tensor, torch
+    from train.lazy import functional as F
 
 from train.objectives.compared import Compared
 

@@ -5,11 +5,16 @@ a function gives the reference log-prob of the chosen and of the negative and th
 three tensors [K', B, M], the weights summing to 1 over K'.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from train.lazy import Tensor, torch
 
 
 class Knobs(Protocol):
