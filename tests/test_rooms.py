@@ -91,7 +91,7 @@ def test_contributing_names_files_that_are_there() -> None:
 def test_the_readmes_tree_is_the_tree() -> None:
     """Every folder of the tree in the README is there, and every folder with code is in the tree."""
     text = (ROOT / "README.md").read_text()
-    tree = re.search(r"```\n(prefdata/\n.*?)```", text, re.S)
+    tree = re.search(r"```\n(train/ .*?)```", text, re.S)
     assert tree is not None
     shown, at = set(), []
     for line in tree[1].splitlines():
