@@ -13,4 +13,5 @@ if not workflow.configfiles:
 include: str(files("prefdata.workflow") / "Snakefile")
 
 
-workflow.default_target = "demo"  # an include leaves the main file's own default, and there is none
+# an include leaves the main file's own default, and there is none
+workflow.default_target = "demo"

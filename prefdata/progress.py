@@ -65,8 +65,8 @@ class Progress:
     def __init__(self, label: str, total: int | None, every_s: float = 5.0, shown: bool = True) -> None:
         self.shown, self.label, self.total, self.done, self.note = shown, label, total, 0, ""
         self._every, self._start, self._last = every_s, time.monotonic(), time.monotonic()
-        alone = shown and sys.stderr.isatty() and RUN_PID not in os.environ
-        self._bar = _bar(label, total) if alone else None
+        interactive = shown and sys.stderr.isatty() and RUN_PID not in os.environ
+        self._bar = _bar(label, total) if interactive else None
 
     def __enter__(self) -> "Progress":
         if self._bar:

@@ -13,7 +13,7 @@ from prefdata.errors import ConfigError
 from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.settings.data import DedupSettings
 from prefdata.recipe.units import Part
-from prefdata.sources.words import asked, ngrams, words
+from prefdata.sources.words import ngrams, user_text, words
 from prefdata.stages.dedup import Clusters
 from prefdata.stages.signatures import minhashes
 from prefdata.tables import files
@@ -95,7 +95,7 @@ def test_system_texts_and_answers_do_not_make_duplicates() -> None:
         {"role": "assistant", "content": "hi"},
         {"role": "user", "content": "two"},
     ]
-    assert words(asked(talk)) == ["one", "two"]
+    assert words(user_text(talk)) == ["one", "two"]
 
 
 def test_words_and_runs() -> None:

@@ -68,7 +68,7 @@ def train(path: Path) -> list[dict[str, float]]:
     made = from_file.load(path)
     from_file.prepare(made, bring_up)
     folder = run_.train(made.recipe, made.name, made.results)
-    assert folder == Path(made.asked.output)
+    assert folder == Path(made.settings.output)
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 

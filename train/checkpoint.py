@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prefdata.errors import ConfigError, DataError
 from prefdata.tables.atomic import atomic_write, fsync
-from train.processes import ALONE, World, gathered, like
+from train.processes import SINGLE, World, gathered, like
 
 BEST = "best.safetensors"
 OPTIMIZER = "optimizer"
@@ -32,7 +32,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     keep: int = 2,
-    world: World = ALONE,
+    world: World = SINGLE,
 ) -> None:
     """Write the checkpoint of `step` finished steps; older ones beyond `keep` are removed. Every rank must call it; the
     first one writes."""
@@ -79,7 +79,7 @@ class Identity:
 
 
 def resume(
-    folder: Path, identity: Identity, model: Any, optimizer: torch.optim.Optimizer, world: World = ALONE
+    folder: Path, identity: Identity, model: Any, optimizer: torch.optim.Optimizer, world: World = SINGLE
 ) -> dict[str, Any] | None:
     """Load the newest complete checkpoint of this very run into model and optimizer; its state, or None.
 
@@ -171,7 +171,7 @@ def _unique(model: Any) -> list[tuple[str, Tensor]]:
     return [(n, p.detach()) for n, p in model.named_parameters() if p.requires_grad]
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, world: World = ALONE) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, world: World = SINGLE) -> dict[str, Tensor]:
     """Steps and moments by parameter, whole, on the first rank. Every rank must call it."""
     state = optimizer.state_dict()["state"]
     return gathered(((f"{i}.{k}", torch.as_tensor(v)) for i, entry in state.items() for k, v in entry.items()), world)

@@ -80,16 +80,16 @@ def _show_keys() -> None:
 def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp) -> None:
     from train import from_file
 
-    asked = from_file.load(path)
+    file_run = from_file.load(path)
     if check:
-        _say(asked.name, asked.recipe)
+        _say(file_run.name, file_run.recipe)
         return
-    os.environ["OMP_NUM_THREADS"] = str(asked.recipe.threads)  # before torch is imported
+    os.environ["OMP_NUM_THREADS"] = str(file_run.recipe.threads)  # before torch is imported
     from train.run import train
 
-    results = asked.results
-    call = partial(train, asked.recipe, asked.name, results)
-    _train(log, results.root / "locks" / "train", call, partial(from_file.prepare, asked, bring_up))
+    results = file_run.results
+    call = partial(train, file_run.recipe, file_run.name, results)
+    _train(log, results.root / "locks" / "train", call, partial(from_file.prepare, file_run, bring_up))
 
 
 def _of_recipe(path: Path, name: str | None, check: bool, log: Path | None) -> None:

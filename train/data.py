@@ -40,13 +40,13 @@ def split_of(frame: pl.DataFrame, split: SplitName | None) -> pl.DataFrame:
 
 def with_alpha(run: Results, settings: TrainingSettings, recipe: Settings, seed: int) -> TrainingSettings:
     """The settings with the references' weights filled in where held-out pairs decide them."""
-    asked = settings.references
-    if asked.weights == "per_example":
+    section = settings.references
+    if section.weights == "per_example":
         return settings
     names = [r.name for r in recipe.score.references]
-    found = alpha(whole_set(run, settings), names, settings.negatives.origins, seed, asked.weights)
-    print(f"train: {asked.weights}: {', '.join(f'{n} {a:.3f}' for n, a in zip(names, found, strict=True))}", file=sys.stderr)
-    return settings.model_copy(update={"references": asked.model_copy(update={"alpha": found})})
+    found = alpha(whole_set(run, settings), names, settings.negatives.origins, seed, section.weights)
+    print(f"train: {section.weights}: {', '.join(f'{n} {a:.3f}' for n, a in zip(names, found, strict=True))}", file=sys.stderr)
+    return settings.model_copy(update={"references": section.model_copy(update={"alpha": found})})
 
 
 def read_examples(
@@ -65,13 +65,13 @@ def held_out(
     run: Results, encoder: Encoder, recipe: Settings, settings: TrainingSettings, objective: Objective, limit: int, seed: int
 ) -> list[Example]:
     """What a run is evaluated on while it trains: at most `evaluation.prompts` of its split, by a keyed draw."""
-    asked = settings.evaluation
-    frame = split_of(whole_set(run, settings), asked.split)
+    section = settings.evaluation
+    frame = split_of(whole_set(run, settings), section.split)
     if frame.is_empty():
         raise ConfigError(
-            f"no rows of split {asked.split} to evaluate on",
+            f"no rows of split {section.split} to evaluate on",
             "train.runs: evaluation.split",
             "name a split that the set has, or leave evaluation.every out",
         )
     data = read_examples(frame, encoder, recipe, settings, objective, limit)
-    return sorted(data, key=lambda e: (hash64(seed, "evaluation", e.prompt_id), e.prompt_id))[: asked.prompts]
+    return sorted(data, key=lambda e: (hash64(seed, "evaluation", e.prompt_id), e.prompt_id))[: section.prompts]

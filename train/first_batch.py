@@ -10,13 +10,13 @@ from torch import Tensor
 
 from prefdata.models.forward import logprob
 from train.examples import Example, micro_batches
-from train.processes import ALONE, World
+from train.processes import SINGLE, World
 
 CHECKED = 4
 """Prompts of the check."""
 
 
-def check(model: Any, data: Sequence[Example], batch_prompts: int, micro_tokens: int, world: World = ALONE) -> None:
+def check(model: Any, data: Sequence[Example], batch_prompts: int, micro_tokens: int, world: World = SINGLE) -> None:
     """Compare one small batch's log-probs with plain rows, which stops the run where they differ (EngineError); the first rank
     says how rows are run, of the first batch's size, and what the clock says to it.
 
@@ -25,22 +25,22 @@ def check(model: Any, data: Sequence[Example], batch_prompts: int, micro_tokens:
     few = next(micro_batches(data[:CHECKED], micro_tokens))
     logprob.require_equal_rows(model, [e.prompt for e in few], [e.completions for e in few])
     if world.first:
-        print(f"train: {_told(model, data[:batch_prompts], few)}", file=sys.stderr)
+        print(f"train: {_description(model, data[:batch_prompts], few)}", file=sys.stderr)
 
 
-def _told(model: Any, batch: Sequence[Example], few: Sequence[Example]) -> str:
+def _description(model: Any, batch: Sequence[Example], few: Sequence[Example]) -> str:
     prompts, completions = [e.prompt for e in batch], [e.completions for e in batch]
     lengths = [len(p) + len(c) for p, group in zip(prompts, completions, strict=True) for c in group]
-    alone, once = sum(lengths), sum(e.tokens() for e in batch)
+    separate, once = sum(lengths), sum(e.tokens() for e in batch)
     if not logprob.shares_prefix(model, max(lengths)):
         places = max(lengths) * len(lengths)
         return (
             "this model's attention cannot share a prefix; rows are padded to their batch's longest, "
-            f"{1 - alone / places:.0%} at most of the positions are padding"
+            f"{1 - separate / places:.0%} at most of the positions are padding"
         )
     if not logprob.sharing_pays(completions):
         return "each completion runs with its prompt, packed without padding: there is nothing to share"
-    said = f"prompts run once, packed without padding: {once} tokens a batch, not {alone}"
+    said = f"prompts run once, packed without padding: {once} tokens a batch, not {separate}"
     if not logprob.sharing_pays([e.completions for e in few]):
         return said
     return f"{said}; of {len(few)} prompts a forward takes {_time_share(model, few):.2f} of the time of packed rows"
@@ -55,10 +55,10 @@ def _time_share(model: Any, few: Sequence[Example]) -> float:
     def shared() -> Tensor:
         return logprob.candidate_logps(model, logprob.prefix(model, prompts), owner, rows)
 
-    def alone() -> Tensor:
+    def separate() -> Tensor:
         return logprob.packed_logps(model, [prompts[b] for b in owner], rows)
 
-    return min(map(_seconds, [shared] * 2)) / min(map(_seconds, [alone] * 2))
+    return min(map(_seconds, [shared] * 2)) / min(map(_seconds, [separate] * 2))
 
 
 def _seconds(call: Callable[[], Tensor]) -> float:

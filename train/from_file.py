@@ -94,14 +94,14 @@ class FileSettings(TrainingSettings, frozen=True, extra="forbid"):
 class FileRun:
     """A validated run: its recipe, its name in there, and the published rows where they are read."""
 
-    asked: FileSettings
+    settings: FileSettings
     recipe: Settings
     name: str
     published: pl.DataFrame | None
 
     @property
     def results(self) -> Results:
-        output = Path(self.asked.output).expanduser()
+        output = Path(self.settings.output).expanduser()
         return Results(self.recipe, {}, output.with_name(f"{output.name}.work"), {self.name: output})
 
 
@@ -115,19 +115,19 @@ def load(path: Path) -> FileRun:
             f"for a recipe: --settings {path} --run <objective>/<variant>",
         )
     try:
-        asked = FileSettings.model_validate(raw)
+        settings = FileSettings.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(explain(error, FileSettings, str(path), "prefdata train --keys")) from error
-    if asked.objective not in OBJECTIVES:
-        raise ConfigError(f"unknown objective{did_you_mean(asked.objective, OBJECTIVES)}", f"{path}: objective")
-    _require_own(Path(asked.output).expanduser())
-    published, recorded = _published(asked)
-    _require_effect(asked)
-    references = _references(asked, OBJECTIVES[asked.objective], published, recorded)
-    name = f"{asked.objective}/model"
-    made = validate_recipe(_recipe(asked, name, references), str(path))
+    if settings.objective not in OBJECTIVES:
+        raise ConfigError(f"unknown objective{did_you_mean(settings.objective, OBJECTIVES)}", f"{path}: objective")
+    _require_own(Path(settings.output).expanduser())
+    published, recorded = _published(settings)
+    _require_effect(settings)
+    references = _references(settings, OBJECTIVES[settings.objective], published, recorded)
+    name = f"{settings.objective}/model"
+    made = validate_recipe(_recipe(settings, name, references), str(path))
     validate(made, str(path))
-    return FileRun(asked, made, name, published)
+    return FileRun(settings, made, name, published)
 
 
 def _require_own(output: Path) -> None:
@@ -138,42 +138,42 @@ def _require_own(output: Path) -> None:
         raise ConfigError("the folder holds something else than a model made here", str(output), "name another output")
 
 
-def _published(asked: FileSettings) -> tuple[pl.DataFrame | None, list[Recorded]]:
-    if asked.data.format != PUBLISHED:
+def _published(settings: FileSettings) -> tuple[pl.DataFrame | None, list[Recorded]]:
+    if settings.data.format != PUBLISHED:
         return None, []
-    if asked.data.dataset is not None:
-        return read_back.read(read_back.fetch(asked.data.dataset, str(asked.data.revision)))
-    return read_back.read(Path(str(asked.data.path)).expanduser())
+    if settings.data.dataset is not None:
+        return read_back.read(read_back.fetch(settings.data.dataset, str(settings.data.revision)))
+    return read_back.read(Path(str(settings.data.path)).expanduser())
 
 
 def _references(
-    asked: FileSettings, objective: Objective, published: pl.DataFrame | None, recorded: list[Recorded]
+    settings: FileSettings, objective: Objective, published: pl.DataFrame | None, recorded: list[Recorded]
 ) -> list[ReferenceSettings]:
     """The references of the run, by the names they have in the set where it has them."""
     if objective.references == "none":
         return []
-    if asked.reference_models is not None:
-        for wanted in asked.reference_models:
-            _require_as_recorded(wanted, recorded, asked.score_dtype)
-        return asked.reference_models
+    if settings.reference_models is not None:
+        for wanted in settings.reference_models:
+            _require_as_recorded(wanted, recorded, settings.score_dtype)
+        return settings.reference_models
     if recorded:  # their models need not be at hand: nothing is scored under them again
         _require_whole(published, [r.name for r in recorded])
-        _require_start(asked, objective, recorded[0])
-        return [_recorded(asked, r) for r in recorded]
-    if asked.model is None:
+        _require_start(settings, objective, recorded[0])
+        return [_recorded(settings, r) for r in recorded]
+    if settings.model is None:
         raise ConfigError("give model: it is the reference too", "model")
-    own = {"template": asked.template or "chat", "end": asked.end or "eos"}
-    return [ReferenceSettings.model_validate({"name": "start", "model": asked.model, "revision": asked.revision, **own})]
+    own = {"template": settings.template or "chat", "end": settings.end or "eos"}
+    return [ReferenceSettings.model_validate({"name": "start", "model": settings.model, "revision": settings.revision, **own})]
 
 
-def _require_effect(asked: FileSettings) -> None:
+def _require_effect(settings: FileSettings) -> None:
     """Refuse keys that would do nothing. Raises ConfigError."""
-    if asked.data.format == PUBLISHED:
-        idle = sorted(asked.data.model_fields_set & {"config", "hub_split", "fields", "validation"})
+    if settings.data.format == PUBLISHED:
+        idle = sorted(settings.data.model_fields_set & {"config", "hub_split", "fields", "validation"})
         if idle:
             raise ConfigError(f"{idle[0]} has no effect on a published set", f"data.{idle[0]}", "leave it out")
-    if asked.reference_models is not None and OBJECTIVES[asked.objective].references == "none":
-        raise ConfigError(f"{asked.objective} compares with no reference", "reference_models", "leave them out")
+    if settings.reference_models is not None and OBJECTIVES[settings.objective].references == "none":
+        raise ConfigError(f"{settings.objective} compares with no reference", "reference_models", "leave them out")
 
 
 def _require_whole(published: pl.DataFrame | None, names: Sequence[str]) -> None:
@@ -189,23 +189,23 @@ def _require_whole(published: pl.DataFrame | None, names: Sequence[str]) -> None
                 )
 
 
-def _require_start(asked: FileSettings, objective: Objective, primary: Recorded) -> None:
+def _require_start(settings: FileSettings, objective: Objective, primary: Recorded) -> None:
     """Losses that score by a copy of the start need the start to be the primary reference. Raises ConfigError."""
-    if LOSSES[objective.loss].needs != "mismatched" or asked.model is None:
+    if LOSSES[objective.loss].needs != "mismatched" or settings.model is None:
         return
-    if (now := revision_of(asked.model, asked.revision)) != primary.made_with:
+    if (now := revision_of(settings.model, settings.revision)) != primary.made_with:
         raise ConfigError(
-            f"{asked.objective} must start from the set's primary reference {primary.name} ({primary.made_with}), not {now}",
+            f"{settings.objective} must start from the set's primary reference {primary.name} ({primary.made_with}), not {now}",
             "model",
             "give that model, or name reference_models",
         )
 
 
-def _recorded(asked: FileSettings, facts: Recorded) -> ReferenceSettings:
-    if asked.model is None:
+def _recorded(settings: FileSettings, facts: Recorded) -> ReferenceSettings:
+    if settings.model is None:
         raise ConfigError("give model: the one to train, which was the set's primary reference", "model")
     kept = {"name": facts.name, "template": facts.template, "end": facts.end}
-    return ReferenceSettings.model_validate({"model": asked.model, "revision": asked.revision, **kept})
+    return ReferenceSettings.model_validate({"model": settings.model, "revision": settings.revision, **kept})
 
 
 def _require_as_recorded(wanted: ReferenceSettings, recorded: list[Recorded], dtype: str) -> None:
@@ -225,21 +225,21 @@ def _require_as_recorded(wanted: ReferenceSettings, recorded: list[Recorded], dt
         )
 
 
-def _recipe(asked: FileSettings, name: str, references: Sequence[ReferenceSettings]) -> dict[str, Any]:
-    given = asked.model_dump(mode="json", exclude_unset=True, include=set(TrainingSettings.model_fields))
-    origins = asked.negatives.origins
-    sft = asked.objective == "sft"
+def _recipe(settings: FileSettings, name: str, references: Sequence[ReferenceSettings]) -> dict[str, Any]:
+    given = settings.model_dump(mode="json", exclude_unset=True, include=set(TrainingSettings.model_fields))
+    origins = settings.negatives.origins
+    sft = settings.objective == "sft"
     run = {**({"set": "sft", "split": "train"} if sft else {}), **given}
     return {
         "name": "data",
-        "seed": asked.seed or 0,
-        "threads": asked.threads or _processors(),
+        "seed": settings.seed or 0,
+        "threads": settings.threads or _processors(),
         "dedup": None,
-        "sources": {"sources": [_source(asked.data)]},
-        "split": {"train": 1 - asked.data.validation, "validation": asked.data.validation, "test": 0},
+        "sources": {"sources": [_source(settings.data)]},
+        "split": {"train": 1 - settings.data.validation, "validation": settings.data.validation, "test": 0},
         "prune": {"drop_ranks": []},
-        "noise": {"copies": int("noise" in origins or OBJECTIVES[asked.objective].negatives == "noise")},
-        "score": {"references": [r.model_dump(mode="json") for r in references], "dtype": asked.score_dtype},
+        "noise": {"copies": int("noise" in origins or OBJECTIVES[settings.objective].negatives == "noise")},
+        "score": {"references": [r.model_dump(mode="json") for r in references], "dtype": settings.score_dtype},
         "sets": {"sft_splits": ["train", "validation"]},
         "train": {"runs": {name: run}},
     }
@@ -266,7 +266,7 @@ def prepare(run: FileRun, bring_up: BringUp) -> None:
     for reference in run.recipe.score.references:
         rows = with_logps(rows, reference, results)
     if rows.is_empty():
-        raise ConfigError("no row of the set is left", str(run.asked.data.path), "look at what was dropped above")
+        raise ConfigError("no row of the set is left", str(run.settings.data.path), "look at what was dropped above")
     for unit in ("preference", "sft"):
         files.write_table(results.table(Part("sets", "sets", unit), 0), "sets", rows)
 

@@ -21,7 +21,7 @@ from train.first_batch import check
 from train.metrics import Metrics, merged
 from train.objectives.registry import Objective
 from train.precision import forwards, warn_of_slow_bf16
-from train.processes import ALONE, World, plain, whole
+from train.processes import SINGLE, World, plain, whole
 from train.result import Trained
 from train.settings import TrainingSettings
 from train.step import Step
@@ -63,7 +63,7 @@ def identity_of(
     return checkpoint.Identity(hex_id(base, json.dumps(resume_slice(settings)), seed, compared), base, seed)
 
 
-def steps(run: Prepared, world: World = ALONE) -> Trained | None:
+def steps(run: Prepared, world: World = SINGLE) -> Trained | None:
     """Take every step of a run, from its newest checkpoint on; what it leaves, on the first rank.
 
     SIGTERM ends it after the step at hand with a checkpoint (SystemExit 143): the same call goes on, exactly.
@@ -93,13 +93,13 @@ def steps(run: Prepared, world: World = ALONE) -> Trained | None:
                     checkpoint.save_best(run.scratch, world.settled(model), world)
             state["rows"].append(row)
             progress.advance(1, _note(row, took))
-            asked = world.any(stopping.asked)
-            due = world.any(time.monotonic() - saved >= settings.checkpoint_s) or asked
+            requested = world.any(stopping.requested)
+            due = world.any(time.monotonic() - saved >= settings.checkpoint_s) or requested
             if due and step + 1 < plan.last:
                 kept = {"rows": state["rows"], "running": [running.total, running.count], "best": best, **run.identity.state()}
                 checkpoint.save(run.scratch, step + 1, world.settled(model), optimizer, kept, world=world)
                 saved = time.monotonic()
-                if asked:
+                if requested:
                     stopping.leave(f"train {run.name}: stopped after step {step + 1} of {plan.last}; the same command goes on")
     moments = checkpoint.optimizer_tensors(optimizer, world) if settings.keep_optimizer else {}
     final = plain(world.settled(model), world)
@@ -146,7 +146,7 @@ def one_step(
     plan: Plan,
     step: int,
     running: RunningMean,
-    world: World = ALONE,
+    world: World = SINGLE,
 ) -> dict[str, Any]:
     """One optimizer step over as many micro-batches as the batch needs; its row of metrics, of all ranks together."""
     batch, metrics = [data[i] for i in plan.members(step)], Metrics()
@@ -157,7 +157,7 @@ def one_step(
         shift = _backward(model, step_of, batch, plan.epoch(step), step, running, metrics, world)
         world.reduce_gradients(model)
     except RuntimeError as error:
-        raise _told(error, step, plan.settings.micro_tokens) from error
+        raise _explained(error, step, plan.settings.micro_tokens) from error
     norm = float(whole(torch.nn.utils.clip_grad_norm_(model.parameters(), plan.settings.optimizer.clip_norm)))
     if not math.isfinite(norm):
         raise EngineError(
@@ -205,7 +205,7 @@ def _counts(batch: Sequence[Example]) -> dict[str, int]:
     return {"prompt": len(batch), "token": sum(len(e.completions[0]) for e in batch)}
 
 
-def _told(error: RuntimeError, step: int, micro_tokens: int) -> Exception:
+def _explained(error: RuntimeError, step: int, micro_tokens: int) -> Exception:
     """Running out of memory as an error that says what to change; anything else as it is."""
     if not isinstance(error, torch.OutOfMemoryError) and not any(m in str(error) for m in OUT_OF_MEMORY):
         return error
@@ -222,7 +222,7 @@ def evaluate(
     step_of: Step,
     held: Sequence[Example],
     shift: float,
-    world: World = ALONE,
+    world: World = SINGLE,
 ) -> dict[str, Any]:
     """The loss and the pairs' accuracy and margin on held-out rows, drawn as in epoch 0: eval_<name>."""
     metrics, counts, total = Metrics(), _counts(held), 0.0

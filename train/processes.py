@@ -111,14 +111,14 @@ def _trained(model: Any) -> list[Any]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-ALONE = World()
+SINGLE = World()
 
 
 def join() -> World:
     """The world that torchrun started this process in; alone without it."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return ALONE
+        return SINGLE
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():

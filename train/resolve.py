@@ -67,14 +67,14 @@ def _check(settings: Settings, run: TrainingSettings, objective: str, key: str) 
         problems.append(f"{key}: references.weights {run.references.weights} needs split validation in sets.splits")
     if row.references in ("virtual", "each") and len(references) < 2:
         problems.append(f"{key}: {objective} combines two references or more, score.references has {len(references)}")
-    asked = run.negatives
-    if asked.count > 1 and NEGATIVES[row.negatives].draws(asked.count) != asked.count:
+    negatives = run.negatives
+    if negatives.count > 1 and NEGATIVES[row.negatives].draws(negatives.count) != negatives.count:
         problems.append(f"{key}: negatives.count has no effect: {objective} does not draw that many")
-    if row.negatives != "kernel" and (asked.steps > 1 or asked.proposals is not None or asked.include_chosen):
+    if row.negatives != "kernel" and (negatives.steps > 1 or negatives.proposals is not None or negatives.include_chosen):
         problems.append(f"{key}: negatives.steps, proposals and include_chosen are the kernel's, {objective} has none")
-    if (asked.steps > 1 or asked.proposals is not None) and asked.count > 1 and not asked.replacement:
+    if (negatives.steps > 1 or negatives.proposals is not None) and negatives.count > 1 and not negatives.replacement:
         problems.append(
-            f"{key}: the {asked.count} kernel chains may draw the same candidate: "
+            f"{key}: the {negatives.count} kernel chains may draw the same candidate: "
             "set negatives.replacement: true, which counts repeats"
         )
     need = LOSSES[row.loss].needs

@@ -22,7 +22,7 @@ from train.objectives.losses import LOSSES, Terms
 from train.objectives.negatives import NEGATIVES, WEIGHTS, Draw, Picked, Vector, effective_size
 from train.objectives.references import REFERENCES
 from train.objectives.registry import Objective
-from train.processes import ALONE, World
+from train.processes import SINGLE, World
 from train.settings import TrainingSettings
 
 
@@ -49,7 +49,7 @@ class Step:
         return LOSSES[self.objective.loss].function(replace(compared, shift=shift), self.settings.loss)
 
     def shift(
-        self, model: Any, batch: Sequence[Example], epoch: int, running: RunningMean, world: World = ALONE
+        self, model: Any, batch: Sequence[Example], epoch: int, running: RunningMean, world: World = SINGLE
     ) -> float | None:
         """The number of the whole optimizer batch that the loss needs (bco's delta, kto's z), without gradient; else None.
         Each rank computes its part."""

@@ -11,7 +11,7 @@ class Stopping:
     """`with Stopping() as stopping:` notes a SIGTERM in `asked`; in threads other than the main one it notes none."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._old: Any = None
 
     def __enter__(self) -> "Stopping":
@@ -20,11 +20,11 @@ class Stopping:
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.requested = True
 
     def leave(self, said: str) -> None:
         """End the process as a SIGTERM does. Every rank calls it where any has noted one."""
-        if self.asked:
+        if self.requested:
             print(said, file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM)
 

@@ -81,8 +81,8 @@ def asking_of(judge: Judge, prompt: Mapping[str, Any], pair: Pair, order: Order,
 
 def key_of(judge: Judge, prompt: Mapping[str, Any], pair: Pair, order: str) -> str:
     """A prompt's id says its messages; its final answer is asked with it too."""
-    asked = (prompt["prompt_id"], prompt["answer"] or "")
-    return item_key("pair", KEYS_VERSION, judge.revision, judge.identity, judge.rubric_hash, *asked, *pair, order)
+    about = (prompt["prompt_id"], prompt["answer"] or "")
+    return item_key("pair", KEYS_VERSION, judge.revision, judge.identity, judge.rubric_hash, *about, *pair, order)
 
 
 def value_of(judge: Judge, order: str, reply: Completion) -> Value:
@@ -96,17 +96,17 @@ def value_of(judge: Judge, order: str, reply: Completion) -> Value:
     margin = reading.margin if reading.margin is None or order == "ab" else -reading.margin
     raw = reply.text
     if judge.labels is not None and reply.logps is not None:
-        told = {label: v if math.isfinite(v) else None for label, v in zip(judge.labels, reply.logps, strict=True)}
-        raw = json.dumps(told)
+        by_label = {label: v if math.isfinite(v) else None for label, v in zip(judge.labels, reply.logps, strict=True)}
+        raw = json.dumps(by_label)
     return {**value, "outcome": outcome, "margin": margin, "reason": reading.reason, "raw": raw}
 
 
 def require_present(reasons: Counter[str], count: int, settings: JudgeSettings) -> None:
     """Raise EngineError where too many of so many verdicts are missing."""
     if reasons.total() > settings.max_failed * count:
-        told = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common(5))
+        causes = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common(5))
         raise EngineError(
-            f"{reasons.total()} of {count} verdicts are missing ({told})",
+            f"{reasons.total()} of {count} verdicts are missing ({causes})",
             f"judge {settings.name}",
             "fix the causes listed, or raise judge.max_failed",
         )

@@ -34,19 +34,19 @@ class ExactJudge:
             yield place, self._one(request)
 
     def _one(self, request: Request) -> Completion:
-        asked = json.loads(request.messages[-1]["content"])
-        first, second = (score(asked["task"], asked["answer"], asked[k]) for k in ("first", "second"))
+        question = json.loads(request.messages[-1]["content"])
+        first, second = (score(question["task"], question["answer"], question[k]) for k in ("first", "second"))
         if first is None or second is None:
             return Completion("", "error", 0, "not_a_task")
-        margin = first - second + self._error(request.id, asked)
+        margin = first - second + self._error(request.id, question)
         verdict = "tie" if margin == 0 else "A" if margin > 0 else "B"
         return Completion(json.dumps({"verdict": verdict, "margin": margin}), "stop", 0)
 
-    def _error(self, id: str, asked: dict[str, str]) -> float:
+    def _error(self, id: str, question: dict[str, str]) -> float:
         if self.noise is None:
             return 0.0
-        u = uniform(self.seed, "noisy judge", id, 0, (asked["first"], asked["second"]))
-        longer = len(asked["first"]) - len(asked["second"])
+        u = uniform(self.seed, "noisy judge", id, 0, (question["first"], question["second"]))
+        longer = len(question["first"]) - len(question["second"])
         chance = self.noise.spread * math.log(u / (1 - u))
         return chance + self.noise.first_place + self.noise.length * math.copysign(bool(longer), longer)
 
@@ -61,8 +61,8 @@ class ExactJudge:
 
 def ask(prompt: Mapping[str, Any], first: str, second: str) -> tuple[Message, ...]:
     """The task is the last user message; answers travel as JSON, so no text can break out of its place."""
-    asked = {"task": task_of(prompt["messages"]), "answer": prompt["answer"], "first": first, "second": second}
-    return ({"role": "user", "content": json.dumps(asked)},)
+    question = {"task": task_of(prompt["messages"]), "answer": prompt["answer"], "first": first, "second": second}
+    return ({"role": "user", "content": json.dumps(question)},)
 
 
 def read(reply: Completion) -> Reading:

@@ -84,7 +84,7 @@ def problem(settings: JudgeSettings) -> str | None:
 
 def slice_of(settings: Settings, judge: JudgeSettings) -> dict[str, Any]:
     """What can change its verdicts beside its own section: the rubric's words, and how many labels a server tells of."""
-    asked: dict[str, Any] = {"rubric": load_rubric(judge.rubric).hash}
+    own: dict[str, Any] = {"rubric": load_rubric(judge.rubric).hash}
     if judge.verdicts == "labels" and judge.model and judge.model.server:
-        asked["top_logprobs"] = judge.model.server.top_logprobs
-    return asked
+        own["top_logprobs"] = judge.model.server.top_logprobs
+    return own

@@ -59,10 +59,10 @@ def compare(job: Job, settings: JudgeSettings, judge: Judge, store: ChunkStore) 
     with ExitStack() as stack, Progress(f"judge {job.unit} comparisons", None) as progress:
         engine = cache(lambda: stack.enter_context(judge.engine(store.total("cost"))))
         known.round = 1
-        while asked := _round(job, settings, judge, engine, store, known, progress):
-            print(f"judge {job.unit}: round {known.round}, {asked} comparisons, each order counted", file=sys.stderr)
+        while count := _round(job, settings, judge, engine, store, known, progress):
+            print(f"judge {job.unit}: round {known.round}, {count} comparisons, each order counted", file=sys.stderr)
             known.round += 1
-    fill.told(job, store)
+    fill.report_found(job, store)
     _require_quality(known, settings)
     fill.write(job, lambda frames: {"verdicts": _rows(frames, known, settings, judge, store)})
 
@@ -77,13 +77,13 @@ def _round(
     progress: Progress,
 ) -> int:
     """Ask every undecided prompt its next comparisons; how many askings there were, those found in the store included."""
-    asked = 0
+    count = 0
 
     def askings() -> Iterator[Asking]:
-        nonlocal asked
+        nonlocal count
         for frames in job.parts(prompts=settings.chunk_prompts):
             for asking in _askings(frames, job.settings.seed, settings, judge, known):
-                asked += 1
+                count += 1
                 yield asking
 
     def learn(asking: Asking, value: Value) -> None:
@@ -91,7 +91,7 @@ def _round(
         progress.advance()
 
     ask(askings(), judge, engine, store, learn)
-    return asked
+    return count
 
 
 def _askings(frames: Frames, seed: int, settings: JudgeSettings, judge: Judge, known: Known) -> Iterator[Asking]:
@@ -100,8 +100,8 @@ def _askings(frames: Frames, seed: int, settings: JudgeSettings, judge: Judge, k
     for prompt, texts in _groups(frames, settings, known.decided):
         id = prompt["prompt_id"]
         own = known.pairs.get(id, {})
-        asked = {pair: orders for pair, orders in own.items() if not _orders(id, pair, orders, seed, settings)}
-        done = {pair: settle(_outcomes(orders)) for pair, orders in asked.items()}
+        complete = {pair: orders for pair, orders in own.items() if not _orders(id, pair, orders, seed, settings)}
+        done = {pair: settle(_outcomes(orders)) for pair, orders in complete.items()}
         wanted = procedure.wanted(id, list(texts), done, seed)
         if not wanted:
             known.decided.add(id)
@@ -145,13 +145,13 @@ def _rows(frames: Frames, known: Known, settings: JudgeSettings, judge: Judge, s
     rows = []
     for row in frames["prompts"].select("prompt_id", "answer").to_dicts():
         prompt = row["prompt_id"]
-        asked = known.pairs.get(prompt, {})
-        keys = {key_of(judge, row, p, o): (known.rounds[prompt][p], p, o) for p, orders in asked.items() for o in orders}
+        pairs = known.pairs.get(prompt, {})
+        keys = {key_of(judge, row, p, o): (known.rounds[prompt][p], p, o) for p, orders in pairs.items() for o in orders}
         for key, value in store.get(list(keys)).items():
             number, pair, order = keys[key]
             place = {"prompt_id": prompt, "a": pair[0], "b": pair[1], "order": order, "round": number}
-            told = {k: v for k, v in value.items() if k != "transient"}
-            rows.append({**place, "judge": f"{settings.name}@{judge.revision}", "rubric": judge.rubric_hash, **told})
+            kept = {k: v for k, v in value.items() if k != "transient"}
+            rows.append({**place, "judge": f"{settings.name}@{judge.revision}", "rubric": judge.rubric_hash, **kept})
     return schema.frame("verdicts", rows)
 
 

@@ -48,5 +48,5 @@ def score_each(job: Job, settings: JudgeSettings, judge: Pointwise, store: Chunk
 
 
 def _item_key(judge: Pointwise, item: Item) -> str:
-    asked = (item.prompt["prompt_id"], item.prompt["answer"] or "", item.candidate["candidate_id"], item.candidate["finish"])
-    return item_key("score", KEYS_VERSION, judge.revision, judge.what, *asked)
+    about = (item.prompt["prompt_id"], item.prompt["answer"] or "", item.candidate["candidate_id"], item.candidate["finish"])
+    return item_key("score", KEYS_VERSION, judge.revision, judge.what, *about)

@@ -17,7 +17,7 @@ from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError
 from prefdata.kinds import End, Message, Template
 
-Asked = tuple[Sequence[Message], str | None, str | None]
+PromptColumns = tuple[Sequence[Message], str | None, str | None]
 """A prompt: messages, and its JSON columns tools and template_kwargs."""
 TEMPLATE_DATE = datetime(2026, 1, 1)
 
@@ -118,24 +118,24 @@ class Encoder:
         """Ids of a prompt, ready for an answer. `tools` and `kwargs` are the prompt's JSON columns."""
         return self.prompts([(messages, tools, kwargs)])[0]
 
-    def prompts(self, asked: Sequence[Asked]) -> list[list[int]]:
+    def prompts(self, prompts: Sequence[PromptColumns]) -> list[list[int]]:
         """`prompt` of each (messages, tools, kwargs), encoded together."""
         if self.template == "plain":
             bos = [] if self.tokenizer.bos_token_id is None else [int(self.tokenizer.bos_token_id)]
-            return [bos + ids for ids in self.contents(["".join(m["content"] for m in messages) for messages, _, _ in asked])]
+            return [bos + ids for ids in self.contents(["".join(m["content"] for m in messages) for messages, _, _ in prompts])]
         extras = [
             {"tools": json.loads(tools) if tools else None, **(json.loads(kwargs) if kwargs else {})}
-            for _, tools, kwargs in asked
+            for _, tools, kwargs in prompts
         ]
         fenced = {
             i: self._fenced(messages, extra)
-            for i, ((messages, _, _), extra) in enumerate(zip(asked, extras, strict=True))
+            for i, ((messages, _, _), extra) in enumerate(zip(prompts, extras, strict=True))
             if any(self._controls.search(m["content"]) for m in messages)
         }
-        open_ = [i for i in range(len(asked)) if i not in fenced]
-        texts = [self._render(asked[i][0], generation=True, **extras[i]) for i in open_]
+        open_ = [i for i in range(len(prompts)) if i not in fenced]
+        texts = [self._render(prompts[i][0], generation=True, **extras[i]) for i in open_]
         encoded = dict(zip(open_, _encode(self._special, texts), strict=True))
-        return [fenced[i] if i in fenced else encoded[i] for i in range(len(asked))]
+        return [fenced[i] if i in fenced else encoded[i] for i in range(len(prompts))]
 
     def _fenced(self, messages: Sequence[Message], extra: dict[str, Any]) -> list[int]:
         """Template pieces encoded with specials, contents without: control-token text in a content stays text."""

@@ -32,7 +32,7 @@ def fill(
                 for finished in compute({k: wanted[k] for k in missing}):
                     store.put(finished)
             progress.advance(len(wanted))
-    told(job, store)
+    report_found(job, store)
 
 
 def whole(compute: Callable[[Sequence[Item]], Sequence[Value]]) -> Callable[[dict[str, Item]], Iterator[dict[str, Value]]]:
@@ -40,7 +40,7 @@ def whole(compute: Callable[[Sequence[Item]], Sequence[Value]]) -> Callable[[dic
     return lambda wanted: iter([dict(zip(wanted, compute(list(wanted.values())), strict=True))])
 
 
-def told(job: Job, store: ChunkStore) -> None:
+def report_found(job: Job, store: ChunkStore) -> None:
     """Say how much was found and how much was made."""
     total = store.hits + store.misses
     print(f"{job.stage.name} {job.unit}: {store.hits} of {total} items found, {store.misses} made", file=sys.stderr)

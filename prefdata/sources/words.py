@@ -18,6 +18,6 @@ def ngrams(listed: Sequence[str], n: int) -> list[str]:
     return [" ".join(listed[i : i + n]) for i in range(max(len(listed) - n + 1, 1))]
 
 
-def asked(messages: Iterable[dict[str, str]]) -> str:
+def user_text(messages: Iterable[dict[str, str]]) -> str:
     """What the user says in a prompt: a system text that many prompts share makes no duplicates of them."""
     return "\n".join(m["content"] for m in messages if m["role"] == "user")

@@ -50,7 +50,7 @@ def run(job: Job) -> None:
     common = (producer, job.settings.seed, own.template, own.end, settings.max_tokens)
 
     def items(frames: Frames) -> dict[str, Work]:
-        return {**asked(frames, job, common), **held_out(frames, job, common)}
+        return {**answers_wanted(frames, job, common), **held_out(frames, job, common)}
 
     def compute(some: Any) -> list[Value]:
         answers = generate.complete(engine(), [w for kind, w in some if kind == "answer"])
@@ -68,7 +68,7 @@ def encoding(job: Job, path: str) -> ReferenceSettings:
     return ReferenceSettings(name="policy", model=path, template=trained["template"], end=trained["end"])
 
 
-def asked(frames: Frames, job: Job, common: tuple[Any, ...]) -> dict[str, Work]:
+def answers_wanted(frames: Frames, job: Job, common: tuple[Any, ...]) -> dict[str, Work]:
     """A greedy request (sample 0) and `samples` sampled ones for every held-out prompt."""
     settings = job.settings.evaluate
     sampling = [(0.0, 0), *((settings.temperature, s) for s in range(1, settings.samples + 1))]

@@ -37,10 +37,10 @@ def run(job: Job) -> None:
     common = (producer, job.settings.seed, json.dumps(model.identity(), sort_keys=True), settings.max_tokens)
 
     def items(frames: Frames) -> dict[str, Request]:
-        asked = requests(prompts_of(frames, settings.splits), sampling(settings), settings.max_tokens)
+        wanted = requests(prompts_of(frames, settings.splits), sampling(settings), settings.max_tokens)
         if not model.facts.draws_by_key:
-            asked = [replace(r, seed=seed_of(job.settings.seed, producer, r)) for r in asked]
-        return keyed(asked, common)
+            wanted = [replace(r, seed=seed_of(job.settings.seed, producer, r)) for r in wanted]
+        return keyed(wanted, common)
 
     with job.store() as store, ExitStack() as stack:
         start = Start(
@@ -93,7 +93,7 @@ def sampling(settings: Any) -> list[tuple[float, int]]:
     return [(t, sample) for sample, t in enumerate(pairs)]
 
 
-def requests(prompts: pl.DataFrame, asked: Sequence[tuple[float, int]], max_tokens: int) -> list[Request]:
+def requests(prompts: pl.DataFrame, samples: Sequence[tuple[float, int]], max_tokens: int) -> list[Request]:
     """One request a prompt and sample."""
     return [
         Request(
@@ -106,13 +106,15 @@ def requests(prompts: pl.DataFrame, asked: Sequence[tuple[float, int]], max_toke
             row["template_kwargs"],
         )
         for row in prompts.to_dicts()
-        for temperature, sample in asked
+        for temperature, sample in samples
     ]
 
 
-def keyed(asked: Sequence[Request], common: tuple[Any, ...]) -> dict[str, Request]:
+def keyed(wanted: Sequence[Request], common: tuple[Any, ...]) -> dict[str, Request]:
     """Requests by their item key: model revision, seed, template, limits, stage version and the request itself."""
-    return {item_key(VERSION, *common, r.id, r.temperature, r.sample, r.tools or "", r.template_kwargs or ""): r for r in asked}
+    return {
+        item_key(VERSION, *common, r.id, r.temperature, r.sample, r.tools or "", r.template_kwargs or ""): r for r in wanted
+    }
 
 
 def complete(engine: Engine, some: Sequence[Request]) -> list[Value]:
@@ -134,16 +136,16 @@ def _value(completion: Completion) -> Value:
 
 def rows(
     frames: Frames,
-    asked: Mapping[str, Request],
+    wanted: Mapping[str, Request],
     store: ChunkStore,
     producer: str,
     seed: int,
     reasoning_end: str | None = None,
 ) -> Frames:
     """Candidates of what was completed; drops of the prompts that left no room, and of single answers that failed."""
-    values = store.get(list(asked))
+    values = store.get(list(wanted))
     made, failed = [], list[tuple[str, str]]()
-    for key, request in asked.items():
+    for key, request in wanted.items():
         value = values[key]
         text = None if value["finish"] == "error" else answer_of(value["text"], reasoning_end)
         if text is None:

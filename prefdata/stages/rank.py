@@ -53,13 +53,13 @@ def by_verdicts(candidates: pl.DataFrame, verdicts: pl.DataFrame, settings: Judg
     lone candidate, which nobody needs to judge, is 1. Answers that the length limit cut stand behind all others, unless they
     were judged too.
     """
-    asked = verdicts.partition_by("prompt_id", as_dict=True)
+    by_prompt = verdicts.partition_by("prompt_id", as_dict=True)
     procedure, made = PROCEDURES[settings.procedure], list[dict[str, object]]()
     for (prompt,), group in candidates.group_by("prompt_id", maintain_order=True):
         compared = contenders(group, settings.truncated)["candidate_id"].to_list()
-        if (prompt,) not in asked and len(compared) > 1:
+        if (prompt,) not in by_prompt and len(compared) > 1:
             continue
-        known = settled(asked.get((prompt,), verdicts.clear()))
+        known = settled(by_prompt.get((prompt,), verdicts.clear()))
         ranks = procedure.ranks(str(prompt), compared, known, seed) if compared else []
         behind = sorted(set(group["candidate_id"]) - set(compared))
         made += [{"prompt_id": prompt, **vars(r)} for r in [*ranks, *_behind(ranks, behind)]]

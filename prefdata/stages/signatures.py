@@ -9,7 +9,7 @@ from prefdata.recipe.job import Job, each_part
 from prefdata.recipe.settings.data import DedupSettings
 from prefdata.recipe.stage import Stage, without
 from prefdata.recipe.units import Part
-from prefdata.sources.words import asked, ngrams, words
+from prefdata.sources.words import ngrams, user_text, words
 from prefdata.tables.views import Frames
 
 
@@ -17,7 +17,7 @@ def signatures(frames: Frames, job: Job) -> Frames:
     """prompts -> a hash of each prompt's words and its MinHash signature."""
     settings = job.settings.dedup or DedupSettings()
     prompts = frames["prompts"]
-    listed = [words(asked(m)) for m in prompts["messages"].to_list()]
+    listed = [words(user_text(m)) for m in prompts["messages"].to_list()]
     made = prompts.select("prompt_id", "source", "source_split").with_columns(
         pl.Series("exact", [hex_id("words", *w) for w in listed], dtype=pl.String),
         pl.Series("signature", list(minhashes(listed, settings)), dtype=pl.List(pl.UInt32)),

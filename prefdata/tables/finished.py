@@ -19,7 +19,7 @@ Value = dict[str, Any]
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _named_errors(path: Path) -> Iterator[None]:
     """sqlite's errors as ours: what to do depends on whether the file is damaged or the disk is."""
     try:
         yield
@@ -38,7 +38,7 @@ class ChunkStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.hits, self.misses = path, 0, 0
         # switching a fresh file to WAL ignores sqlite's own timeout, so opening is serialised
-        with _told(path), lock(path.with_suffix(".lock"), wait_s=60):
+        with _named_errors(path), lock(path.with_suffix(".lock"), wait_s=60):
             self._connection = sqlite3.connect(path, timeout=60, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
@@ -50,7 +50,7 @@ class ChunkStore:
         for start in range(0, len(keys), 500):
             some = list(keys[start : start + 500])
             marks = ",".join("?" * len(some))
-            with _told(self.path):
+            with _named_errors(self.path):
                 rows = self._connection.execute(f"SELECT key, value FROM items WHERE key IN ({marks})", some).fetchall()
             found.update((key, json.loads(value)) for key, value in rows)
         return found
@@ -66,14 +66,14 @@ class ChunkStore:
 
     def total(self, field: str) -> float:
         """The sum of a number over all stored values; null counts 0."""
-        with _told(self.path):
+        with _named_errors(self.path):
             (found,) = self._connection.execute("SELECT SUM(json_extract(value, ?)) FROM items", (f"$.{field}",)).fetchone()
         return float(found or 0)
 
     def put(self, values: Mapping[str, Value]) -> None:
         """Commit finished items together; a kill loses all of them or none."""
         rows = [(k, json.dumps(v, ensure_ascii=True)) for k, v in values.items()]
-        with _told(self.path):
+        with _named_errors(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", rows)
             self._connection.execute("COMMIT")

@@ -13,9 +13,9 @@ def wanted(prompt_id: str, candidates: Sequence[str], known: Settled, seed: int)
     """The comparisons of the round at hand that are not known; none when one is left."""
     standing = entry_order(prompt_id, candidates, seed)
     while len(standing) > 1:
-        asked = [pair for pair in _pairs(standing) if pair not in known]
-        if asked:
-            return asked
+        open_pairs = [pair for pair in _pairs(standing) if pair not in known]
+        if open_pairs:
+            return open_pairs
         standing = _next(standing, known)
     return []
 

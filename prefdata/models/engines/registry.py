@@ -134,9 +134,9 @@ def _server(start: Start) -> Iterator[Engine]:
     from prefdata.models.engines.server import ServerEngine
     from prefdata.models.engines.server_process import served
 
-    asked = _server_of(start.model)
-    with served(start.path, asked, start.log) as url:
-        engine = ServerEngine(start.model.id, asked, url, start.spent)
+    settings = _server_of(start.model)
+    with served(start.path, settings, start.log) as url:
+        engine = ServerEngine(start.model.id, settings, url, start.spent)
         try:
             yield engine
         finally:

@@ -66,8 +66,8 @@ def completion_of(reply: dict[str, Any]) -> Completion:
 
 def choice_of(reply: dict[str, Any], labels: Sequence[str]) -> Completion:
     """The labels' log-probs; spellings that differ in white space are one label. Raises Unreadable."""
-    told = _first(reply).get("logprobs")
-    content = told.get("content") if isinstance(told, dict) else None
+    logprobs = _first(reply).get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if not isinstance(content, list) or len(content) != 1 or not isinstance(content[0], dict):
         return Completion("", "error", 0, "logprobs: one token's expected (or take verdicts: text)", transient=True)
     listed = content[0].get("top_logprobs")

@@ -75,34 +75,34 @@ class Bad(Exception):
 
 
 class Later(Exception):
-    """Worth another try; `told`: after a pause that the server asked for."""
+    """Worth another try; `pause_known`: after a pause that the server asked for."""
 
-    def __init__(self, reason: str, told: bool = False) -> None:
+    def __init__(self, reason: str, pause_known: bool = False) -> None:
         super().__init__(reason)
-        self.told = told
+        self.pause_known = pause_known
 
 
 class ServerEngine:
     """Talks to one model at one address. `spent` is what earlier runs of the same work have cost."""
 
-    def __init__(self, model: str, asked: ServerSettings, url: str, spent: float = 0.0) -> None:
+    def __init__(self, model: str, settings: ServerSettings, url: str, spent: float = 0.0) -> None:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-        self.model, self.asked, self.spent, self.url = model, asked, spent, url
+        self.model, self.settings, self.spent, self.url = model, settings, spent, url
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="server-engine", daemon=True)
         self._thread.start()
-        self._key = key = os.environ.get(asked.api_key_env, "none")
+        self._key = key = os.environ.get(settings.api_key_env, "none")
         trusted = ssl.create_default_context()  # reading the certificates once, not for every client
         self._clients = [
             AsyncOpenAI(
                 api_key=key,
                 base_url=url,
                 max_retries=0,
-                timeout=asked.timeout_s,
+                timeout=settings.timeout_s,
                 http_client=DefaultAsyncHttpxClient(verify=trusted),
             )
-            for _ in range(-(-asked.concurrency // POOL))
+            for _ in range(-(-settings.concurrency // POOL))
         ]
         self._turns = cycle(self._clients)
         self._paused_until = 0.0
@@ -120,7 +120,7 @@ class ServerEngine:
                 "max_tokens": 1,
                 "temperature": 0.0,
                 "logprobs": True,
-                "top_logprobs": self.asked.top_logprobs,
+                "top_logprobs": self.settings.top_logprobs,
             }
 
         return self._each(requests, body, lambda reply: choice_of(reply, labels))
@@ -149,7 +149,7 @@ class ServerEngine:
         """Keep `concurrency` requests in flight, and a few more ready: a place is free when its reply has been taken in."""
         finished: queue.SimpleQueue[tuple[int, Completion | BaseException | None]] = queue.SimpleQueue()
         waiting: dict[int, Any] = {}
-        places, unsent = asyncio.Semaphore(self.asked.concurrency), 0
+        places, unsent = asyncio.Semaphore(self.settings.concurrency), 0
 
         def take() -> Replies:
             nonlocal unsent
@@ -175,49 +175,49 @@ class ServerEngine:
         try:
             for place, request in enumerate(requests):
                 waiting[place] = asyncio.run_coroutine_threadsafe(one(place, request), self._loop)
-                while len(waiting) >= self.asked.concurrency + AHEAD or (waiting and not finished.empty()):
+                while len(waiting) >= self.settings.concurrency + AHEAD or (waiting and not finished.empty()):
                     yield from take()
                 if unsent:
                     break
             while waiting:
                 yield from take()
         except Refused as error:
-            raise EngineError(str(error), self.url, f"set {self.asked.api_key_env}, check server.url and model") from None
+            raise EngineError(str(error), self.url, f"set {self.settings.api_key_env}, check server.url and model") from None
         finally:
             for future in waiting.values():
                 future.cancel()
         if unsent:
             raise EngineError(
-                f"the cost cap is reached: {self.spent:.4f} of {self.asked.max_cost}",
+                f"the cost cap is reached: {self.spent:.4f} of {self.settings.max_cost}",
                 self.url,
                 "raise server.max_cost and run again; no finished call is repeated",
             )
 
     def _over_cap(self) -> bool:
-        return self.asked.max_cost is not None and self.spent >= self.asked.max_cost
+        return self.settings.max_cost is not None and self.spent >= self.settings.max_cost
 
     async def _answered(self, body: dict[str, Any], read: Callable[[dict[str, Any]], Completion]) -> Completion:
         """One request with its retries, inside its deadline. Raises Refused."""
         import tenacity
 
         started, paused, unreadable, cost = time.monotonic(), 0.0, 0, 0.0
-        backoff = tenacity.wait_random_exponential(multiplier=self.asked.backoff_s, max=60)
+        backoff = tenacity.wait_random_exponential(multiplier=self.settings.backoff_s, max=60)
 
         def waited() -> float:
             return time.monotonic() - started - paused
 
         def wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
-            return 0.0 if isinstance(error, Later) and error.told else backoff(state)
+            return 0.0 if isinstance(error, Later) and error.pause_known else backoff(state)
 
         def over(state: tenacity.RetryCallState) -> bool:
-            return waited() + state.upcoming_sleep >= self.asked.deadline_s or paused > PAUSES * self.asked.pause_s
+            return waited() + state.upcoming_sleep >= self.settings.deadline_s or paused > PAUSES * self.settings.pause_s
 
         async def attempt() -> Completion:
             nonlocal paused, unreadable, cost
             paused += await self._unpaused()
             try:
-                reply = await self._sent(body, self.asked.deadline_s - waited())
+                reply = await self._sent(body, self.settings.deadline_s - waited())
                 prompt, made = usage_of(reply)
                 price = self._price(prompt, made)
                 cost += price
@@ -250,7 +250,7 @@ class ServerEngine:
         import openai
 
         try:
-            async with asyncio.timeout(min(self.asked.timeout_s, max(left_s, 0.01))):
+            async with asyncio.timeout(min(self.settings.timeout_s, max(left_s, 0.01))):
                 client = next(self._turns)
                 reply = await client.post("/chat/completions", cast_to=object, body=body, options={"max_retries": 0})
         except TimeoutError as error:
@@ -272,8 +272,8 @@ class ServerEngine:
             return Refused(f"the server says {status}: {MEANINGS[status]}")
         if status == 429:
             wait = retry_after(error.response.headers.get("retry-after"), time.time())
-            self._pause(self.asked.backoff_s if wait is None else min(wait, self.asked.pause_s))
-            return Later("429", told=wait is not None)
+            self._pause(self.settings.backoff_s if wait is None else min(wait, self.settings.pause_s))
+            return Later("429", pause_known=wait is not None)
         if status >= 500 or status in (408, 409, 425):
             return Later(str(status))
         # every server says it in its own words; the code is OpenAI's, the sentence vLLM's
@@ -293,7 +293,7 @@ class ServerEngine:
         return time.monotonic() - started
 
     def _price(self, prompt: int, made: int) -> float:
-        return (prompt * self.asked.price_in + made * self.asked.price_out) / 1e6
+        return (prompt * self.settings.price_in + made * self.settings.price_out) / 1e6
 
     def close(self) -> None:
         """Stop the loop and the client."""

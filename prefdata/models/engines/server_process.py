@@ -20,22 +20,22 @@ from prefdata.models.engines.server import ServerSettings
 
 
 @contextmanager
-def served(path: str, asked: ServerSettings, log: Path) -> Iterator[str]:
+def served(path: str, settings: ServerSettings, log: Path) -> Iterator[str]:
     """The server's address; where a command is given, of a server that lives as long as the block."""
-    if not asked.command:
-        yield asked.url
+    if not settings.command:
+        yield settings.url
         return
     port = free_port()
     holes = {"{port}": str(port), "{model}": path, "{python}": sys.executable}
-    command = [re.sub(r"\{(port|model|python)\}", lambda hole: holes[hole[0]], word) for word in asked.command]
-    url = asked.url.replace("{port}", str(port))
+    command = [re.sub(r"\{(port|model|python)\}", lambda hole: holes[hole[0]], word) for word in settings.command]
+    url = settings.url.replace("{port}", str(port))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as said:
         process = subprocess.Popen(
             command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_dying_with(os.getpid())
         )
         try:
-            _wait(process, url, asked.start_s, shlex.join(command), log)
+            _wait(process, url, settings.start_s, shlex.join(command), log)
             yield url
         finally:
             _stop(process)

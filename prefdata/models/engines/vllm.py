@@ -35,26 +35,26 @@ class VllmSettings(BaseModel, frozen=True, extra="forbid"):
 class VllmEngine:
     """Holds one started model."""
 
-    def __init__(self, path: str, revision: str | None, template: Template, end: End, asked: VllmSettings) -> None:
+    def __init__(self, path: str, revision: str | None, template: Template, end: End, settings: VllmSettings) -> None:
         self.encoder = load_encoder(path, revision, template, end)
-        self.context = min(context_of(path, revision), asked.max_model_len or math.inf)
+        self.context = min(context_of(path, revision), settings.max_model_len or math.inf)
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         try:
             from vllm import LLM
         except ImportError as error:
             raise ConfigError("vllm is not installed", "engine", 'pip install "prefdata[vllm]"') from error
-        self.asked = asked
+        self.settings = settings
         self.llm = LLM(
             model=path,
             revision=revision,
             tokenizer_revision=revision,
             trust_remote_code=False,
-            tensor_parallel_size=asked.tensor_parallel,
-            dtype=asked.dtype,
-            max_model_len=asked.max_model_len,
-            gpu_memory_utilization=asked.memory_share,
-            enforce_eager=asked.eager,
+            tensor_parallel_size=settings.tensor_parallel,
+            dtype=settings.dtype,
+            max_model_len=settings.max_model_len,
+            gpu_memory_utilization=settings.memory_share,
+            enforce_eager=settings.eager,
             generation_config="vllm",  # no sampling defaults of the model's author
         )
         self.stops = self._stops(path, revision)
@@ -75,7 +75,7 @@ class VllmEngine:
         """Sample every request; a prompt that leaves no room is an error with the reason no_room."""
         from vllm import SamplingParams
 
-        def asked(request: Request, room: int) -> Any:
+        def sampling(request: Request, room: int) -> Any:
             return SamplingParams(
                 temperature=request.temperature,
                 max_tokens=min(request.max_tokens, room),
@@ -85,8 +85,8 @@ class VllmEngine:
             )
 
         first = 0
-        for some in batches(requests, self.asked.batch_requests):
-            yield from enumerate(self._generated(some, asked, self._completion), first)
+        for some in batches(requests, self.settings.batch_requests):
+            yield from enumerate(self._generated(some, sampling, self._completion), first)
             first += len(some)
 
     def choose(self, requests: Iterable[Request], labels: Sequence[str]) -> Replies:
@@ -95,7 +95,7 @@ class VllmEngine:
 
         ids = self._label_ids(labels)
 
-        def asked(request: Request, room: int) -> Any:
+        def sampling(request: Request, room: int) -> Any:
             return SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=ids, detokenize=False)
 
         def choice(output: Any) -> Completion:
@@ -103,8 +103,8 @@ class VllmEngine:
             return chosen(labels, [float(found[i].logprob) for i in ids], len(output.prompt_token_ids))
 
         first = 0
-        for some in batches(requests, self.asked.batch_requests):
-            yield from enumerate(self._generated(some, asked, choice), first)
+        for some in batches(requests, self.settings.batch_requests):
+            yield from enumerate(self._generated(some, sampling, choice), first)
             first += len(some)
 
     def _label_ids(self, labels: Sequence[str]) -> list[int]:
@@ -116,7 +116,7 @@ class VllmEngine:
                 )
         return [ids[0] for ids in encoded]
 
-    def _generated(self, requests: list[Request], asked: Any, read: Any) -> list[Completion]:
+    def _generated(self, requests: list[Request], sampling: Any, read: Any) -> list[Completion]:
         """One batch of the engine, less the prompts without room, which would fail it whole."""
         from vllm.inputs import TokensPrompt
 
@@ -125,7 +125,7 @@ class VllmEngine:
         fitting = [i for i, room in enumerate(rooms) if room > 0]
         outputs = self.llm.generate(
             [TokensPrompt(prompt_token_ids=prompts[i]) for i in fitting],
-            [asked(requests[i], rooms[i]) for i in fitting],
+            [sampling(requests[i], rooms[i]) for i in fitting],
             use_tqdm=False,
         )
         made = {i: read(output) for i, output in zip(fitting, outputs, strict=True)}

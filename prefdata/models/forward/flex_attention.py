@@ -67,12 +67,12 @@ def works(heads: int, key_heads: int, width: int, dtype: torch.dtype, device: to
         with torch.enable_grad(), torch.autocast(device.type, enabled=False):
             found, exact = (_tried(by, heads, key_heads, width, dtype, device) for by in (_by_flex, _by_dot_products))
     except Exception as error:  # no compiler, no kernel for the shape: there is another way
-        return _told(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        return _refused(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
     apart = max(float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True))
-    return apart <= TOLERANCE.get(dtype, 1e-6) or _told(f"it is off by {apart:.1e}")
+    return apart <= TOLERANCE.get(dtype, 1e-6) or _refused(f"it is off by {apart:.1e}")
 
 
-def _told(reason: str) -> bool:
+def _refused(reason: str) -> bool:
     print(f"FlexAttention is not used on this device ({reason}); completions are padded instead", file=sys.stderr)
     return False
 

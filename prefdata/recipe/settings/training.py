@@ -22,7 +22,7 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     def _lists(cls, raw: Any) -> Any:
         if not isinstance(raw, dict) or not isinstance(raw.get("runs"), dict):
             return raw
-        listed = [pair for key, asked in raw["runs"].items() for pair in expanded(key, asked)]
+        listed = [pair for key, given in raw["runs"].items() for pair in expanded(key, given)]
         if double := [name for name, count in Counter(name for name, _ in listed).items() if count > 1]:
             raise ValueError(f"two runs are called {double[0]}")
         return {**raw, "runs": dict(listed)}
@@ -35,14 +35,14 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-def expanded(key: str, asked: Any) -> list[tuple[str, Any]]:
+def expanded(key: str, given: Any) -> list[tuple[str, Any]]:
     """A run for each of its learning rates and seeds, where they are lists: <key>-lr<rate>-s<seed>."""
-    if not isinstance(asked, dict):
-        return [(key, asked)]
-    made = [(key, asked)]
-    optimizer = asked.get("optimizer")
+    if not isinstance(given, dict):
+        return [(key, given)]
+    made = [(key, given)]
+    optimizer = given.get("optimizer")
     rates = optimizer.get("learning_rate") if isinstance(optimizer, dict) else None
-    for name, values in (("optimizer.learning_rate", rates), ("seed", asked.get("seed"))):
+    for name, values in (("optimizer.learning_rate", rates), ("seed", given.get("seed"))):
         if values == []:
             raise ValueError(f"{key}: {name} is an empty list: no run is left")
     if isinstance(rates, list):
@@ -51,8 +51,8 @@ def expanded(key: str, asked: Any) -> list[tuple[str, Any]]:
             for name, run in made
             for rate in rates
         ]
-    if isinstance(asked.get("seed"), list):
-        made = [(f"{name}-s{_in_name(seed)}", {**run, "seed": seed}) for name, run in made for seed in asked["seed"]]
+    if isinstance(given.get("seed"), list):
+        made = [(f"{name}-s{_in_name(seed)}", {**run, "seed": seed}) for name, run in made for seed in given["seed"]]
     return made
 
 

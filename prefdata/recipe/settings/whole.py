@@ -56,12 +56,12 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         return self
 
     def _unknown_runs(self) -> list[str]:
-        asked = [m.id for m in self.generate.models] + [r.model for r in self.score.references]
-        asked += [j.model.id for j in self.judge if j.model]
-        asked += [f"run:{r}" for r in self.evaluate.runs]
+        models = [m.id for m in self.generate.models] + [r.model for r in self.score.references]
+        models += [j.model.id for j in self.judge if j.model]
+        models += [f"run:{r}" for r in self.evaluate.runs]
         return [
             f"{ref}: train.runs has no such run{did_you_mean(ref[4:], self.train.runs)}"
-            for ref in asked
+            for ref in models
             if ref.startswith("run:") and ref[4:] not in self.train.runs
         ]
 
