@@ -14,9 +14,11 @@ from conftest import nectar, run_stages
 from models import config
 
 from prefdata.errors import ConfigError, EngineError
+from prefdata.judging import pointwise
 from prefdata.judging.measures import of_verdicts
 from prefdata.models.forward.logprob import row_logps
 from prefdata.models.loading import load_model
+from prefdata.models.scorer import Item
 from prefdata.models.tokens import load_encoder
 from prefdata.recipe import places
 from prefdata.recipe.results import Results
@@ -245,14 +247,8 @@ def test_the_bound_counts_what_is_judged(make_run: Make, write_rows: Callable[..
 
 
 def test_the_verifier_scores_against_the_final_answer(scored: Callable[..., Results]) -> None:
-    run = scored({"kind": "verifier", "max_failed": 0.0})
-    found = {
-        given(run)[v["a"]]["response"]: v["score"]
-        for v in verdicts(run)
-        if given(run)[v["a"]]["messages"][0]["content"] == "Sba"
-    }
-    assert found["ab"] == 1
-    assert found["a"] == 0.5
+    items = [Item({"answer": final}, {"response": r}) for final, r in (("4", "so 4"), ("4", "#### 5"), (None, "4"))]
+    assert pointwise.verifier(None, None).scores(items) == [(1.0, None), (0.0, None), (None, "nothing to verify")]  # type: ignore[arg-type]
     with pytest.raises(EngineError, match="2 of 2 verdicts are missing .2 nothing to verify"):
         scored({"kind": "verifier"}, [nectar("What is love?", [("a", 1), ("b", 2)])])
 

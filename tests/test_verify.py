@@ -36,9 +36,13 @@ def test_wrong_answers_and_towers_of_powers(response: str) -> None:
 
 
 def test_what_nothing_can_check_has_no_score() -> None:
-    assert score("Why?", None, "Because.") is None
-    assert score("Sba", None, "ab") == 1.0
-    assert score("2+2?", "4", "It is 4") == 1.0
+    assert score(None, "Because.") is None
+    assert score("4", "It is 4") == 1.0
+    assert score("4", "It is 5") == 0.0
+    assert exact.score("Why?", None, "Because.") is None
+    assert exact.score("Sba", None, "ab") == 1.0
+    assert exact.score("Sba", None, "a") == 0.5
+    assert exact.score("2+2?", "4", "It is 4") == 1.0
 
 
 def test_the_exact_judge_prefers_the_right_final_answer(make_run, write_rows) -> None:

@@ -11,15 +11,23 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from prefdata.draws import hex_id, uniform
+from prefdata.judging import verify
 from prefdata.judging.judge import Judge, Reading
-from prefdata.judging.verify import score, task_of
+from prefdata.judging.verify import task_of
 from prefdata.kinds import Message
 from prefdata.models.engines.protocol import Completion, Engine, Replies, Request
 from prefdata.recipe.results import Models
 from prefdata.recipe.settings.judging import JudgeSettings, NoisySettings
+from prefdata.sources.toy import tasks
 
 RUBRIC = hex_id("rubric", "the better score against the exact answer; equal = tie")
 PLACES: dict[str, Literal["first", "second", "tie"]] = {"A": "first", "B": "second", "tie": "tie"}
+
+
+def score(task: str, final: str | None, response: str) -> float | None:
+    """How good an answer is, 0 to 1: by the final answer where the prompt has one, else by degrees as a task of the embedded
+    world; None where it is none."""
+    return tasks.score(task, response) if final is None else verify.score(final, response)
 
 
 class ExactJudge:

@@ -8,8 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from prefdata.errors import ConfigError
-from prefdata.judging.verify import score as verify
-from prefdata.judging.verify import task_of
+from prefdata.judging import verify
 from prefdata.models.engines.protocol import batches
 from prefdata.models.engines.registry import LanguageModelSettings
 from prefdata.models.loading import context_of, load_classifier
@@ -107,10 +106,10 @@ def reward(models: Models, settings: JudgeSettings) -> Pointwise:
 
 
 def verifier(models: Models, settings: JudgeSettings) -> Pointwise:
-    """1 where the answer ends in the prompt's final answer, 0 where not; the embedded world's tasks by degrees."""
+    """1 where the answer ends in the prompt's final answer, 0 where not."""
 
     def scores(items: Sequence[Item]) -> list[Score]:
-        found = [verify(task_of(i.prompt["messages"]), i.prompt["answer"], i.candidate["response"]) for i in items]
+        found = [verify.score(i.prompt["answer"], i.candidate["response"]) for i in items]
         return [(s, None if s is not None else "nothing to verify") for s in found]
 
     return Pointwise(scores, "1", "verified against the final answer")

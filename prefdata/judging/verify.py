@@ -1,4 +1,4 @@
-"""Whether an answer is right, where that can be checked: against the prompt's final answer, or by the embedded world.
+"""Whether an answer is right, by the prompt's final answer.
 
 Final answers are compared by math-verify: 0.5 = 1/2 = \\frac{1}{2}, and 9,000 = 9000. Answers are untrusted texts: powers
 that a computer algebra system would unfold are not evaluated, and such an answer counts as wrong.
@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any
 
 from prefdata.kinds import Message
-from prefdata.sources.toy import tasks
 
 MARK = "####"
 TIMEOUT_S = 5
@@ -20,13 +19,13 @@ _POWER = re.compile(r"(\^|\*\*)")
 
 
 def task_of(messages: Sequence[Message]) -> str:
-    """What is asked: the last user message."""
+    """The last user message."""
     return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
 
 
-def score(task: str, final: str | None, response: str) -> float | None:
-    """1 = right, 0 = wrong, the embedded world's tasks by degrees; None where nothing can check the answer."""
-    return tasks.score(task, response) if final is None else float(same(final, response))
+def score(final: str | None, response: str) -> float | None:
+    """1 = right, 0 = wrong; None where there is no final answer to check against."""
+    return None if final is None else float(same(final, response))
 
 
 @lru_cache(maxsize=65_536)

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from prefdata.draws import item_key
-from prefdata.judging.verify import score as verify
+from prefdata.judging import exact
 from prefdata.models.engines.protocol import Engine, Request
 from prefdata.models.identity import RECEIPT, revision_of
 from prefdata.models.scorer import Item, Scorer
@@ -104,7 +104,7 @@ def rows(frames: Frames, work: Mapping[str, Work], store: ChunkStore, producer: 
         elif value["finish"] != "error":
             candidates.append(generate.candidate(what, value, producer, seed))
             ids = {k: candidates[-1][k] for k in ("prompt_id", "candidate_id")}
-            ranks.append({**ids, "score": verify(*tasks[what.id], value["text"])})
+            ranks.append({**ids, "score": exact.score(*tasks[what.id], value["text"])})
     ranked = pl.DataFrame(ranks, schema={"prompt_id": pl.String, "candidate_id": pl.String, "score": pl.Float64})
     return {
         "candidates": schema.frame("candidates", candidates),
