@@ -91,10 +91,6 @@ def _add(stage: Stage) -> None:
     app.command(stage.name, help=stage.help)(command)
 
 
-for _stage in STAGES.values():
-    _add(_stage)
-
-
 @app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run_(
     context: typer.Context,
@@ -192,6 +188,9 @@ def _additions() -> list[Any]:
 
 for _add_commands in _additions():
     _add_commands(app, bring_up)
+
+for _stage in STAGES.values():  # last in the list of --help
+    _add(_stage)
 
 
 @app.callback(invoke_without_command=True)
