@@ -30,7 +30,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     name: Name = Field(description="the results go to results/<name>")
     seed: int = Field(0, description="of every draw")
     num_shards: int = Field(1, ge=1, le=65_536, description="files per table; results do not depend on it")
-    shards_per_job: int = Field(16, ge=1, description="shards that one job of a data stage takes; results do not depend on it")
+    shards_per_job: int = Field(16, ge=1, description="shards of one job of a data stage; results do not depend on it")
     threads: int = Field(1, ge=1, description="torch's threads in one job; the last bits of sums depend on it")
     toy: ToySettings | None = Field(None, description="make the embedded world first")
     sources: SourcesSettings
