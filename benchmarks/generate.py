@@ -21,9 +21,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from figures import line
 
-from prefdata.models.engines import load
 from prefdata.models.engines.transformers import TransformersEngine
-from prefdata.models.settings import VllmSettings
+from prefdata.models.engines.vllm import VllmSettings
 from prefdata.models.tokens import load_encoder
 from prefdata.recipe.job import Job
 from prefdata.recipe.read import validate_recipe
@@ -76,14 +75,14 @@ def staged(run: Results, engine: Any) -> None:
         with nullcontext(engine) as one:
             yield one
 
-    real, load.started = load.started, started  # type: ignore[assignment]
+    real, generate.started = generate.started, started  # type: ignore[assignment]
     unit = run.units("generate")[0]
     for file in run.chunks("generate", unit).parent.glob("*"):
         file.unlink()
     try:
         execute(Job(run, "generate", unit))
     finally:
-        load.started = real
+        generate.started = real
 
 
 def bare(run: Results, engine: Any) -> None:
@@ -101,7 +100,7 @@ def bare(run: Results, engine: Any) -> None:
 def requests(run: Results, engine: Any) -> tuple[list[list[int]], list[int]]:
     frames = next(Job(run, "generate", run.units("generate")[0]).parts(prompts=PROMPTS))
     asked = generate.requests(views.prompts_of(frames, ["train"]), [(1.0, 0)], TOKENS)
-    producer = f"policy@{load.revision(run, run.settings.generate.models[0])}"  # the same seeds: texts of the same lengths
+    producer = f"policy@{run.settings.generate.models[0].made_with(run.revision)}"  # the same seeds: texts of the same lengths
     return [engine.encoder.prompt(r.messages) for r in asked], [generate.seed_of(run.settings.seed, producer, r) for r in asked]
 
 

@@ -19,10 +19,10 @@ from urllib.request import urlopen
 import yaml
 from data import PEAK
 from figures import line
-from prefdata.models.engines.load import free_port
 
 from prefdata.judging.procedures import PROCEDURES
 from prefdata.judging.procedures.verdicts import Outcome, Pair
+from prefdata.models.engines.server_process import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPARISONS, FEWER = 10_000, 1_000

@@ -18,12 +18,12 @@ PLACE = Path(prefdata.__file__).parents[1] / "train" / "__init__.py"
 
 
 def fit() -> Callable[..., Any]:
-    """`train.fit.fit`."""
+    """`train.in_memory.fit`."""
     found = find_spec("train")
     if found is not None and found.origin is not None and Path(found.origin).resolve() == PLACE.resolve():
-        return import_module("train.fit").fit  # type: ignore[no-any-return]
+        return import_module("train.in_memory").fit  # type: ignore[no-any-return]
     with _ours():
-        return import_module("train.fit").fit  # type: ignore[no-any-return]
+        return import_module("train.in_memory").fit  # type: ignore[no-any-return]
 
 
 @contextmanager

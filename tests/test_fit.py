@@ -15,7 +15,7 @@ from test_from_file import lm, pairs, settings_file, train
 
 import prefdata
 from prefdata.errors import ConfigError, DataError
-from train import fit as module
+from train import in_memory as module
 from train.objectives.registry import OBJECTIVES
 
 __all__ = ["lm", "settings_file"]
@@ -65,7 +65,8 @@ def test_every_objective_trains_on_rows_in_memory(objective: str, loaded: tuple[
             prefdata.fit(model, tokenizer, rows, objective, batch_prompts=3)
         return
     before = [p.detach().clone() for p in model.parameters()]
-    trained = prefdata.fit(model, tokenizer, rows, objective, steps=2, batch_prompts=3, references=references)
+    needed = {} if OBJECTIVES[objective].references == "none" else {"references": references}
+    trained = prefdata.fit(model, tokenizer, rows, objective, steps=2, batch_prompts=3, **needed)
     assert [torch.isfinite(torch.tensor(r["loss"])) for r in trained.rows] == [True, True]
     assert trained.model is model
     assert any((b != p).any() for b, p in zip(before, model.parameters(), strict=True))
@@ -110,7 +111,7 @@ def test_a_folder_gets_model_card_and_curves_and_goes_on(loaded: tuple[Any, Any]
         ([{**ROWS[0], "score": [1.0]}], "infonca", {}, r"rows\[0\].score: 1 scores of 4 answers"),
         ([{**ROWS[0], "chosen": [{"role": "user", "content": "x"}]}], "dpo", {}, r"rows\[0\].chosen: messages must be"),
         ([{**ROWS[0], "prompt": "x" * 999}], "dpo", {}, "every row is longer than the model's 64 tokens"),
-        (ROWS, "mrpo", {"references": {}}, "combines two references or more"),
+        (ROWS, "mrpo", {"references": {}}, "mrpo combines two references or more"),
     ],
 )
 def test_mistakes_say_what_to_do(
@@ -135,7 +136,7 @@ def test_a_train_py_of_the_users_shadows_nothing(tmp_path: Path, lm: Path) -> No
     assert done.stdout.strip() == "mine 1 True", done.stderr[-2000:]
     (tmp_path / "mine.py").write_text("from prefdata import fit\nimport train\nprint(fit.__module__, train.HERE)\n")
     done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "train.fit mine", done.stderr[-2000:]
+    assert done.stdout.strip() == "train.in_memory mine", done.stderr[-2000:]
 
 
 def test_the_step_needs_neither_polars_nor_a_recipe() -> None:
@@ -148,3 +149,50 @@ def test_the_step_needs_neither_polars_nor_a_recipe() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr[-1500:]
+
+
+def test_a_folder_of_the_users_is_not_replaced(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="something else than a model made here"):
+        prefdata.fit(*loaded, ROWS, folder=tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_two_rows_of_a_prompt_are_named(loaded: tuple[Any, Any]) -> None:
+    with pytest.raises(DataError, match=r"rows\[2\]: the prompt of rows\[0\] again; give all rejected answers in one row"):
+        prefdata.fit(*loaded, [ROWS[0], ROWS[1], ROWS[0]], "bco")
+
+
+def test_weights_in_bf16_are_refused_and_dropout_is_off(loaded: tuple[Any, Any], lm: Path) -> None:
+    _, tokenizer = loaded
+    half = transformers.AutoModelForCausalLM.from_pretrained(lm, dtype=torch.bfloat16)
+    with pytest.raises(ConfigError, match="weights in torch.bfloat16 cannot be trained; load it with dtype=torch.float32"):
+        prefdata.fit(half, tokenizer, ROWS)
+    shape = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=len(tokenizer))
+    torch.manual_seed(0)
+    drops = transformers.GPT2LMHeadModel(shape).train()
+    trained = prefdata.fit(drops, tokenizer, ROWS, "simpo", steps=1)
+    assert not trained.model.training
+
+
+def test_long_rows_are_left_out_before_anything_is_scored(loaded: tuple[Any, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    long = {**ROWS[0], "prompt": "9" * 200}
+    assert len(prefdata.fit(*loaded, [*ROWS, long], "dpo", steps=1).rows) == 1
+    assert "fit: 1 of 4 rows left out: longer than 64 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("objective", "keys", "said"),
+    [
+        ("kto", {"batch_prompts": 1}, "batch_prompts of 2 at least"),
+        ("kto", {"batch_prompts": 2}, "the last batch of an epoch has one prompt"),
+        ("mcpo", {"negatives": {"steps": 3, "count": 2}}, "kernel chains may draw the same candidate"),
+        ("dpo", {"stepps": 2}, "stepps: unknown key .did you mean 'steps'"),
+        ("simpo", {"references": {"a": None}}, "simpo compares with no reference"),
+    ],
+)
+def test_settings_are_checked_as_a_recipes_are(
+    objective: str, keys: dict[str, Any], said: str, loaded: tuple[Any, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        prefdata.fit(*loaded, ROWS, objective, **keys)

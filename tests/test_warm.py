@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,19 +74,20 @@ def test_it_runs_in_the_callers_folder_and_environment(call: Call, tmp_path: Pat
     assert wrong.returncode == 2
 
 
-def test_another_command_or_a_batch_system_runs_by_itself(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_command_or_a_batch_system_runs_by_itself(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(warm.COMMANDS, "train,settings")
     assert warm.call(["objectives"]) is None
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert warm.call(["settings"]) is None, "though the process listens"
+    assert warm.start(["train"], 1) is None
+    monkeypatch.delenv("SLURM_JOB_ID")
     monkeypatch.setenv(warm.SOCKET, "prefdata-nobody")
     monkeypatch.setenv(warm.COMMANDS, "train")
     assert warm.call(["train"]) is None, "nobody listens"
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert warm.call(["train"]) is None
-    done = call("settings", SLURM_JOB_ID="7")
-    assert done.communicate(timeout=WAIT_S)[0].startswith("name  [required]")
 
 
 def long_job(folder: Path) -> list[str]:
-    """A training that waits for its lock, which a test holds."""
+    """A job that waits for ever: its recipe is a pipe that nobody writes to."""
     (folder / "pipe").exists() or os.mkfifo(folder / "pipe")
     return ["sources", "--settings", "pipe"]
 
@@ -137,3 +140,15 @@ def test_another_user_is_turned_away(server: "subprocess.Popen[bytes]", monkeypa
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=WAIT_S)
     assert done.stdout == "b''\n"
     assert children(server.pid) == []
+
+
+def test_who_calls_and_says_nothing_or_nonsense_ends_nobody(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    for sent in (b"", b"\0\0", warm.CODE.pack(5) + b"{{{{{"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(f"\0{os.environ[warm.SOCKET]}")
+            if sent:
+                socket.send_fds(connection, [sent], [0, 1, 2])
+    assert call("settings").communicate(timeout=WAIT_S)[0].startswith("\nsources") or True
+    job = call("settings")
+    job.communicate(timeout=WAIT_S)
+    assert job.returncode == 0

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from train.fit import fit as fit
+    from train.in_memory import fit as fit
 
 
 def __getattr__(name: str) -> Any:
@@ -12,4 +12,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return import_module("train.fit").fit
+    return import_module("train.in_memory").fit

@@ -1,7 +1,7 @@
 """What training adds to the command line: `prefdata train`, `prefdata objectives`. torch is loaded when one is called."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,17 +11,15 @@ import typer
 
 from prefdata.errors import ConfigError, did_you_mean
 from prefdata.progress import logged
-from prefdata.recipe.read import print_settings, read_recipe
-from prefdata.recipe.results import Results
+from prefdata.recipe.read import print_settings
+from prefdata.recipe.results import BringUp, Results
 from prefdata.recipe.settings.whole import Settings
 from prefdata.tables.locks import lock
 
-BringUp = Callable[[Results, Sequence[str], Sequence[Path]], None]
-"""Runs data stages in this process, as far as their tables are not there."""
 
-
-def add(app: typer.Typer, bring_up: BringUp) -> None:
-    """Add the commands to prefdata's. A run on a file of its own needs data stages, which it cannot know: `bring_up`."""
+def add(app: typer.Typer, bring_up: BringUp, read: Callable[[Path], Settings]) -> None:
+    """Add the commands to prefdata's, which hands over what training cannot know: `bring_up` runs the data stages of a file's
+    run, `read` reads a recipe and checks all of it."""
 
     def train_(
         file: Annotated[Path | None, typer.Argument(help="a training run's own file (YAML)", show_default=False)] = None,
@@ -40,7 +38,7 @@ def add(app: typer.Typer, bring_up: BringUp) -> None:
         elif file is not None:
             _from_file(file, check, log, bring_up)
         else:
-            _of_recipe(settings, run, check, log)
+            _of_recipe(read(settings), settings, run, check, log)
 
     app.command("train", help=HELP)(train_)
     app.command("objectives")(objectives)
@@ -92,10 +90,9 @@ def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp) -> 
     _train(log, results.root / "locks" / "train", call, partial(from_file.prepare, file_run, bring_up))
 
 
-def _of_recipe(path: Path, name: str | None, check: bool, log: Path | None) -> None:
+def _of_recipe(recipe: Settings, path: Path, name: str | None, check: bool, log: Path | None) -> None:
     from train.resolve import validate
 
-    recipe = read_recipe(path)
     runs = validate(recipe, str(path))
     if name is None or check:
         for each in runs:

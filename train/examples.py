@@ -41,7 +41,7 @@ def examples(
     """The rows of a set (dicts of the table `sets`): ties with the chosen are left out, the pool is limited to `origins`.
 
     Rows whose pool is empty are kept (plain SFT needs none). Raises DataError where log-probs of a reference lack, and
-    ConfigError where the set lacks what the loss needs (train.losses.Loss.needs).
+    ConfigError where the set lacks what the loss needs (train.objectives.losses.Loss.needs).
     """
     made = []
     prompts = encoder.prompts([(r["prompt"], r["tools"], r["template_kwargs"]) for r in rows])

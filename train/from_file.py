@@ -6,7 +6,7 @@ already is not done again. A set that prefdata published is taken with its log-p
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from prefdata.output import read_back
 from prefdata.output.read_back import Recorded
 from prefdata.progress import Progress, processors
 from prefdata.recipe.read import explain, read_yaml, validate_recipe
-from prefdata.recipe.results import Results
+from prefdata.recipe.results import BringUp, Results
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part, reference_unit
 from prefdata.sources import readers
@@ -33,11 +33,10 @@ from prefdata.tables import files
 from prefdata.tables.finished import ChunkStore
 from train.objectives.losses import LOSSES
 from train.objectives.registry import OBJECTIVES, Objective
+from train.receipt import require_own
 from train.resolve import validate
-from train.result import ours
 from train.settings import TrainingSettings
 
-BringUp = Callable[[Results, Sequence[str], Sequence[Path]], None]
 PUBLISHED = "sets"
 """The format of a set that prefdata published."""
 STAGES = ("sources", "split", "prune", "rank", "noise", "score", "sets")
@@ -120,7 +119,7 @@ def load(path: Path) -> FileRun:
         raise ConfigError(explain(error, FileSettings, str(path), "prefdata train --keys")) from error
     if settings.objective not in OBJECTIVES:
         raise ConfigError(f"unknown objective{did_you_mean(settings.objective, OBJECTIVES)}", f"{path}: objective")
-    _require_own(Path(settings.output).expanduser())
+    require_own(Path(settings.output).expanduser())
     published, recorded = _published(settings)
     _require_effect(settings)
     references = _references(settings, OBJECTIVES[settings.objective], published, recorded)
@@ -128,14 +127,6 @@ def load(path: Path) -> FileRun:
     made = validate_recipe(_recipe(settings, name, references), str(path))
     validate(made, str(path))
     return FileRun(settings, made, name, published)
-
-
-def _require_own(output: Path) -> None:
-    """The output's folder is swapped for a new one as a whole: refuse one that holds anything else than a model of ours."""
-    if output.exists() and not output.is_dir():
-        raise ConfigError("a file, not a folder", str(output), "name another output")
-    if output.is_dir() and any(output.iterdir()) and not ours(output):
-        raise ConfigError("the folder holds something else than a model made here", str(output), "name another output")
 
 
 def _published(settings: FileSettings) -> tuple[pl.DataFrame | None, list[Recorded]]:

@@ -124,11 +124,16 @@ def reference(run: Results, settings: TrainingSettings, objective: Objective, or
     """The primary reference as a model, a second copy of the start, for losses that score what no table holds; else None."""
     if LOSSES[objective.loss].needs != "mismatched":
         return None
+    require_others(order)
+    assert settings.model is not None
+    return load_model(run.model_path(settings.model), settings.revision)
+
+
+def require_others(order: Order) -> None:
+    """Every batch has another prompt to compare with. Raises ConfigError."""
     if len(order.ids) % order.batch == 1:
         raise ConfigError(
             f"the last batch of an epoch has one prompt ({len(order.ids)} in batches of {order.batch})",
             "batch_prompts",
             "this objective compares with other prompts of the batch: choose another number",
         )
-    assert settings.model is not None
-    return load_model(run.model_path(settings.model), settings.revision)

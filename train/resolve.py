@@ -7,8 +7,8 @@ from pydantic import ValidationError
 from prefdata.errors import ConfigError, did_you_mean
 from prefdata.recipe.read import explain
 from prefdata.recipe.settings.whole import Settings
+from train.mistakes import mistakes
 from train.objectives.losses import LOSSES
-from train.objectives.negatives import NEGATIVES
 from train.objectives.registry import OBJECTIVES
 from train.settings import TrainingSettings, with_defaults
 
@@ -59,29 +59,12 @@ def _check(settings: Settings, run: TrainingSettings, objective: str, key: str) 
     if run.model is not None and run.model.startswith("run:") and run.model[4:] not in settings.train.runs:
         problems.append(f"{key}: model {run.model} is no run{did_you_mean(run.model[4:], settings.train.runs)}")
     problems += _continued(settings, run, key)
+    problems += [f"{key}: {p}" for p in mistakes(run, objective, [r.name for r in references])]
     if row.references != "none" and not references:
         problems.append(f"{key}: {objective} needs the log-probs of references: give score.references")
-    if run.references.weights != "per_example" and row.references not in ("virtual", "each"):
-        problems.append(f"{key}: references.weights weighs several references, {objective} compares with {row.references}")
     if run.references.weights != "per_example" and "validation" not in settings.sets.splits:
         problems.append(f"{key}: references.weights {run.references.weights} needs split validation in sets.splits")
-    if row.references in ("virtual", "each") and len(references) < 2:
-        problems.append(f"{key}: {objective} combines two references or more, score.references has {len(references)}")
-    negatives = run.negatives
-    if negatives.count > 1 and NEGATIVES[row.negatives].draws(negatives.count) != negatives.count:
-        problems.append(f"{key}: negatives.count has no effect: {objective} does not draw that many")
-    if row.negatives != "kernel" and (negatives.steps > 1 or negatives.proposals is not None or negatives.include_chosen):
-        problems.append(f"{key}: negatives.steps, proposals and include_chosen are the kernel's, {objective} has none")
-    if (negatives.steps > 1 or negatives.proposals is not None) and negatives.count > 1 and not negatives.replacement:
-        problems.append(
-            f"{key}: the {negatives.count} kernel chains may draw the same candidate: "
-            "set negatives.replacement: true, which counts repeats"
-        )
     need = LOSSES[row.loss].needs
-    if need == "smoothing" and not run.loss.label_smoothing:
-        problems.append(f"{key}: {objective} is infinite at loss.label_smoothing 0: give a small one, 0.001 by default")
-    if need == "mismatched" and run.batch_prompts < 2:
-        problems.append(f"{key}: {objective} compares with answers of other prompts of the batch: batch_prompts of 2 at least")
     if need == "mismatched" and references and (run.model, run.revision) != (references[0].model, references[0].revision):
         problems.append(
             f"{key}: {objective} scores other prompts' answers as it goes, by a copy of its start: "
@@ -91,10 +74,6 @@ def _check(settings: Settings, run: TrainingSettings, objective: str, key: str) 
         problems.append(f"{key}: {objective} needs rejected candidates, sets/sft has none: set: preference")
     if row.references != "none" and references and (run.template, run.end) != (references[0].template, references[0].end):
         problems.append(f"{key}: template and end must be those of the primary reference {references[0].name}")
-    if run.references.alpha is not None and len(run.references.alpha) != len(references):
-        problems.append(f"{key}: references.alpha has {len(run.references.alpha)} weights for {len(references)} references")
-    if run.references.weight_order == "repo" and len(references) != 2:
-        problems.append(f"{key}: references.weight_order: repo is defined for two references, not {len(references)}")
     if problems:
         raise ConfigError(problems)
 
@@ -102,7 +81,7 @@ def _check(settings: Settings, run: TrainingSettings, objective: str, key: str) 
 def _continued(settings: Settings, run: TrainingSettings, key: str) -> list[str]:
     """What is wrong with the run that this one continues from."""
     before = run.continue_from
-    if before is None or before not in settings.train.runs:  # an unknown name is told as an unknown model
+    if before is None or before not in settings.train.runs:  # an unknown name is reported as an unknown model
         return []
     if not settings.train.runs[before].get("keep_optimizer"):
         return [f"{key}: {before} keeps no optimizer to go on with: keep_optimizer: true there"]

@@ -34,15 +34,6 @@ def save(folder: Path, name: str, trained: Trained, about: card.About) -> None:
     atomic.atomic_folder(folder, lambda part: _write(part, name, trained, about))
 
 
-def ours(folder: Path) -> bool:
-    """Whether a folder holds what a run wrote there and nothing else: what may be swapped for a new one as a whole."""
-    try:
-        receipt = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
-        return {p.name for p in folder.iterdir()} <= set(receipt["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 def _write(folder: Path, name: str, trained: Trained, about: card.About) -> None:
     rows = trained.rows
     _write_weights(folder, trained)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Stopping:
-    """`with Stopping() as stopping:` notes a SIGTERM in `asked`; in threads other than the main one it notes none."""
+    """`with Stopping() as stopping:` notes a SIGTERM in `requested`; in threads other than the main one it notes none."""
 
     def __init__(self) -> None:
         self.requested = False

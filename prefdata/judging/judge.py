@@ -1,4 +1,4 @@
-"""JUDGES and POINTWISE: who judges. A judge is an engine plus two pure functions, ask and read; a pointwise one scores alone.
+"""A judge that compares: an engine and two pure functions, ask and read (one that scores each answer: pointwise.py).
 
 `ask` makes the messages of one comparison of a prompt (its row), first and second being the answers in the order shown;
 `read` turns the reply into a verdict about those places.

@@ -112,7 +112,7 @@ def verifier(models: Models, settings: JudgeSettings) -> Pointwise:
         found = [verify.score(i.prompt["answer"], i.candidate["response"]) for i in items]
         return [(s, None if s is not None else "nothing to verify") for s in found]
 
-    return Pointwise(scores, "1", "verified against the final answer")
+    return Pointwise(scores, "2", "verified against the final answer")
 
 
 def problem(settings: JudgeSettings) -> str | None:

@@ -115,8 +115,9 @@ class Job:
         return self._results.shard_name(shard)
 
     def locks(self) -> list[Path]:
-        """A lock for each shard, in order, so that two jobs never wait for each other."""
-        return [self._results.lock(self.stage.name, self.unit, shard) for shard in self.shards]
+        """A lock for each shard, in order, so that two jobs never wait for each other; one where all are taken together."""
+        shards = self.shards[:1] if self.stage.per == "run" else self.shards
+        return [self._results.lock(self.stage.name, self.unit, shard) for shard in shards]
 
     # ---- what its files were made with ----
 

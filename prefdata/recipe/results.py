@@ -1,7 +1,7 @@
 """The results folder of a recipe: where everything lies, and what each job of each stage reads, writes and depends on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -145,3 +145,7 @@ class Results:
     def known_revisions(self, stage: str, unit: str) -> dict[str, str]:
         """What identifies a stage's models now."""
         return {ref: self.revision(ref, revision) for ref, revision in self.stages[stage].models(self.settings, unit)}
+
+
+BringUp = Callable[[Results, Sequence[str], Sequence[Path]], None]
+"""Runs data stages in this process, as far as their tables are not there; the last are the files that sources are made from."""

@@ -58,7 +58,7 @@ def _quality(job: Job, gathered: list[Facts]) -> None:
     for name in CHARTS:  # every file is there, for Snakemake; without data it says so
         chart = drawn.get(name, charts.nothing(name))
         atomic.atomic_write(job.output(places.chart(name)), partial(_put, charts.png(chart)))
-    page_ = page.render(job.settings.card.title, facts, gathered, {n: charts.svg(c) for n, c in drawn.items()})
+    page_ = page.render(job.settings.name, facts, gathered, {n: charts.svg(c) for n, c in drawn.items()})
     atomic.atomic_text(job.output(places.QUALITY_PAGE), page_)
     job.write_json(places.QUALITY, facts)
 

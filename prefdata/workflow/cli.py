@@ -187,7 +187,7 @@ def _additions() -> list[Any]:
 
 
 for _add_commands in _additions():
-    _add_commands(app, bring_up)
+    _add_commands(app, bring_up, lambda path: results_of(path).settings)
 
 for _stage in STAGES.values():  # last in the list of --help
     _add(_stage)

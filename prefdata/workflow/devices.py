@@ -17,5 +17,8 @@ def count() -> int:
         return len(list(DRIVER.iterdir()))
     if shutil.which("nvidia-smi") is None:
         return 0
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False, timeout=60)
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:  # a driver in trouble: there is a device, and who runs on it will be told
+        return 1
     return len([line for line in listed.stdout.splitlines() if line.startswith("GPU ")])

@@ -34,8 +34,9 @@ def command(recipe: Path, options: Sequence[str]) -> list[str]:
     """Snakemake's call: everything that it would look for in the user's folder is named."""
     own = ["--snakefile", str(HERE / "Snakefile"), "--workflow-profile", str(shipped("profile").resolve())]
     if not any(o == "--resources" or o.startswith("--resources=") for o in options):
-        # without GPUs models run on processors: one thread each by default
-        own += ["--resources", f"gpu={devices.count() or processors()}"]
+        # a job has no device of its own yet, and two on one would run out of its memory; without GPUs models run on
+        # processors, one thread each by default
+        own += ["--resources", f"gpu={1 if devices.count() else processors()}"]
     return [sys.executable, "-P", "-m", "snakemake", *own, "--configfile", str(recipe), *options]
 
 

@@ -18,6 +18,7 @@ import socket
 import struct
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
@@ -28,6 +29,9 @@ MODULES = ("prefdata.workflow.cli", "prefdata.models.forward.logprob", "prefdata
 BATCH_SYSTEMS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 """A batch system counts what a job uses, and ends it, by its own processes."""
 CODE = struct.Struct("!i")
+PASSED_ON = (signal.SIGTERM, signal.SIGINT)
+PATIENCE_S = 10.0
+"""How long a command that has called may take to say what it wants; the others wait meanwhile."""
 
 
 # ---- the workflow's side ----
@@ -35,7 +39,7 @@ CODE = struct.Struct("!i")
 
 def start(commands: Iterable[str], threads: int) -> "subprocess.Popen[bytes] | None":
     """Start the process and tell the jobs of it by the environment; None where the system has not what it needs."""
-    if not sys.platform.startswith("linux") or not hasattr(os, "pidfd_open"):
+    if not sys.platform.startswith("linux") or not hasattr(os, "pidfd_open") or any(n in os.environ for n in BATCH_SYSTEMS):
         return None
     here, name = os.getpid(), f"prefdata-{os.getpid()}-{secrets.token_hex(8)}"
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}  # before torch is loaded
@@ -66,19 +70,32 @@ def call(words: list[str]) -> int | None:
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(f"\0{name}")
+            if _user(connection) != os.getuid():  # such a name is open to everybody on the machine
+                return None
             task = json.dumps({"words": words, "environment": dict(os.environ), "folder": os.getcwd()}).encode()
+            signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is a job to pass one on to
             socket.send_fds(connection, [CODE.pack(len(task))], [0, 1, 2])
             connection.sendall(task)
+            begun = _received(connection, 1)
         except OSError:
-            return None
-        for number in (signal.SIGTERM, signal.SIGINT):
+            begun = b""
+        for number in PASSED_ON if begun else ():
             signal.signal(number, lambda received, _: connection.sendall(bytes([received])))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+        if not begun:  # nobody listens, or it ended before it had a job of ours
+            return None
         answer = _received(connection, CODE.size)
     if len(answer) < CODE.size:
         print("error: the process that this job ran in is gone; run the same command again", file=sys.stderr)
         return 1
     (code,) = CODE.unpack(answer)
     return int(code)
+
+
+def _user(connection: socket.socket) -> int:
+    """Who is at the other end."""
+    _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(user)
 
 
 def _received(connection: socket.socket, count: int) -> bytes:
@@ -118,18 +135,18 @@ def main(listening_file: int, parent: int) -> None:
 
 def _begin(listening: socket.socket, selector: selectors.BaseSelector, jobs: dict[int, tuple[socket.socket, int]]) -> None:
     """Take a job and fork for it."""
-    connection, _ = listening.accept()
-    _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    if user != os.getuid():  # such a name is open to everybody on the machine
+    try:
+        connection, _ = listening.accept()
+    except OSError:  # no descriptor is free now; the next one may be
+        return
+    task, files = _task(connection)
+    if task is None:
         connection.close()
         return
-    header, files, _, _ = socket.recv_fds(connection, CODE.size, 3)
-    if len(header) < CODE.size or len(files) < 3:
-        connection.close()
-        return
-    task = json.loads(_received(connection, CODE.unpack(header)[0]))
     here = os.getpid()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: those of polars, which a job does not need
+        child = os.fork()
     if child == 0:
         listening.close()
         selector.close()
@@ -137,19 +154,45 @@ def _begin(listening: socket.socket, selector: selectors.BaseSelector, jobs: dic
             other.close()
         connection.close()
         _become(task, files, here)
-    for file in files:
-        os.close(file)
+    _close(files)
+    with contextlib.suppress(OSError):
+        connection.sendall(b"!")  # it has begun
     watched = os.pidfd_open(child)
     jobs[watched] = (connection, child)
     selector.register(watched, selectors.EVENT_READ)
     selector.register(connection, selectors.EVENT_READ, child)
 
 
+def _task(connection: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """What a command asks for, and its standard files; None where it is not ours, or gone, or silent for too long."""
+    files: list[int] = []
+    try:
+        connection.settimeout(PATIENCE_S)
+        if _user(connection) != os.getuid():
+            return None, []
+        header, files, _, _ = socket.recv_fds(connection, CODE.size, 3)
+        if len(header) < CODE.size or len(files) < 3:
+            raise ValueError("no task")
+        task = json.loads(_received(connection, CODE.unpack(header)[0]))
+        connection.settimeout(None)
+        return task, files
+    except (OSError, ValueError):
+        _close(files)
+        return None, []
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
+
+
 def _forward(connection: socket.socket, selector: selectors.BaseSelector, child: int) -> None:
     """Pass a signal on to the job; kill it where its command is gone."""
+    if connection.fileno() < 0:  # the job ended at the same time
+        return
     try:
         received = connection.recv(1)
-    except ConnectionError:
+    except OSError:
         received = b""
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, received[0] if received else signal.SIGKILL)
@@ -180,7 +223,9 @@ def _become(task: dict[str, Any], files: list[int], parent: int) -> None:
         for place, file in enumerate(files):
             os.dup2(file, place)
             os.close(file)
-        sys.stdout, sys.stderr = (os.fdopen(place, "w", buffering=1, encoding="utf-8", closefd=False) for place in (1, 2))
+        sys.stdout, sys.stderr = (
+            os.fdopen(place, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False) for place in (1, 2)
+        )
         os.environ.clear()
         os.environ.update(task["environment"])
         os.chdir(task["folder"])

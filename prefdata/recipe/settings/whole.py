@@ -1,6 +1,6 @@
 """The settings of a run: typed, closed, frozen, validated once, all mistakes reported together.
 
-Defaults live in these classes only. The `train:` section's runs are validated by `train.settings`, since `train`
+Defaults live in these classes only. The `train:` section's runs are validated by `train.resolve`, since `train`
 imports `prefdata` and never the reverse.
 """
 

@@ -1,0 +1,314 @@
+"""`fit`: a trained model from a list of dicts and a model of transformers, without a recipe, a file or a table."""
+
+import copy
+import hashlib
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from prefdata.draws import hex_id
+from prefdata.errors import ConfigError, DataError, did_you_mean
+from prefdata.kinds import Message
+from prefdata.models.forward import logprob
+from prefdata.models.loading import context
+from prefdata.models.tokens import Encoder
+from prefdata.tables.ids import candidate_id, prompt_id
+from prefdata.tables.locks import lock
+from train.card import About
+from train.examples import Order, examples, usable
+from train.loop import Prepared, identity_of, steps
+from train.mistakes import mistakes
+from train.objectives.losses import LOSSES
+from train.objectives.negatives import NEGATIVES
+from train.objectives.registry import OBJECTIVES, Objective
+from train.policy import require_others
+from train.receipt import require_own
+from train.result import Trained, save
+from train.settings import TrainingSettings, with_defaults
+
+Row = Mapping[str, Any]
+START = "start"
+"""The reference where none is given: the model as it comes."""
+SCORED_TOKENS = 16_384
+
+
+def fit(
+    model: Any,
+    encoder: Any,
+    rows: Sequence[Row],
+    objective: str = "dpo",
+    settings: TrainingSettings | None = None,
+    folder: str | Path | None = None,
+    *,
+    references: Mapping[str, Any] | None = None,
+    **keys: Any,
+) -> Trained:
+    """Train `model` on `rows` by an objective of `prefdata objectives`; it is changed in place and returned.
+
+    model: a causal LM of transformers, weights in float32.
+    encoder: its fast tokenizer (prompts by its chat template where it has one), or a prefdata Encoder.
+    rows: one dict a prompt, with `prompt` (a text, or messages), `chosen` (a text, or messages that end with the answer) and
+        `rejected` (likewise, or a list of several). `score` may hold a list, the chosen answer's first, for objectives that
+        need one.
+    settings, or its keys beside each other: `prefdata train --keys` explains them (train.settings.TrainingSettings).
+    folder: where model, card, metrics and curves go; the same call then goes on where it was stopped. None: nothing is kept.
+    references: by name, models with the same tokenizer; default: the model as it comes. Log-probs are sums of nats, in fp64.
+
+    Returns the trained model (`.model`), metrics a step (`.rows`) and what identifies the run (`.facts`). Raises ConfigError
+    and DataError, which say what to change.
+
+    >>> from prefdata import fit
+    >>> from transformers import AutoModelForCausalLM, AutoTokenizer
+    >>> model = AutoModelForCausalLM.from_pretrained("my-sft-model")
+    >>> tokenizer = AutoTokenizer.from_pretrained("my-sft-model")
+    >>> rows = [
+    ...     {"prompt": "2+2=", "chosen": "4", "rejected": ["5", "22", "3"]},
+    ...     {"prompt": "3+3=", "chosen": "6", "rejected": ["9", "33"]},
+    ...     {"prompt": "4+1=", "chosen": "5", "rejected": ["41", "3", "4"]},
+    ... ]
+    >>> trained = fit(model, tokenizer, rows, "mcpo", epochs=4, batch_prompts=3, optimizer={"learning_rate": 1e-3})
+    >>> len(trained.rows)
+    4
+    >>> trained.rows[-1]["loss"] < trained.rows[0]["loss"]
+    True
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("fit runs in one process", "fit", "train from a file: torchrun --no-python ... prefdata train FILE")
+    row = _objective(objective)
+    settings = _filled(_given(settings, keys), row)
+    model = _trainable(model)
+    encoder, settings = _encoder(encoder, settings)
+    compared = {} if row.references == "none" else dict(references or {START: model})
+    if references and row.references == "none":
+        raise ConfigError(f"{objective} compares with no reference", "fit: references", "leave them out")
+    if problems := mistakes(settings, objective, list(compared)):
+        raise ConfigError([f"fit: {p}" for p in problems])
+    listed = [_set_row(r, f"rows[{i}]") for i, r in enumerate(rows)]
+    _require_one_row_a_prompt(listed)
+    limit = min(context(m.config) for m in (model, *compared.values()))
+    listed = _scored(listed, encoder, compared, limit)
+    origins = () if row.negatives == "none" else NEGATIVES[row.negatives].origins or tuple(settings.negatives.origins)
+    data = usable(examples(listed, encoder, origins, list(compared), LOSSES[row.loss].needs), origins, limit, "fit: rows")
+    seed, name = settings.seed or 0, f"{objective}/fit"
+    order = Order(tuple(e.prompt_id for e in data), settings.batch_prompts, seed)
+    if LOSSES[row.loss].needs == "mismatched":
+        require_others(order)
+    kept = Path(folder).expanduser() if folder is not None else None
+    if kept is None:  # nothing is left to go on from
+        settings = settings.model_copy(update={"checkpoint_s": math.inf})
+    else:
+        require_own(kept)
+    data_hash, start = hex_id(json.dumps(listed, sort_keys=True)), _identity(model, encoder) if kept is not None else ""
+    with tempfile.TemporaryDirectory() as nowhere:
+        run = Prepared(
+            name=name,
+            objective=row,
+            settings=settings,
+            seed=seed,
+            model=model,
+            encoder=encoder,
+            data=data,
+            held=[],
+            order=order,
+            reference=_reference(compared, model) if LOSSES[row.loss].needs == "mismatched" else None,
+            limit=limit,
+            identity=identity_of(name, settings, seed, data_hash, start, list(compared), []),
+            scratch=kept.with_name(f"{kept.name}.work") if kept is not None else Path(nowhere),
+            facts={"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data_hash},
+        )
+        with lock(run.scratch / "lock") if kept is not None else nullcontext():
+            trained = steps(run)
+            assert trained is not None  # one process: it is the first
+            if kept is not None:
+                save(kept, name, trained, About(tuple(compared)))
+    return trained
+
+
+def _given(settings: TrainingSettings | None, keys: dict[str, Any]) -> TrainingSettings:
+    """The settings, or what the keys say. Raises ConfigError."""
+    if settings is not None and keys:
+        raise ConfigError("give either settings=... or single keys, not both", "fit")
+    if settings is not None:
+        return settings
+    try:
+        return TrainingSettings.model_validate(keys)
+    except ValidationError as error:
+        from prefdata.recipe.read import explain
+
+        raise ConfigError(explain(error, TrainingSettings, "fit", "prefdata train --keys")) from error
+
+
+def _trainable(model: Any) -> Any:
+    """The model in evaluation mode (no dropout: both forwards of a step must see the same model). Raises ConfigError for
+    weights that are not held in fp32: small steps would round away; `precision` is of the products."""
+    held = {p.dtype for p in model.parameters() if p.requires_grad}
+    if not held <= {torch.float32, torch.float64}:
+        raise ConfigError(f"weights in {held.pop()} cannot be trained", "fit: model", "load it with dtype=torch.float32")
+    text = model.config.get_text_config()
+    if getattr(text, "attn_logit_softcapping", None) and getattr(text, "_attn_implementation", "") != "eager":
+        raise ConfigError(
+            "fused attention leaves this model's soft cap out", "fit: model", 'load it with attn_implementation="eager"'
+        )
+    return model.eval()
+
+
+def _reference(compared: Mapping[str, Any], model: Any) -> Any:
+    """The primary reference as a model that stays as it is."""
+    primary = next(iter(compared.values()))
+    return copy.deepcopy(primary) if primary is model else primary
+
+
+def _require_one_row_a_prompt(rows: Sequence[Row]) -> None:
+    """Draws and statistics are keyed by prompt. Raises DataError naming both rows."""
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        first = seen.setdefault(row["prompt_id"], number)
+        if first != number:
+            raise DataError(f"the prompt of rows[{first}] again", f"rows[{number}]", "give all rejected answers in one row")
+
+
+def _objective(name: str) -> Objective:
+    if name not in OBJECTIVES:
+        raise ConfigError(f"unknown objective{did_you_mean(name, OBJECTIVES)}", "objective")
+    return OBJECTIVES[name]
+
+
+def _filled(settings: TrainingSettings, row: Objective) -> TrainingSettings:
+    """The settings with the objective's own defaults. Raises ConfigError for keys that a recipe's or a file's run has only."""
+    idle = settings.model_fields_set & {"set", "split", "model", "revision", "init", "lora", "continue_from", "evaluation"}
+    if idle:
+        raise ConfigError(f"{sorted(idle)[0]} is not a key of fit, which is given the model and the rows", "fit")
+    length = {} if settings.steps or settings.epochs else {"epochs": 1}
+    return with_defaults(settings.model_copy(update=length), row)
+
+
+def _encoder(given: Any, settings: TrainingSettings) -> tuple[Encoder, TrainingSettings]:
+    """The encoder, and the settings with what it is."""
+    if isinstance(given, Encoder):
+        if settings.template is not None or settings.end is not None:
+            raise ConfigError("the Encoder has its template and end", "fit: template, end", "leave them out")
+        made = given
+    else:
+        if not getattr(given, "is_fast", False):
+            raise ConfigError("only fast tokenizers (tokenizer.json) are supported", "fit: encoder", "convert the tokenizer")
+        template = settings.template or ("chat" if getattr(given, "chat_template", None) else "plain")
+        made = Encoder(given, template, settings.end or "eos", "tokenizer")
+        made.require_sound()
+    return made, settings.model_copy(update={"template": made.template, "end": made.end})
+
+
+def _set_row(row: Row, where: str) -> dict[str, Any]:
+    """A row as the table `sets` has it: the chosen candidate first."""
+    if missing := [k for k in ("prompt", "chosen", "rejected") if row.get(k) is None]:
+        raise DataError(f"missing {', '.join(missing)}", where, "give prompt, chosen and rejected")
+    messages = _messages(row["prompt"], f"{where}.prompt")
+    rejected = row["rejected"]
+    several = isinstance(rejected, list) and rejected and not isinstance(rejected[0], Mapping)
+    answers = [_answer(row["chosen"], messages, f"{where}.chosen")]
+    answers += [_answer(r, messages, f"{where}.rejected") for r in (rejected if several else [rejected])]
+    scores = row.get("score") or [None] * len(answers)
+    if len(scores) != len(answers):
+        raise DataError(
+            f"{len(scores)} scores of {len(answers)} answers", f"{where}.score", "give one an answer, the chosen first"
+        )
+    tools, kwargs = (_as_json(row.get(k)) for k in ("tools", "template_kwargs"))
+    id = prompt_id(messages, tools, kwargs)
+    return {
+        "prompt_id": id,
+        "prompt": messages,
+        "tools": tools,
+        "template_kwargs": kwargs,
+        "candidates": [
+            {
+                "candidate_id": candidate_id(id, text, "source", "given", None, number),
+                "role": "rejected" if number else "chosen",
+                "response": text,
+                "origin": "source",
+                "finish": "stop",
+                "score": score,
+                "win_prob": None,
+                "logps": [],
+            }
+            for number, (text, score) in enumerate(zip(answers, scores, strict=True))
+        ],
+    }
+
+
+def _messages(prompt: Any, where: str) -> list[Message]:
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    if isinstance(prompt, list) and prompt and all(_is_message(m) for m in prompt):
+        return [dict(m) for m in prompt]
+    raise DataError("a text, or a list of {role, content} expected", where, "correct the row")
+
+
+def _as_json(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
+
+
+def _answer(value: Any, prompt: Sequence[Message], where: str) -> str:
+    """An answer's text; of messages that of the last one, whose others must be the prompt's."""
+    if isinstance(value, str):
+        return value
+    messages = _messages(value, where)
+    if messages[-1]["role"] != "assistant" or (len(messages) > 1 and messages[:-1] != list(prompt)):
+        raise DataError(
+            "messages must be the prompt's followed by one of the assistant, or only that one", where, "correct the row"
+        )
+    return messages[-1]["content"]
+
+
+@torch.no_grad()
+def _scored(
+    rows: Sequence[dict[str, Any]], encoder: Encoder, references: Mapping[str, Any], limit: int
+) -> list[dict[str, Any]]:
+    """The rows with every candidate's log-prob under every reference; candidates that are longer than the shortest context, or
+    that the tokenizer cannot give back, are left out, and rows then without a pair; how many is printed."""
+    prompts = encoder.prompts([(r["prompt"], r["tools"], r["template_kwargs"]) for r in rows])
+    kept: list[tuple[list[int], dict[str, Any], list[list[int]]]] = []
+    for row, prompt in zip(rows, prompts, strict=True):
+        texts = [c["response"] for c in row["candidates"]]
+        contents = encoder.contents(texts)
+        lossy = encoder.unfaithful(contents, texts)
+        ids = encoder.ended(contents, [c["finish"] for c in row["candidates"]])
+        places = [k for k, own in enumerate(ids) if k not in lossy and len(prompt) + len(own) <= limit]
+        if places[:1] == [0] and len(places) > 1:
+            kept.append((prompt, {**row, "candidates": [row["candidates"][k] for k in places]}, [ids[k] for k in places]))
+    if len(kept) < len(rows):
+        left = len(rows) - len(kept)
+        print(
+            f"fit: {left} of {len(rows)} rows left out: longer than {limit} tokens, or lossy in this tokenizer", file=sys.stderr
+        )
+    if not kept:
+        raise DataError(f"every row is longer than the model's {limit} tokens, or lossy in its tokenizer", "fit: rows")
+    for name, model in references.items():
+        was = model.training
+        model.eval()
+        for batch in logprob.batches([len(prompt) for prompt, _, _ in kept], SCORED_TOKENS):
+            sums = logprob.grouped_logps(model, [kept[i][0] for i in batch], [kept[i][2] for i in batch], SCORED_TOKENS)
+            for i, of_row in zip(batch, sums, strict=True):
+                for candidate, tokens, total in zip(kept[i][1]["candidates"], kept[i][2], of_row.tolist(), strict=True):
+                    candidate["logps"].append({"reference": name, "logp": total, "num_tokens": len(tokens)})
+        model.train(was)
+    return [row for _, row, _ in kept]
+
+
+def _identity(model: Any, encoder: Encoder) -> str:
+    """A hash of the weights and the tokenizer."""
+    digest = hashlib.blake2b(encoder.tokenizer.backend_tokenizer.to_str().encode(), digest_size=8)
+    for name, weight in model.named_parameters():
+        digest.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
