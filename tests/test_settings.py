@@ -121,7 +121,7 @@ def test_copies_and_devices_of_a_model_make_jobs() -> None:
         return Results(validate_recipe(made, "t"), STAGES)
 
     def gpus(of: Results, stage: str, unit: int = 0) -> int:
-        return of.stages[stage].gpus(of.settings, of.units(stage)[unit])
+        return of.stages[stage].devices(of.settings, of.units(stage)[unit])
 
     def sizes(of: Results, stage: str, unit: int = 0) -> list[int]:
         return [len(group) for group in of.groups(stage, of.units(stage)[unit])]

@@ -53,8 +53,15 @@ class Stage:
     """Files of the user."""
     per_engine: Callable[[Settings, str], int | None] = lambda settings, unit: None
     """Shards of one start of a model; None: all."""
-    gpus: Callable[[Settings, str], int] = lambda settings, unit: 0
-    """Devices that a job needs."""
+    engine: Callable[[Settings, str], LanguageModelSettings | None] = lambda settings, unit: None
+    """The model that a job runs by an engine."""
+    gpus: int = 0
+    """Devices of a job that runs no engine."""
+
+    def devices(self, settings: Settings, unit: str) -> int:
+        """Devices that a job needs: none where no model is run here."""
+        model = self.engine(settings, unit)
+        return self.gpus if model is None else model.facts.gpus(model)
 
     def group_size(self, settings: Settings, unit: str) -> int:
         """Shards of a job."""

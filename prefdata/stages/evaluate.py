@@ -129,5 +129,5 @@ STAGE = Stage(
     slice=lambda s, u: {**without(s.evaluate, "runs", "shards_per_engine"), "seed": s.seed},
     models=lambda s, u: [(f"run:{evaluated(s, u)}", None)],
     per_engine=lambda s, u: s.evaluate.shards_per_engine,
-    gpus=lambda s, u: 1,
+    gpus=1,
 )

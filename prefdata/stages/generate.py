@@ -209,5 +209,5 @@ STAGE = Stage(
     slice=_slice,
     models=lambda s, u: generator(s, u).files(),
     per_engine=lambda s, u: s.generate.shards_per_engine or shares(generator(s, u), s),
-    gpus=lambda s, u: generator(s, u).facts.gpus(generator(s, u)),
+    engine=generator,
 )

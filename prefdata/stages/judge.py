@@ -37,12 +37,6 @@ def model_of(settings: Settings, unit: str) -> list[Model]:
     return model.files() if model else []
 
 
-def gpus_of(settings: Settings, unit: str) -> int:
-    """Devices that a judge needs: none where no model is run here."""
-    model = judge_settings(settings, unit).model
-    return model.facts.gpus(model) if model else 0
-
-
 def reads_of(settings: Settings, unit: str) -> list[Part]:
     """The candidates that a judge is asked about."""
     return [*PROMPTS, *pool(settings, judge_settings(settings, unit).name)]
@@ -65,5 +59,5 @@ STAGE = Stage(
     slice=slice_of,
     models=model_of,
     per_engine=_per_engine,
-    gpus=gpus_of,
+    engine=lambda s, u: judge_settings(s, u).model,
 )

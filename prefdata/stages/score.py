@@ -117,5 +117,5 @@ STAGE = Stage(
     slice=_slice,
     models=_models,
     per_engine=lambda s, u: s.score.shards_per_engine,
-    gpus=lambda s, u: 1,
+    gpus=1,
 )

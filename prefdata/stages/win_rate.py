@@ -12,7 +12,7 @@ from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage
 from prefdata.recipe.units import Part, evaluation_unit, judge_settings, judge_unit
 from prefdata.stages.graph import PROMPTS
-from prefdata.stages.judge import gpus_of, model_of, slice_of
+from prefdata.stages.judge import model_of, slice_of
 from prefdata.tables import atomic
 
 
@@ -63,5 +63,5 @@ STAGE = Stage(
     writes_files=lambda s, u: places.win_rate_files(s),
     slice=lambda s, u: {"runs": s.evaluate.runs, "judge": slice_of(s, _judge(s))},
     models=lambda s, u: model_of(s, _judge(s)),
-    gpus=lambda s, u: gpus_of(s, _judge(s)),
+    engine=lambda s, u: judge_settings(s, _judge(s)).model,
 )

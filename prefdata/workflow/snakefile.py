@@ -61,7 +61,7 @@ def _rule(results: Results, stage: str, unit: str, shards: list[int]) -> Rule:
         log=str(results.log(stage, unit, shards)),
         trigger=results.trigger(stage, unit),
         command=" ".join(command),
-        gpus=results.stages[stage].gpus(results.settings, unit),
+        gpus=results.stages[stage].devices(results.settings, unit),
     )
 
 
@@ -103,9 +103,14 @@ def begin(results: Results) -> None:
 
 
 def served(results: Results) -> list[str]:
-    """Commands that load a model or a tokenizer: training, and stages with models."""
-    stages = [n for n, row in results.stages.items() if any(row.models(results.settings, u) for u in results.units(n))]
-    return [*stages, "train"]
+    """Commands that load a model or a tokenizer by transformers: training, and stages whose engines start no process."""
+    return [*(name for name in results.stages if _loads(results, name)), "train"]
+
+
+def _loads(results: Results, stage: str) -> bool:
+    row, settings, units = results.stages[stage], results.settings, results.units(stage)
+    others = [model for u in units if (model := row.engine(settings, u)) is not None and not model.facts.draws_by_key]
+    return not others and any(row.models(settings, u) for u in units)
 
 
 def preflight(results: Results) -> list[str]:

@@ -10,7 +10,7 @@ TASKS = ["Sdcba", "Rabcde", "x" * 5000, "Dabc", "Cjih"]
 
 def main() -> None:
     from prefdata.models.engines.protocol import Engine, Request, in_order
-    from prefdata.models.settings import VllmSettings
+    from prefdata.models.engines.vllm import VllmSettings
 
     kind, path = sys.argv[1:]
     engine: Engine
