@@ -16,6 +16,7 @@ from test_from_file import lm, pairs, settings_file, train
 import prefdata
 from prefdata.errors import ConfigError, DataError
 from train import in_memory as module
+from train import loop
 from train.objectives.registry import OBJECTIVES
 
 __all__ = ["lm", "settings_file"]
@@ -88,15 +89,20 @@ def test_messages_and_texts_are_the_same_rows(loaded: tuple[Any, Any], lm: Path)
     assert [r["loss"] for r in one.rows] == [r["loss"] for r in other.rows]
 
 
-def test_a_folder_gets_model_card_and_curves_and_goes_on(loaded: tuple[Any, Any], lm: Path, tmp_path: Path) -> None:
+def test_a_folder_gets_model_card_and_curves_and_goes_on(
+    loaded: tuple[Any, Any], lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, tokenizer = loaded
+    step, made = loop.one_step, list[int]()
+    monkeypatch.setattr(loop, "one_step", lambda *a: made.append(a[5]) or step(*a))  # type: ignore[func-returns-value]
     out = tmp_path / "out"
     prefdata.fit(model, tokenizer, ROWS, "mcpo", folder=out, steps=3, checkpoint_s=1e-9)
     assert {"model.safetensors", "README.md", "metrics.jsonl", "train.json"} <= {p.name for p in out.iterdir()}
     whole = (out / "metrics.jsonl").read_text()
     again = transformers.AutoModelForCausalLM.from_pretrained(lm)
     trained = prefdata.fit(again, tokenizer, ROWS, "mcpo", folder=out, steps=3, checkpoint_s=1e-9)
-    assert (out / "metrics.jsonl").read_text() == whole, "from the last checkpoint, bit for bit"
+    assert made == [0, 1, 2, 2], "from the last checkpoint"
+    assert (out / "metrics.jsonl").read_text() == whole, "bit for bit"
     assert trained.facts["start"] == json.loads((out / "train.json").read_text())["start"]
 
 
