@@ -114,18 +114,28 @@ def test_the_estimate_is_near_the_jaccard_similarity(sets) -> None:
     assert abs(float((one == other).mean()) - true) < 0.08
 
 
-def test_clusters_join_through_a_chain_and_the_smallest_is_the_root() -> None:
+def groups(clusters: Clusters) -> list[list[int]]:
+    """The rows of each cluster."""
+    numbers = clusters.numbers().to_list()
+    return sorted([i for i, own in enumerate(numbers) if own == n] for n in set(numbers))
+
+
+def test_clusters_join_through_a_chain() -> None:
     clusters = Clusters(6)
-    for one, other in ((5, 4), (4, 2), (1, 3)):
-        clusters.join(one, other)
-    assert clusters.roots().to_list() == [0, 1, 2, 1, 2, 2]
+    for keys in ([9, 1, 2, 3, 5, 5], [9, 1, 2, 3, 2, 7], [9, 1, 2, 1, 5, 6]):
+        clusters.join_equal(np.array(keys))
+    assert groups(clusters) == [[0], [1, 3], [2, 4, 5]]
+
+
+def test_without_a_pair_every_row_is_its_own_cluster() -> None:
+    assert groups(Clusters(3)) == [[0], [1], [2]]
 
 
 def test_agreeing_in_a_band_alone_is_not_enough() -> None:
     matrix = np.array([[1, 2, 3, 4], [1, 2, 7, 8], [1, 2, 3, 9]], dtype=np.uint32)
     clusters = Clusters(3)
     clusters.join_similar(matrix[:, :2], matrix, 0.75)
-    assert clusters.roots().to_list() == [0, 1, 0]
+    assert groups(clusters) == [[0, 2], [1]]
 
 
 def test_settings_are_checked() -> None:

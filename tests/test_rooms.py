@@ -15,7 +15,7 @@ from prefdata.sources.shapes import SHAPES
 from prefdata.stages.registry import STAGES
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "vllm", "altair", "datasketch", "datasets", "tokenizers", "math_verify", "openai")
+HEAVY = ("torch", "transformers", "vllm", "altair", "datasketch", "scipy", "datasets", "tokenizers", "math_verify", "openai")
 
 
 def test_importing_every_stage_loads_nothing_heavy() -> None:

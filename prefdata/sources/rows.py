@@ -10,6 +10,7 @@ from typing import Any
 
 from prefdata.errors import DataError, snippet
 from prefdata.kinds import Message
+from prefdata.tables.drops import drop
 from prefdata.tables.ids import candidate_id, is_text, prompt_id
 from prefdata.tables.schema import ROLES
 
@@ -173,10 +174,9 @@ def prompt_messages(value: Any, at: str) -> list[Message]:
 
 def parsed(shaped: Shaped, common: Record, limits: Limits, exclude: Iterable[str] = ()) -> Parsed:
     """A row's prompt, candidates and drops. `common`: source, source_row, source_split, license."""
-    drop = {"scope": "row", "source": common["source"], "source_row": common["source_row"], "stage": "sources"}
     reason, detail = _row_problem(shaped, limits, exclude)
     if reason:
-        return Parsed(drops=[{**drop, "reason": reason, "detail": detail}])
+        return Parsed(drops=[drop("row", "sources", reason, common, detail=detail)])
     own = prompt_id(shaped.messages, shaped.tools, shaped.template_kwargs)
     made = Parsed(
         {
@@ -188,18 +188,18 @@ def parsed(shaped: Shaped, common: Record, limits: Limits, exclude: Iterable[str
             "answer": shaped.final,
         }
     )
+    whose = {**common, "prompt_id": own}
     for number, answer in enumerate(shaped.answers):
         problem = limits.problem(answer.text) or ("bad_text" if not is_text(answer.producer) else None)
         if problem:
             detail = f"answer {number}: {snippet(answer.text)}"
-            made.drops.append({**drop, "prompt_id": own, "reason": problem, "detail": detail})
+            made.drops.append(drop("row", "sources", problem, whose, detail=detail))
         else:
-            _keep(made, answer, drop)
+            _keep(made, answer, whose)
     if not made.candidates and not shaped.bare:
         made.prompt = None
-        made.drops.append(
-            {**drop, "prompt_id": own, "reason": "no_candidate", "detail": f"{len(shaped.answers)} answers, none usable"}
-        )
+        detail = f"{len(shaped.answers)} answers, none usable"
+        made.drops.append(drop("row", "sources", "no_candidate", whose, detail=detail))
     return made
 
 
@@ -218,7 +218,7 @@ def _row_problem(shaped: Shaped, limits: Limits, exclude: Iterable[str]) -> tupl
     return ("empty_prompt", shown) if not texts or not texts[-1].strip() else (None, None)
 
 
-def _keep(made: Parsed, answer: Answer, drop: Record) -> None:
+def _keep(made: Parsed, answer: Answer, whose: Record) -> None:
     candidate: Record = {
         "prompt_id": made.prompt["prompt_id"] if made.prompt else None,
         "response": answer.text,
@@ -231,7 +231,7 @@ def _keep(made: Parsed, answer: Answer, drop: Record) -> None:
     made.candidates.append(candidate)
     reason = "empty_answer" if not answer.text.strip() else "role_leakage" if _leaks(answer.text) else answer.doubt
     if reason:
-        candidate["dropped"] = {**drop, "scope": "candidate", "reason": reason, "detail": snippet(answer.text)}
+        candidate["dropped"] = drop("candidate", "sources", reason, whose, detail=snippet(answer.text))
 
 
 def _leaks(text: str) -> bool:

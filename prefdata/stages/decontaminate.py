@@ -18,6 +18,7 @@ from prefdata.sources.evaluation_sets import texts
 from prefdata.sources.words import ngrams, words
 from prefdata.stages.graph import PROMPTS, prompt_drops
 from prefdata.tables import schema
+from prefdata.tables.drops import drops_of
 from prefdata.tables.views import Frames
 
 TRAINED_ON = ("sft", "train")
@@ -35,15 +36,8 @@ def decontaminate(frames: Frames, job: Job) -> Frames:
         if (hit := first_overlap([m["content"] for m in row["messages"]], known, settings.ngram))
     }
     dropped = prompts.filter(pl.col("prompt_id").is_in(list(found))).select("prompt_id", "source", "source_row")
-    return {
-        "drops": dropped.with_columns(
-            pl.lit("prompt").alias("scope"),
-            pl.lit(None, dtype=pl.String).alias("candidate_id"),
-            pl.lit("decontaminate").alias("stage"),
-            pl.lit("contaminated").alias("reason"),
-            pl.Series("detail", [found[i] for i in dropped["prompt_id"]], dtype=pl.String),
-        )
-    }
+    where = pl.lit(pl.Series([found[i] for i in dropped["prompt_id"]], dtype=pl.String))
+    return {"drops": drops_of(dropped, "decontaminate", "contaminated", where)}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from prefdata.recipe.settings.data import DedupSettings
 from prefdata.recipe.stage import Stage, without
 from prefdata.recipe.units import Part
 from prefdata.tables import schema
+from prefdata.tables.drops import drops_of
 
 Signatures = npt.NDArray[np.uint32]
 HELD_OUT = ("test", "validation")
@@ -35,7 +36,7 @@ def run(job: Job) -> None:
             clusters.join_similar(band, matrix, settings.threshold)
             progress.advance()
     order = [s.revisioned for s in job.settings.sources.sources]
-    made = decide(rows.drop("exact").with_columns(cluster=clusters.roots()), order)
+    made = decide(rows.drop("exact").with_columns(cluster=clusters.numbers()), order)
     for shard in job.shards:
         with job.writers(shard) as writers:
             inside = [schema.shard_of(i, job.num_shards) == shard for i in made["prompt_id"]]
@@ -54,29 +55,24 @@ def _gather(job: Job, settings: DedupSettings) -> tuple[pl.DataFrame, Signatures
 
 
 class Clusters:
-    """Union-find over row numbers; the smallest number of a cluster is its root."""
+    """Row numbers joined in pairs; what is joined, directly or through others, is one cluster."""
 
     def __init__(self, size: int) -> None:
-        self._parent = np.arange(size)
+        self._size, self._pairs = size, list[tuple[int, int]]()
 
-    def root(self, row: int) -> int:
-        while self._parent[row] != row:
-            self._parent[row] = self._parent[self._parent[row]]
-            row = int(self._parent[row])
-        return row
+    def numbers(self) -> pl.Series:
+        """The number of each row's cluster."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
 
-    def join(self, one: int, other: int) -> None:
-        first, second = sorted((self.root(one), self.root(other)))
-        self._parent[second] = first
-
-    def roots(self) -> pl.Series:
-        return pl.Series([self.root(i) for i in range(len(self._parent))], dtype=pl.Int64)
+        ones, others = zip(*self._pairs, strict=True) if self._pairs else ((), ())
+        joined = coo_array((np.ones(len(ones)), (ones, others)), shape=(self._size, self._size))
+        return pl.Series(connected_components(joined, directed=False)[1], dtype=pl.Int64)
 
     def join_equal(self, keys: npt.NDArray[Any]) -> None:
         """Join rows with equal keys."""
         for group in _groups(keys):
-            for row in group[1:]:
-                self.join(int(group[0]), int(row))
+            self._pairs += [(int(group[0]), int(row)) for row in group[1:]]
 
     def join_similar(self, band: Signatures, matrix: Signatures, threshold: float) -> None:
         """Join rows that agree in a band and in at least `threshold` of the whole signature (the Jaccard estimate).
@@ -90,8 +86,7 @@ class Clusters:
             for row in group:
                 similar = np.mean(matrix[leaders] == matrix[row], axis=1) >= threshold
                 if similar.any():
-                    for place in np.flatnonzero(similar):
-                        self.join(leaders[int(place)], int(row))
+                    self._pairs += [(leaders[int(place)], int(row)) for place in np.flatnonzero(similar)]
                 else:
                     leaders.append(int(row))
 
@@ -132,16 +127,8 @@ def decide(rows: pl.DataFrame, sources: Sequence[str]) -> pl.DataFrame:
 
 
 def _drops(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.filter(pl.col("prompt_id") != pl.col("kept")).select(
-        pl.lit("prompt").alias("scope"),
-        "prompt_id",
-        pl.lit(None, dtype=pl.String).alias("candidate_id"),
-        "source",
-        pl.lit(None, dtype=pl.String).alias("source_row"),
-        pl.lit("dedup").alias("stage"),
-        pl.lit("duplicate").alias("reason"),
-        pl.format("of {}", "kept").alias("detail"),
-    )
+    others = rows.filter(pl.col("prompt_id") != pl.col("kept"))
+    return drops_of(others, "dedup", "duplicate", pl.format("of {}", "kept"))
 
 
 STAGE = Stage(

@@ -22,6 +22,7 @@ from prefdata.recipe.stage import Slice, Stage, shares, without
 from prefdata.recipe.units import generator, generator_unit
 from prefdata.stages.graph import PROMPTS, prompt_drops
 from prefdata.tables import schema
+from prefdata.tables.drops import drop
 from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.ids import candidate_id
 from prefdata.tables.views import Frames, prompts_of
@@ -154,14 +155,10 @@ def rows(
             made.append(candidate(request, value, producer, seed, text))
     prompts = {p["prompt_id"]: p for p in frames["prompts"].to_dicts()}
     no_room = dict.fromkeys(id for id, reason in failed if reason == NO_ROOM)
-    drops = [_drop(prompts[id], "prompt", f"too_long:{producer.partition('@')[0]}", NO_ROOM) for id in no_room]
-    drops += [_drop(prompts[id], "row", "failed_answer", reason) for id, reason in failed if reason != NO_ROOM]
+    too_long = f"too_long:{producer.partition('@')[0]}"
+    drops = [drop("prompt", "generate", too_long, prompts[id], detail=NO_ROOM) for id in no_room]
+    drops += [drop("row", "generate", "failed_answer", prompts[id], detail=why) for id, why in failed if why != NO_ROOM]
     return {"candidates": schema.frame("candidates", made), "drops": schema.frame("drops", drops)}
-
-
-def _drop(prompt: Mapping[str, Any], scope: str, reason: str, detail: str) -> dict[str, Any]:
-    own = {k: prompt[k] for k in ("prompt_id", "source", "source_row")}
-    return {**own, "scope": scope, "stage": "generate", "reason": reason, "detail": detail}
 
 
 def answer_of(text: str, reasoning_end: str | None) -> str | None:

@@ -17,6 +17,7 @@ from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Slice, Stage, without
 from prefdata.stages.graph import PROMPTS, pool, ranks_of
 from prefdata.tables import schema
+from prefdata.tables.drops import drop
 from prefdata.tables.ids import candidate_id
 from prefdata.tables.views import Frames, chosen
 
@@ -49,15 +50,13 @@ def noise(frames: Frames, job: Job) -> Frames:
     made, failed = swap(parents, encoder, settings.copies, settings.tries, seed)
     sources = {r["prompt_id"]: r for r in frames["prompts"].select("prompt_id", "source", "source_row").to_dicts()}
     drops = [
-        {
-            "scope": "row",
-            "prompt_id": a.parent["prompt_id"],
-            "source": sources[a.parent["prompt_id"]]["source"],
-            "source_row": sources[a.parent["prompt_id"]]["source_row"],
-            "stage": "noise",
-            "reason": "noise_failed",
-            "detail": f"noise {a.number} of {a.parent['candidate_id']}: {settings.tries} swaps without a valid text",
-        }
+        drop(
+            "row",
+            "noise",
+            "noise_failed",
+            sources[a.parent["prompt_id"]],
+            detail=f"noise {a.number} of {a.parent['candidate_id']}: {settings.tries} swaps without a valid text",
+        )
         for a in failed
     ]
     return {"candidates": schema.frame("candidates", made), "drops": schema.frame("drops", drops)}

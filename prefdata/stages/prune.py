@@ -8,6 +8,7 @@ from prefdata.recipe.stage import Stage, without
 from prefdata.recipe.units import Part
 from prefdata.stages.graph import PROMPTS, prompt_drops
 from prefdata.tables import schema
+from prefdata.tables.drops import drops_of
 from prefdata.tables.views import Frames
 
 
@@ -21,15 +22,11 @@ def prune(frames: Frames, job: Job) -> Frames:
     dropped = positions(kept, job.settings.seed).filter(pl.col("position").is_in(job.settings.prune.drop_ranks))
     sources = frames["prompts"].select("prompt_id", "source", "source_row")
     return {
-        "drops": dropped.join(sources, on="prompt_id").select(
-            pl.lit("candidate").alias("scope"),
-            "prompt_id",
-            "candidate_id",
-            "source",
-            "source_row",
-            pl.lit("prune").alias("stage"),
-            pl.lit("pruned_rank").alias("reason"),
-            pl.format("position {}, source_rank {}", "position", "source_rank").alias("detail"),
+        "drops": drops_of(
+            dropped.join(sources, on="prompt_id"),
+            "prune",
+            "pruned_rank",
+            pl.format("position {}, source_rank {}", "position", "source_rank"),
         )
     }
 

@@ -18,7 +18,7 @@ from prefdata.recipe.stage import Stage
 from prefdata.recipe.units import Part, method_unit
 from prefdata.stages.publish import parts_of as published_parts
 from prefdata.tables import atomic
-from prefdata.tables.reasons import BAD, BAD_ROWS
+from prefdata.tables.drops import reason_of
 
 ABOUT_MODELS = ("evaluate",)
 """Stages whose tables are no part of the data."""
@@ -38,9 +38,9 @@ def run(job: Job) -> None:
 def _require_rate(gathered: Sequence[Facts], limit: float) -> None:
     """The share of bad input over all stages: what only a tokenizer finds comes on top of what `sources` found."""
     drops = sum((Counter(e["drops"]) for e in gathered), Counter[str]())
-    bad = {reason: n for reason, n in drops.items() if reason in BAD}
+    bad = {reason: n for reason, n in drops.items() if reason_of(reason).bad}
     made = [e["out"] for e in gathered if e["stage"] in ("sources", "generate")]
-    total = sum(n for out in made for n in out.values()) + sum(n for r, n in bad.items() if r in BAD_ROWS)
+    total = sum(n for out in made for n in out.values()) + sum(n for r, n in bad.items() if reason_of(r).found == "rows")
     if sum(bad.values()) > limit * total:
         raise DataError(
             f"{sum(bad.values())} of {total} rows and answers are bad over all stages ({limit:.2%} allowed): {bad}",

@@ -6,7 +6,6 @@ reference's tokenizer cannot give back is dropped too, lossy_tokenizer, for its 
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from prefdata.models.identity import Model
 from prefdata.models.scorer import VERSION, Item, Scorer, keyed, pairs
@@ -18,6 +17,7 @@ from prefdata.recipe.stage import Slice, Stage, without
 from prefdata.recipe.units import reference, reference_unit
 from prefdata.stages.graph import PROMPTS, noise_parts, pool
 from prefdata.tables import schema
+from prefdata.tables.drops import drop
 from prefdata.tables.finished import ChunkStore
 from prefdata.tables.views import Frames
 
@@ -61,14 +61,16 @@ def rows(frames: Frames, items: Mapping[str, Item], store: ChunkStore, name: str
     long_for_policy = _too_long(policy, items) if policy else {}
     made, drops = [], []
     for key, item in items.items():
+        own = item.candidate["candidate_id"]
         too_long, lossy = values[key].get("too_long"), values[key].get("lossy")
         if lossy is not None:
-            drops.append(_drop(item, "lossy_tokenizer", f"{name} reads {lossy}"))
+            drops.append(drop("candidate", "score", "lossy_tokenizer", item.prompt, own, f"{name} reads {lossy}"))
         elif too_long is not None or key in long_for_policy:
             who = name if too_long is not None else "policy"
-            drops.append(_drop(item, f"too_long:{who}", f"{too_long or long_for_policy[key]} tokens"))
+            length = f"{too_long or long_for_policy[key]} tokens"
+            drops.append(drop("candidate", "score", f"too_long:{who}", item.prompt, own, length))
         else:
-            ids = {"prompt_id": item.prompt["prompt_id"], "candidate_id": item.candidate["candidate_id"]}
+            ids = {"prompt_id": item.prompt["prompt_id"], "candidate_id": own}
             made.append({**ids, "reference": name, **values[key]})
     return {"logps": schema.frame("logps", made), "drops": schema.frame("drops", drops)}
 
@@ -79,19 +81,6 @@ def _too_long(policy: Scorer, items: Mapping[str, Item]) -> dict[str, int]:
     ids = policy.encoder.completions(responses, finishes)
     lengths = {k: len(prompts[i.prompt["prompt_id"]]) + len(c) for (k, i), c in zip(items.items(), ids, strict=True)}
     return {k: n for k, n in lengths.items() if n > policy.limit}
-
-
-def _drop(item: Item, reason: str, detail: str) -> dict[str, Any]:
-    return {
-        "scope": "candidate",
-        "prompt_id": item.prompt["prompt_id"],
-        "candidate_id": item.candidate["candidate_id"],
-        "source": item.prompt["source"],
-        "source_row": item.prompt["source_row"],
-        "stage": "score",
-        "reason": reason,
-        "detail": detail,
-    }
 
 
 def _slice(settings: Settings, unit: str) -> Slice:

@@ -17,6 +17,7 @@ from prefdata.recipe.stage import Slice, Stage, without
 from prefdata.recipe.units import Part, reference_unit
 from prefdata.stages.graph import PROMPTS, noise_parts, pool, ranks_of
 from prefdata.tables import schema
+from prefdata.tables.drops import drops_of
 from prefdata.tables.figures import per_prompt
 from prefdata.tables.views import Frames, chosen
 
@@ -170,16 +171,7 @@ def _nest(prompts: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def _drops(prompts: pl.DataFrame, reasons: pl.DataFrame, unit: str) -> pl.DataFrame:
-    return prompts.join(reasons, on="prompt_id").select(
-        pl.lit("prompt").alias("scope"),
-        "prompt_id",
-        pl.lit(None, dtype=pl.String).alias("candidate_id"),
-        "source",
-        "source_row",
-        pl.lit("sets").alias("stage"),
-        "reason",
-        pl.lit(unit).alias("detail"),
-    )
+    return drops_of(prompts.join(reasons, on="prompt_id"), "sets", detail=pl.lit(unit))
 
 
 def reads_of(settings: Settings, unit: str) -> list[Part]:

@@ -28,7 +28,7 @@ from prefdata.sources.settings import SourceSettings, SourcesSettings
 from prefdata.sources.shapes import COMMON_FIELDS, SHAPES
 from prefdata.tables import ids, schema
 from prefdata.tables.atomic import writing
-from prefdata.tables.reasons import BAD_ROWS
+from prefdata.tables.drops import drop, reason_of
 
 SPOOL = "tables/.spool"
 HELD_OUT = ("test", "validation")
@@ -162,7 +162,7 @@ def _bucket(line: Record, per_shard: int, num_shards: int) -> int:
 def _count(counts: Counter[str], line: Record) -> None:
     counts["input"] += 1 + len(line["candidates"])
     reasons = [d["reason"] for d in line["drops"]] + [c["dropped"]["reason"] for c in line["candidates"] if "dropped" in c]
-    counts.update(r for r in reasons if r in BAD_ROWS)
+    counts.update(r for r in reasons if reason_of(r).found == "rows")
 
 
 def _require_rate(counts: Counter[str], limit: float) -> None:
@@ -199,7 +199,7 @@ def resolve(lines: Iterable[Record], sources: list[SourceSettings], seed: int) -
         if not group or (same and SHAPES[sources[line["order"]].format].grouped):
             group.append(line)
         else:
-            drops.append(_drop(line["prompt"], "duplicate_prompt" if same else "other_source"))
+            drops.append(drop("row", "sources", "duplicate_prompt" if same else "other_source", line["prompt"]))
     made = [_prompt(group, sources[group[0]["order"]], seed) for group in owned.values()]
     for one in made:
         if one.prompt and one.prompt["prompt_id"] in held:
@@ -222,22 +222,11 @@ def _prompt(group: list[Record], source: SourceSettings, seed: int) -> rows.Pars
     prompt = min((line["prompt"] for line in group), key=lambda p: p["source_row"])
     drops = [d for line in group for d in line["drops"]]
     if source.weight < 1 and uniform(seed, "mixture", prompt["prompt_id"]) >= source.weight:
-        return rows.Parsed(drops=[*drops, _drop(prompt, "not_sampled")])
+        return rows.Parsed(drops=[*drops, drop("row", "sources", "not_sampled", prompt)])
     candidates, more = rows.finish([c for line in group for c in line["candidates"]])
     if SHAPES[source.format].needs_first and not any(c["source_rank"] == 1 for c in candidates):
-        return rows.Parsed(drops=[*drops, _drop(prompt, "no_good_answer")])
+        return rows.Parsed(drops=[*drops, drop("row", "sources", "no_good_answer", prompt)])
     return rows.Parsed(prompt, candidates, drops + more)
-
-
-def _drop(prompt: Mapping[str, Any], reason: str) -> Record:
-    return {
-        "scope": "row",
-        "prompt_id": prompt["prompt_id"],
-        "source": prompt["source"],
-        "source_row": prompt["source_row"],
-        "stage": "sources",
-        "reason": reason,
-    }
 
 
 def _local_files(settings: Settings, unit: str) -> list[Path]:
