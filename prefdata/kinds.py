@@ -1,16 +1,17 @@
 """The few types that every part of the package speaks of."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-Message = dict[str, str]
-"""One turn of a conversation: role and content."""
+Message = dict[str, Any]
+"""One turn of a conversation: role, content, and whatever else it says (tool_calls, reasoning_content, name, ...)."""
 SplitName = Literal["sft", "train", "validation", "test"]
 Origin = Literal["source", "generated", "noise"]
 """Where a candidate comes from."""
-Template = Literal["chat", "plain"]
-"""How a prompt is rendered: by the tokenizer's chat template, or as the text is."""
+Template = Literal["chat", "plain", "rendered"]
+"""How a prompt is rendered: by the tokenizer's chat template, as the text is, or not at all since its text carries the template
+already (control tokens are then read as such)."""
 End = Literal["eos", "none"]
 """Whether a completion ends with the end token."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]

@@ -116,7 +116,7 @@ def test_a_folder_gets_model_card_and_curves_and_goes_on(
         ([{"prompt": 3, "chosen": "b", "rejected": "c"}], "dpo", {}, r"rows\[0\].prompt: a text, or a list"),
         ([{**ROWS[0], "score": [1.0]}], "infonca", {}, r"rows\[0\].score: 1 scores of 4 answers"),
         ([{**ROWS[0], "chosen": [{"role": "user", "content": "x"}]}], "dpo", {}, r"rows\[0\].chosen: messages must be"),
-        ([{**ROWS[0], "prompt": "x" * 999}], "dpo", {}, "every row is longer than the model's 64 tokens"),
+        ([{**ROWS[0], "prompt": "x" * 999}], "dpo", {}, "no row to train on, 1 of 1 rows left out: too_long 1"),
         (ROWS, "mrpo", {"references": {}}, "mrpo combines two references or more"),
     ],
 )
@@ -184,7 +184,7 @@ def test_weights_in_bf16_are_refused_and_dropout_is_off(loaded: tuple[Any, Any],
 def test_long_rows_are_left_out_before_anything_is_scored(loaded: tuple[Any, Any], capsys: pytest.CaptureFixture[str]) -> None:
     long = {**ROWS[0], "prompt": "9" * 200}
     assert len(prefdata.fit(*loaded, [*ROWS, long], "dpo", steps=1).rows) == 1
-    assert "fit: 1 of 4 rows left out: longer than 64 tokens" in capsys.readouterr().err
+    assert "fit: 1 of 4 rows left out: too_long 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

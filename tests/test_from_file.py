@@ -28,6 +28,7 @@ from prefdata.tables.files import read_table, write_table
 from prefdata.workflow.execute import bring_up
 from train import from_file
 from train import run as run_
+from train.left_out import LeftOut
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +185,8 @@ def test_candidates_a_new_reference_cannot_read_are_left_out(
     references = [{"name": "short", "model": str(lm), "max_tokens": 8}]
     path = settings_file(objective="dpo", data={"path": str(published), "format": "sets"}, reference_models=references)
     made = from_file.load(path)
-    rows = from_file.with_logps(made.published, made.recipe.score.references[0], made.results)
+    left = LeftOut()
+    rows = from_file.with_logps(made.published, made.recipe.score.references[0], made.results, left)
     kept = rows.to_dicts()
     assert 0 < len(kept) < made.published.height
     assert all(len(r["candidates"]) > 1 and r["candidates"][0]["role"] == "chosen" for r in kept)

@@ -266,7 +266,7 @@ def test_trl_tools_and_template_arguments_belong_to_the_prompt(read) -> None:
     made = read([pair, pair | {"tools": [tool]}, pair | {"tools": json.dumps([tool])}], format="trl_pairs")
     assert made["prompts"].height == 2
     assert [json.loads(t) for t in made["prompts"]["tools"].drop_nulls()] == [[tool]]
-    assert reasons(made) == [("row", "duplicate_prompt")]
+    assert reasons(made) == []
     thinking = read([pair | {"chat_template_kwargs": {"enable_thinking": False}}], format="trl_pairs")
     assert thinking["prompts"]["template_kwargs"].to_list() == ['{"enable_thinking":false}']
 

@@ -118,7 +118,7 @@ def test_a_template_that_moves_contents_keeps_them(toy_tokenizers: Path) -> None
     )
     roles = ("system", "user", "assistant", "user")
     messages = [{"role": r, "content": c} for r, c in zip(roles, ("SYS", "one", "two", "three <eos>"), strict=True)]
-    ids = Encoder(encoder.tokenizer).prompt(messages)
+    (ids,) = Encoder(encoder.tokenizer).prompts_or_refusals([(messages, None, None)], generation=True)
     assert encoder.tokenizer.decode(ids) == "<bos><user>one<assistant>two<eos><user>SYS|three <eos><assistant>"
     assert ids.count(encoder.tokenizer.eos_token_id) == 1
 

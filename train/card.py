@@ -77,6 +77,7 @@ def _rows(objective: Any, settings: Facts, facts: Facts, rows: list[Facts], abou
         ("references", ", ".join(about.references) if objective.references != "none" else "none"),
         ("started from", start),
         ("data", f"{', '.join(source for source, _, _ in about.sources) or 'rows given in memory'}; rows {facts['data']}"),
+        ("left out", facts["left_out"]),
         ("licences of the sources", ", ".join(sorted({licence for _, licence, _ in about.sources})) or "unknown"),
         ("optimizer steps", len(rows)),
         ("seed", facts["seed"]),

@@ -83,11 +83,13 @@ def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp) -> 
         _say(file_run.name, file_run.recipe)
         return
     os.environ["OMP_NUM_THREADS"] = str(file_run.recipe.threads)  # before torch is imported
+    from train.left_out import LeftOut
     from train.run import train
 
     results = file_run.results
-    call = partial(train, file_run.recipe, file_run.name, results)
-    _train(log, results.root / "locks" / "train", call, partial(from_file.prepare, file_run, bring_up))
+    left = LeftOut()
+    call = partial(train, file_run.recipe, file_run.name, results, left)
+    _train(log, results.root / "locks" / "train", call, partial(from_file.prepare, file_run, bring_up, left))
 
 
 def _of_recipe(recipe: Settings, path: Path, name: str | None, check: bool, log: Path | None) -> None:

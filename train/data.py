@@ -1,6 +1,7 @@
 """What a run starts with: the rows of its set, the references' weights, its examples."""
 
 import sys
+from collections import Counter
 
 import polars as pl
 
@@ -50,15 +51,21 @@ def with_alpha(run: Results, settings: TrainingSettings, recipe: Settings, seed:
 
 
 def read_examples(
-    frame: pl.DataFrame, encoder: Encoder, recipe: Settings, settings: TrainingSettings, objective: Objective, limit: int
+    frame: pl.DataFrame,
+    encoder: Encoder,
+    recipe: Settings,
+    settings: TrainingSettings,
+    objective: Objective,
+    limit: int,
+    left: Counter[str] | None = None,
 ) -> list[Example]:
-    """The usable rows in ids; a row without any rejected candidate is none, but for plain SFT."""
+    """The usable rows in ids; a row without any rejected candidate is none, but for plain SFT. `left` counts the others."""
     negatives = objective.negatives
     references = [r.name for r in recipe.score.references] if settings.set == "preference" else []
     origins = NEGATIVES[negatives].origins or tuple(settings.negatives.origins)
     wanted = origins if negatives != "none" else ()
-    data = examples(frame.to_dicts(), encoder, wanted, references, LOSSES[objective.loss].needs)
-    return usable(data, wanted, limit, f"sets/{settings.set}")
+    data = examples(frame.to_dicts(), encoder, wanted, references, LOSSES[objective.loss].needs, left)
+    return usable(data, wanted, limit, f"sets/{settings.set}", left)
 
 
 def held_out(

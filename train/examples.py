@@ -1,7 +1,7 @@
 """The preference set as batches: examples in token ids, a data order that is a pure function of (seed, epoch), and
 micro-batches balanced by tokens."""
 
-import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,7 +9,8 @@ from typing import Any
 
 from prefdata.draws import hash64
 from prefdata.errors import ConfigError, DataError
-from prefdata.models.tokens import Encoder
+from prefdata.models.chat import Refused
+from prefdata.models.tokens import Encoder, columns_of
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,29 @@ def examples(
     origins: Sequence[str],
     references: Sequence[str],
     need: str | None = None,
+    left: Counter[str] | None = None,
 ) -> list[Example]:
     """The rows of a set (dicts of the table `sets`): ties with the chosen are left out, the pool is limited to `origins`.
 
-    Rows whose pool is empty are kept (plain SFT needs none). Raises DataError where log-probs of a reference lack, and
-    ConfigError where the set lacks what the loss needs (train.objectives.losses.Loss.needs).
+    Rows whose pool is empty are kept (plain SFT needs none); what the tokenizer's template refuses is left out and counted in
+    `left`. Raises DataError where log-probs of a reference lack, and ConfigError where the set lacks what the loss needs
+    (train.objectives.losses.Loss.needs).
     """
-    made = []
-    prompts = encoder.prompts([(r["prompt"], r["tools"], r["template_kwargs"]) for r in rows])
+    made: list[Example] = []
+    prompts = encoder.prompts_or_refusals([columns_of(r) for r in rows])
     for row, prompt in zip(rows, prompts, strict=True):
         kept = [c for c in row["candidates"] if c["role"] == "chosen" or (c["role"] == "rejected" and c["origin"] in origins)]
-        completions = encoder.completions([c["response"] for c in kept], [c["finish"] for c in kept])
+        answers, _ = encoder.answers(
+            [columns_of(row)] * len(kept),
+            [c["response"] for c in kept],
+            [c["finish"] for c in kept],
+            [c.get("extras") for c in kept],
+        )
+        completions = [a for a in answers if not isinstance(a, Refused)]
+        if isinstance(prompt, Refused) or len(completions) < len(answers):
+            if left is not None:
+                left["refused_by_template"] += 1
+            continue
         if need == "same_tokenizer" and references:
             for candidate, ids in zip(kept, completions, strict=True):
                 _require_tokens(candidate, references[0], len(ids), row["prompt_id"])
@@ -100,18 +113,22 @@ def _require_tokens(candidate: dict[str, Any], name: str, own: int, prompt: str)
         )
 
 
-def usable(data: Sequence[Example], origins: Sequence[str], limit: int, where: str) -> list[Example]:
+def usable(
+    data: Sequence[Example], origins: Sequence[str], limit: int, where: str, left: Counter[str] | None = None
+) -> list[Example]:
     """The examples that have a rejected candidate (where the objective draws from `origins`) and fit the model; longer ones are
-    left out and counted, never cut. A recipe whose score stage knows the policy has none by then. Raises DataError."""
+    left out and counted in `left`, never cut. A recipe whose score stage knows the policy has none by then. Raises
+    DataError."""
     kept = [e for e in data if len(e.completions) > 1] if origins else list(data)
     if not kept:
         raise DataError(f"no row has a rejected candidate of origin {list(origins)}", where)
     fitting = [e for e in kept if len(e.prompt) + max(map(len, e.completions)) <= limit]
     if not fitting:
         raise DataError(f"every row is longer than the model's {limit} tokens", where)
-    if len(fitting) < len(kept):
-        left = len(kept) - len(fitting)
-        print(f"train: {left} of {len(kept)} rows are longer than {limit} tokens and left out", file=sys.stderr)
+    if left is not None:
+        left.update({"too_long": len(kept) - len(fitting), "need_2": len(data) - len(kept)})
+        for reason in [r for r, n in left.items() if n == 0]:
+            del left[reason]
     return fitting
 
 

@@ -5,8 +5,7 @@ already is not done again. A set that prefdata published is taken with its log-p
 """
 
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from prefdata.errors import ConfigError, did_you_mean
 from prefdata.kinds import Commit, Share
 from prefdata.models import scorer
 from prefdata.models.identity import revision_of
+from prefdata.models.scorer import problem
 from prefdata.models.settings import ReferenceSettings
 from prefdata.output import read_back
 from prefdata.output.read_back import Recorded
@@ -31,6 +31,7 @@ from prefdata.sources.settings import SourceSettings
 from prefdata.sources.shapes import SHAPES
 from prefdata.tables import files
 from prefdata.tables.finished import ChunkStore
+from train.left_out import LeftOut, of_preparation
 from train.objectives.losses import LOSSES
 from train.objectives.registry import OBJECTIVES, Objective
 from train.receipt import require_own
@@ -54,6 +55,7 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
     revision: Commit | None = Field(None, description="commit hash of the data set on the Hub: always pinned")
     config: str | None = Field(None, description="configuration of the data set on the Hub")
     hub_split: str = Field("train", description="which split of the Hub data set is read")
+    max_reject_rate: Share = Field(0.01, description="training is refused when more of the rows than this are bad")
     license: str = Field("unknown", description="for the model's card")
     fields: dict[str, str] = Field(default_factory=dict, description="ours: theirs, where the names differ")
     validation: Share = Field(0.0, description="share of prompts held out, where the rows do not say; for evaluation")
@@ -73,7 +75,7 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
 
     def source(self) -> SourceSettings:
         """The same as a recipe's source."""
-        return SourceSettings(name="data", **self.model_dump(exclude={"validation"}))
+        return SourceSettings(name="data", **self.model_dump(exclude={"validation", "max_reject_rate"}))
 
 
 class FileSettings(TrainingSettings, frozen=True, extra="forbid"):
@@ -226,7 +228,7 @@ def _recipe(settings: FileSettings, name: str, references: Sequence[ReferenceSet
         "seed": settings.seed or 0,
         "threads": settings.threads or _processors(),
         "dedup": None,
-        "sources": {"sources": [_source(settings.data)]},
+        "sources": {"sources": [_source(settings.data)], "max_reject_rate": settings.data.max_reject_rate},
         "split": {"train": 1 - settings.data.validation, "validation": settings.data.validation, "test": 0},
         "prune": {"drop_ranks": []},
         "noise": {"copies": int("noise" in origins or OBJECTIVES[settings.objective].negatives == "noise")},
@@ -238,7 +240,7 @@ def _recipe(settings: FileSettings, name: str, references: Sequence[ReferenceSet
 
 def _source(data: DataSettings) -> dict[str, Any]:
     """As a recipe names it; a published set is not read as a source, only named on the card."""
-    given = data.model_dump(mode="json", exclude={"validation", "format"})
+    given = data.model_dump(mode="json", exclude={"validation", "format", "max_reject_rate"})
     return {"name": "data", **given, **({} if data.format == PUBLISHED else {"format": data.format})}
 
 
@@ -247,24 +249,34 @@ def _processors() -> int:
     return max(1, processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def prepare(run: FileRun, bring_up: BringUp) -> None:
-    """Make the set under <output>.work, as far as it is not there. `bring_up` runs the data stages."""
-    results = run.results
+def prepare(run: FileRun, bring_up: BringUp, left: LeftOut | None = None) -> None:
+    """Make the set under <output>.work, as far as it is not there. `bring_up` runs the data stages; `left` is told what was
+    left out.
+
+    Raises DataError where no row is left, or where too many are bad.
+    """
+    left = LeftOut() if left is None else left
+    results, place = run.results, str(run.settings.data.path or run.settings.data.dataset)
     if run.published is None:
         bring_up(results, STAGES, readers.files_of(run.recipe.sources.sources[0]))
+        left.take(of_preparation(results, "sft" if run.settings.objective == "sft" else "preference"))
+        left.say()
+        left.require_some(place)
+        left.require_few_bad(run.settings.data.max_reject_rate, "data.max_reject_rate")
         return
     rows = run.published
+    left.rows = rows.height
     for reference in run.recipe.score.references:
-        rows = with_logps(rows, reference, results)
-    if rows.is_empty():
-        raise ConfigError("no row of the set is left", str(run.settings.data.path), "look at what was dropped above")
+        rows = with_logps(rows, reference, results, left)
+    left.say()
+    left.require_some(place)
     for unit in ("preference", "sft"):
         files.write_table(results.table(Part("sets", "sets", unit), 0), "sets", rows)
 
 
-def with_logps(rows: pl.DataFrame, reference: ReferenceSettings, results: Results) -> pl.DataFrame:
-    """The rows with log-probs under the reference, computed where they lack. Candidates that are too long for it or that
-    its tokenizer cannot give back are left out, and prompts that then have no chosen or no other one."""
+def with_logps(rows: pl.DataFrame, reference: ReferenceSettings, results: Results, left: LeftOut) -> pl.DataFrame:
+    """The rows with log-probs under the reference, computed where they lack. Candidates that it cannot score are left out, and
+    prompts that then have no chosen or no other one, counted in `left`."""
     listed = rows.to_dicts()
     lacking = [r for r in listed if any(reference.name not in _names(c) for c in r["candidates"])]
     if not lacking:
@@ -290,12 +302,15 @@ def with_logps(rows: pl.DataFrame, reference: ReferenceSettings, results: Result
             values = store.get(list(items))
             by_id = {(i.prompt["prompt_id"], i.candidate["candidate_id"]): values[k] for k, i in items.items()}
             for row in some:
-                row["candidates"] = _scored(row, reference.name, by_id)
+                row["candidates"], against = _scored(row, reference.name, by_id)
+                if against and not _has_pair(row):
+                    left.reasons[against.partition(":")[0]] += 1
             progress.advance(len(some))
-    kept = [r for r in listed if len(r["candidates"]) > 1 and r["candidates"][0]["role"] == "chosen"]
-    if len(kept) < len(listed):
-        print(f"train: {len(listed) - len(kept)} of {len(listed)} prompts lose their pair to {reference.name}", file=sys.stderr)
-    return pl.DataFrame(kept, schema=rows.schema)
+    return pl.DataFrame([r for r in listed if _has_pair(r)], schema=rows.schema)
+
+
+def _has_pair(row: Mapping[str, Any]) -> bool:
+    return len(row["candidates"]) > 1 and row["candidates"][0]["role"] == "chosen"
 
 
 def _names(candidate: dict[str, Any]) -> list[str]:
@@ -303,14 +318,20 @@ def _names(candidate: dict[str, Any]) -> list[str]:
 
 
 def _prompt(row: dict[str, Any]) -> dict[str, Any]:
-    return {"prompt_id": row["prompt_id"], "messages": row["prompt"], **{k: row[k] for k in ("tools", "template_kwargs")}}
+    kept = {k: row[k] for k in ("prompt_id", "tools", "template_kwargs", "extras")}
+    return {**kept, "messages": row["prompt"]}
 
 
-def _scored(row: dict[str, Any], name: str, values: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
-    made = []
+def _scored(
+    row: dict[str, Any], name: str, values: dict[tuple[str, str], dict[str, Any]]
+) -> tuple[list[dict[str, Any]], str | None]:
+    """(candidates that have a log-prob, the reason against the first that has none)."""
+    made, against = [], None
     for candidate in row["candidates"]:
         value = values[row["prompt_id"], candidate["candidate_id"]]
-        if "logp" in value:
+        if found := problem(value, name):
+            against = against or found[0]
+        else:
             others = [x for x in candidate["logps"] if x["reference"] != name]
             made.append({**candidate, "logps": [*others, {"reference": name, **value}]})
-    return made
+    return made, against

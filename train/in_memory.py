@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -17,14 +16,13 @@ from pydantic import ValidationError
 
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, did_you_mean
-from prefdata.kinds import Message
-from prefdata.models.forward import logprob
 from prefdata.models.loading import context
 from prefdata.models.tokens import Encoder
-from prefdata.tables.ids import candidate_id, prompt_id
 from prefdata.tables.locks import lock
 from train.card import About
 from train.examples import Order, examples, usable
+from train.given import Row, scored, set_row
+from train.left_out import LeftOut
 from train.loop import Prepared, identity_of, steps
 from train.mistakes import mistakes
 from train.objectives.losses import LOSSES
@@ -35,10 +33,8 @@ from train.receipt import require_own
 from train.result import Trained, save
 from train.settings import TrainingSettings, with_defaults
 
-Row = Mapping[str, Any]
 START = "start"
 """The reference where none is given: the model as it comes."""
-SCORED_TOKENS = 16_384
 
 
 def fit(
@@ -92,12 +88,15 @@ def fit(
         raise ConfigError(f"{objective} compares with no reference", "fit: references", "leave them out")
     if problems := mistakes(settings, objective, list(compared)):
         raise ConfigError([f"fit: {p}" for p in problems])
-    listed = [_set_row(r, f"rows[{i}]") for i, r in enumerate(rows)]
+    listed = [set_row(r, f"rows[{i}]") for i, r in enumerate(rows)]
     _require_one_row_a_prompt(listed)
     limit = min(context(m.config) for m in (model, *compared.values()))
-    listed = _scored(listed, encoder, compared, limit)
+    left = LeftOut(len(listed))
+    listed = scored(listed, encoder, compared, limit, left)
     origins = () if row.negatives == "none" else NEGATIVES[row.negatives].origins or tuple(settings.negatives.origins)
-    data = usable(examples(listed, encoder, origins, list(compared), LOSSES[row.loss].needs), origins, limit, "fit: rows")
+    data = examples(listed, encoder, origins, list(compared), LOSSES[row.loss].needs, left.reasons)
+    data = usable(data, origins, limit, "fit: rows", left.reasons)
+    left.say("fit")
     seed, name = settings.seed or 0, f"{objective}/fit"
     order = Order(tuple(e.prompt_id for e in data), settings.batch_prompts, seed)
     if LOSSES[row.loss].needs == "mismatched":
@@ -123,7 +122,8 @@ def fit(
             limit=limit,
             identity=identity_of(name, settings, seed, data_hash, start, list(compared), []),
             scratch=kept.with_name(f"{kept.name}.work") if kept is not None else Path(nowhere),
-            facts={"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data_hash},
+            facts={"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data_hash}
+            | {"left_out": str(left)},
         )
         with lock(run.scratch / "lock") if kept is not None else nullcontext():
             trained = steps(run)
@@ -204,106 +204,6 @@ def _encoder(given: Any, settings: TrainingSettings) -> tuple[Encoder, TrainingS
         made = Encoder(given, template, settings.end or "eos", "tokenizer")
         made.require_sound()
     return made, settings.model_copy(update={"template": made.template, "end": made.end})
-
-
-def _set_row(row: Row, where: str) -> dict[str, Any]:
-    """A row as the table `sets` has it: the chosen candidate first."""
-    if missing := [k for k in ("prompt", "chosen", "rejected") if row.get(k) is None]:
-        raise DataError(f"missing {', '.join(missing)}", where, "give prompt, chosen and rejected")
-    messages = _messages(row["prompt"], f"{where}.prompt")
-    rejected = row["rejected"]
-    several = isinstance(rejected, list) and rejected and not isinstance(rejected[0], Mapping)
-    answers = [_answer(row["chosen"], messages, f"{where}.chosen")]
-    answers += [_answer(r, messages, f"{where}.rejected") for r in (rejected if several else [rejected])]
-    scores = row.get("score") or [None] * len(answers)
-    if len(scores) != len(answers):
-        raise DataError(
-            f"{len(scores)} scores of {len(answers)} answers", f"{where}.score", "give one an answer, the chosen first"
-        )
-    tools, kwargs = (_as_json(row.get(k)) for k in ("tools", "template_kwargs"))
-    id = prompt_id(messages, tools, kwargs)
-    return {
-        "prompt_id": id,
-        "prompt": messages,
-        "tools": tools,
-        "template_kwargs": kwargs,
-        "candidates": [
-            {
-                "candidate_id": candidate_id(id, text, "source", "given", None, number),
-                "role": "rejected" if number else "chosen",
-                "response": text,
-                "origin": "source",
-                "finish": "stop",
-                "score": score,
-                "win_prob": None,
-                "logps": [],
-            }
-            for number, (text, score) in enumerate(zip(answers, scores, strict=True))
-        ],
-    }
-
-
-def _messages(prompt: Any, where: str) -> list[Message]:
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    if isinstance(prompt, list) and prompt and all(_is_message(m) for m in prompt):
-        return [dict(m) for m in prompt]
-    raise DataError("a text, or a list of {role, content} expected", where, "correct the row")
-
-
-def _as_json(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value)
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
-
-
-def _answer(value: Any, prompt: Sequence[Message], where: str) -> str:
-    """An answer's text; of messages that of the last one, whose others must be the prompt's."""
-    if isinstance(value, str):
-        return value
-    messages = _messages(value, where)
-    if messages[-1]["role"] != "assistant" or (len(messages) > 1 and messages[:-1] != list(prompt)):
-        raise DataError(
-            "messages must be the prompt's followed by one of the assistant, or only that one", where, "correct the row"
-        )
-    return messages[-1]["content"]
-
-
-@torch.no_grad()
-def _scored(
-    rows: Sequence[dict[str, Any]], encoder: Encoder, references: Mapping[str, Any], limit: int
-) -> list[dict[str, Any]]:
-    """The rows with every candidate's log-prob under every reference; candidates that are longer than the shortest context, or
-    that the tokenizer cannot give back, are left out, and rows then without a pair; how many is printed."""
-    prompts = encoder.prompts([(r["prompt"], r["tools"], r["template_kwargs"]) for r in rows])
-    kept: list[tuple[list[int], dict[str, Any], list[list[int]]]] = []
-    for row, prompt in zip(rows, prompts, strict=True):
-        texts = [c["response"] for c in row["candidates"]]
-        contents = encoder.contents(texts)
-        lossy = encoder.unfaithful(contents, texts)
-        ids = encoder.ended(contents, [c["finish"] for c in row["candidates"]])
-        places = [k for k, own in enumerate(ids) if k not in lossy and len(prompt) + len(own) <= limit]
-        if places[:1] == [0] and len(places) > 1:
-            kept.append((prompt, {**row, "candidates": [row["candidates"][k] for k in places]}, [ids[k] for k in places]))
-    if len(kept) < len(rows):
-        left = len(rows) - len(kept)
-        print(
-            f"fit: {left} of {len(rows)} rows left out: longer than {limit} tokens, or lossy in this tokenizer", file=sys.stderr
-        )
-    if not kept:
-        raise DataError(f"every row is longer than the model's {limit} tokens, or lossy in its tokenizer", "fit: rows")
-    for name, model in references.items():
-        was = model.training
-        model.eval()
-        for batch in logprob.batches([len(prompt) for prompt, _, _ in kept], SCORED_TOKENS):
-            sums = logprob.grouped_logps(model, [kept[i][0] for i in batch], [kept[i][2] for i in batch], SCORED_TOKENS)
-            for i, of_row in zip(batch, sums, strict=True):
-                for candidate, tokens, total in zip(kept[i][1]["candidates"], kept[i][2], of_row.tolist(), strict=True):
-                    candidate["logps"].append({"reference": name, "logp": total, "num_tokens": len(tokens)})
-        model.train(was)
-    return [row for _, row, _ in kept]
 
 
 def _identity(model: Any, encoder: Encoder) -> str:

@@ -11,6 +11,7 @@ from train import checkpoint
 from train.card import About
 from train.data import held_out, read_examples, read_set, with_alpha
 from train.examples import Order
+from train.left_out import LeftOut
 from train.loop import Prepared, identity_of, steps
 from train.objectives.registry import OBJECTIVES
 from train.policy import policy, reference
@@ -19,22 +20,22 @@ from train.resolve import resolve
 from train.result import save
 
 
-def train(recipe: Settings, name: str, results: Results | None = None) -> Path:
-    """Train one run of a recipe; returns the folder of the model. Resumes by itself, exactly.
+def train(recipe: Settings, name: str, results: Results | None = None, left: LeftOut | None = None) -> Path:
+    """Train one run of a recipe; returns the folder of the model. Resumes by itself, exactly. `left`: what was left out before.
 
     SIGTERM ends it after the step at hand with a checkpoint (SystemExit 143): the same command goes on. Under torchrun every
     process calls it.
     """
     world, results = join(), results or Results(recipe, {})
     torch.set_num_threads(recipe.threads)
-    trained = steps(prepare(results, name, world), world)
+    trained = steps(prepare(results, name, world, left or LeftOut()), world)
     folder = Path(results.model_path(f"run:{name}"))
     if trained is not None:
         save(folder, name, trained, About.of(recipe))
     return folder
 
 
-def prepare(results: Results, name: str, world: World) -> Prepared:
+def prepare(results: Results, name: str, world: World, left: LeftOut) -> Prepared:
     """Read the run's set, load or make its model, and say what identifies both."""
     recipe, settings = results.settings, resolve(results.settings, name)
     objective, seed = OBJECTIVES[name.partition("/")[0]], recipe.seed if settings.seed is None else settings.seed
@@ -43,7 +44,10 @@ def prepare(results: Results, name: str, world: World) -> Prepared:
     with world.first_then_all():  # the first one hashes a local model and keeps the hash
         model, encoder, start = policy(results, settings, seed, frame)
     limit = context(model.config)
-    data = read_examples(frame, encoder, recipe, settings, objective, limit)
+    here = LeftOut(frame.height)
+    data = read_examples(frame, encoder, recipe, settings, objective, limit, here.reasons)
+    if world.first:
+        here.say()
     held = held_out(results, encoder, recipe, settings, objective, limit, seed) if settings.evaluation.every else []
     order = Order(tuple(e.prompt_id for e in data), settings.batch_prompts, seed)
     before = settings.continue_from and Path(results.model_path(f"run:{settings.continue_from}")) / checkpoint.OPTIMIZER
@@ -62,5 +66,6 @@ def prepare(results: Results, name: str, world: World) -> Prepared:
         identity=identity_of(name, settings, seed, data_hash, start, [r.name for r in recipe.score.references], held),
         scratch=results.root / "chunks" / "train" / name,
         before=before or None,
-        facts={"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data_hash},
+        facts={"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data_hash}
+        | {"left_out": str(LeftOut(max(left.rows, here.rows), left.reasons + here.reasons))},
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, Field, model_validator
 
 from prefdata.errors import did_you_mean
-from prefdata.kinds import Commit, Origin, SplitName
+from prefdata.kinds import Commit, Origin, SplitName, Template
 from train.objectives.negatives import NEGATIVES, WEIGHTS
 from train.objectives.registry import Objective
 
@@ -144,7 +144,7 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     )
     keep_optimizer: bool = Field(False, description="keep the optimizer beside the model, for a run that continues from it")
     seed: int | None = Field(None, description="of the data order and the draws; default: the recipe's")
-    template: Literal["chat", "plain"] | None = Field(None, description="default: the primary reference's, else chat")
+    template: Template | None = Field(None, description="default: the primary reference's, else chat")
     end: Literal["eos", "none"] | None = Field(None, description="default: the primary reference's, else eos")
     steps: int | None = Field(None, ge=1, description="optimizer steps; or epochs")
     epochs: int | None = Field(None, ge=1, description="passes over the data; default 1 where steps is not given")

@@ -1,7 +1,7 @@
 """Judges that score one answer at a time: a reward model, another model's likelihood, a verifier. Higher is better."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -9,12 +9,13 @@ from typing import Any
 
 from prefdata.errors import ConfigError
 from prefdata.judging import verify
+from prefdata.models.chat import Refused
 from prefdata.models.engines.protocol import batches
 from prefdata.models.engines.registry import LanguageModelSettings
 from prefdata.models.loading import context_of, load_classifier
 from prefdata.models.scorer import Item, Scorer
 from prefdata.models.settings import ReferenceSettings
-from prefdata.models.tokens import Encoder, load_encoder
+from prefdata.models.tokens import Encoder, columns_of, load_encoder
 from prefdata.recipe.results import Models
 from prefdata.recipe.settings.judging import JudgeSettings
 
@@ -46,13 +47,17 @@ def likelihood(models: Models, settings: JudgeSettings) -> Pointwise:
 
     def scores(items: Sequence[Item]) -> list[Score]:
         values = zip(items, scorer.values(items), strict=True)
-        return [
-            (v["logp"] / max(len(i.candidate["response"]), 1), None) if "logp" in v else (None, next(iter(v)))
-            for i, v in values
-        ]
+        return [_per_character(i.candidate["response"], v) for i, v in values]
 
     how = f"{model.template}, {model.end}, {models.settings.score.dtype}"
     return Pointwise(scores, model.made_with(models.revision), f"nats per character, {how}")
+
+
+def _per_character(response: str, value: Mapping[str, Any]) -> Score:
+    """A likelihood per character; an answer without text (blank, or a tool call alone) has none."""
+    if "logp" not in value:
+        return None, next(iter(value))
+    return (value["logp"] / len(response), None) if response.strip() else (None, "no_text")
 
 
 class Rewards:
@@ -76,11 +81,18 @@ class Rewards:
         return load_encoder(self.path, self.settings.revision, self.settings.template, self.settings.end)
 
     def scores(self, items: Sequence[Item]) -> list[Score]:
-        prompts = self.encoder.prompts([(i.prompt["messages"], i.prompt["tools"], i.prompt["template_kwargs"]) for i in items])
-        answers = self.encoder.completions([i.candidate["response"] for i in items], [i.candidate["finish"] for i in items])
-        rows, limit = [p + a for p, a in zip(prompts, answers, strict=True)], context_of(self.path, self.settings.revision)
-        made: list[Score] = [(None, "too_long")] * len(items)
-        fitting = sorted((k for k, row in enumerate(rows) if len(row) <= limit), key=lambda k: len(rows[k]))
+        prompts = self.encoder.prompts_or_refusals([columns_of(i.prompt) for i in items])
+        answers, _ = self.encoder.answers(
+            [columns_of(i.prompt) for i in items],
+            [i.candidate["response"] for i in items],
+            [i.candidate["finish"] for i in items],
+            [i.candidate.get("extras") for i in items],
+        )
+        pairs = enumerate(zip(prompts, answers, strict=True))
+        rows = {k: p + a for k, (p, a) in pairs if not isinstance(p, Refused) and not isinstance(a, Refused)}
+        limit = context_of(self.path, self.settings.revision)
+        made: list[Score] = [(None, "too_long" if k in rows else "refused_by_template") for k in range(len(items))]
+        fitting = sorted((k for k, row in rows.items() if len(row) <= limit), key=lambda k: len(rows[k]))
         for _, alike in groupby(fitting, key=lambda k: len(rows[k])):
             for batch in batches(alike, BATCH_ROWS):
                 for k, value in zip(batch, self._rewards([rows[k] for k in batch]), strict=True):

@@ -27,6 +27,7 @@ from prefdata.recipe.job import Job
 from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.tables import schema
 from prefdata.tables.finished import ChunkStore, Value
+from prefdata.tables.messages import answer, as_text
 from prefdata.tables.views import Frames, prompts_of
 
 Orders = dict[str, tuple[str, float | None]]
@@ -134,10 +135,15 @@ def _groups(frames: Frames, settings: JudgeSettings, decided: set[str]) -> Itera
     if not prompts:
         return
     kept = schema.alive(frames["candidates"], frames["drops"]).filter(pl.col("prompt_id").is_in(list(prompts)))
-    grouped = contenders(kept, settings.truncated).group_by("prompt_id", maintain_order=True).agg("candidate_id", "response")
-    for prompt, ids, responses in grouped.iter_rows():
+    grouped = (
+        contenders(kept, settings.truncated)
+        .group_by("prompt_id", maintain_order=True)
+        .agg("candidate_id", "response", "extras")
+    )
+    for prompt, ids, *said in grouped.iter_rows():
         if len(ids) > 1:
-            yield prompts[prompt], dict(zip(ids, responses, strict=True))
+            texts = [as_text(answer(response, extras)) for response, extras in zip(*said, strict=True)]
+            yield prompts[prompt], dict(zip(ids, texts, strict=True))
 
 
 def _rows(frames: Frames, known: Known, settings: JudgeSettings, judge: Judge, store: ChunkStore) -> pl.DataFrame:

@@ -17,6 +17,7 @@ from prefdata.errors import ConfigError
 from prefdata.kinds import Message
 from prefdata.recipe.read import explain, read_yaml
 from prefdata.shipped import shipped
+from prefdata.tables.messages import as_text, prompt_of
 
 SLOT = re.compile(r"\{(prompt|first|second|answer|ask|nonce)\}")
 Place = Literal["first", "second", "tie"]
@@ -63,7 +64,12 @@ class Rubric(BaseModel, frozen=True, extra="forbid"):
 
     def messages(self, prompt: Mapping[str, Any], first: str, second: str, mode: Mode) -> tuple[Message, ...]:
         """One comparison, as chat messages."""
-        texts = {"prompt": conversation(prompt["messages"]), "first": first, "second": second, "answer": prompt["answer"] or ""}
+        texts = {
+            "prompt": conversation(prompt_of(prompt), prompt.get("tools")),
+            "first": first,
+            "second": second,
+            "answer": prompt["answer"] or "",
+        }
         nonce = hex_id("fence", *texts.values())
         filled = {k: self._fenced(k, v, nonce) for k, v in texts.items()} | {"ask": self.ask.get(mode, ""), "nonce": nonce}
         made = [("system", self.system), ("user", self.user)]
@@ -84,11 +90,13 @@ class Rubric(BaseModel, frozen=True, extra="forbid"):
         return verdicts[lines[-1]] if lines and lines[-1] in verdicts and len(said) == 1 else None
 
 
-def conversation(messages: Sequence[Message]) -> str:
-    """A prompt as text: a lone user message as it is, several with their roles."""
-    if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n\n".join(f"{m['role']}: {m['content']}" for m in messages)
+def conversation(messages: Sequence[Message], tools: str | None = None) -> str:
+    """A prompt as text: a lone user message as it is, several with their roles; tool calls and tools as JSON."""
+    texts = [as_text(m) for m in messages]
+    if len(messages) == 1 and not tools:
+        return texts[0]
+    turns = [f"{m['role']}: {text}" for m, text in zip(messages, texts, strict=True)]
+    return "\n\n".join([*([f"tools: {tools}"] if tools else []), *turns])
 
 
 @lru_cache

@@ -3,20 +3,22 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from typing import Any
 
 import polars as pl
 
 from prefdata.draws import item_key
 from prefdata.errors import snippet
+from prefdata.models.chat import Refused
 from prefdata.models.loading import context_of, load_model
 from prefdata.models.settings import ReferenceSettings
-from prefdata.models.tokens import Encoder, load_encoder
+from prefdata.models.tokens import Encoder, columns_of, load_encoder
 from prefdata.tables import schema
 from prefdata.tables.finished import Value
 from prefdata.tables.views import Frames, prompts_of
 
-VERSION = 4
+VERSION = 5
 """Raised when the log-probs of the forward change: what is stored is then made again."""
 
 
@@ -49,29 +51,40 @@ class Scorer:
         return load_model(self.path, self.settings.revision, self.dtype)
 
     def values(self, items: Sequence[Item]) -> list[Value]:
-        """{"logp", "num_tokens"}, {"too_long": tokens} or {"lossy": decoded text} for each item, in order."""
-        prompts = self._prompts(items)
-        responses = [i.candidate["response"] for i in items]
-        contents = self.encoder.contents(responses)
-        ids = self.encoder.ended(contents, [i.candidate["finish"] for i in items])
-        lengths = [len(prompts[i.prompt["prompt_id"]]) + len(c) for i, c in zip(items, ids, strict=True)]
-        values: list[Value] = [{"too_long": n} for n in lengths]
-        fitting = [k for k, n in enumerate(lengths) if n <= self.limit]
-        for k, text in self.encoder.unfaithful([contents[k] for k in fitting], [responses[k] for k in fitting]).items():
-            values[fitting[k]] = {"lossy": snippet(text)}
-        fitting = [k for k in fitting if "lossy" not in values[k]]
+        """{"logp", "num_tokens"}, or what stands against it, for each item, in order: {"refused": the template's word},
+        {"too_long": tokens}, {"lossy": decoded text}, {"not_finite": what the model gave}."""
+        prompts, ids, values = self.encoded(items)
+        fitting = [k for k, value in enumerate(values) if not value]
         for batch in self._batches(items, prompts, ids, fitting):
             owners = list(dict.fromkeys(items[k].prompt["prompt_id"] for k in batch))
             groups = [[k for k in batch if items[k].prompt["prompt_id"] == p] for p in owners]
             for group, sums in zip(groups, self._sums([prompts[p] for p in owners], groups, ids), strict=True):
                 for k, total in zip(group, sums, strict=True):
-                    values[k] = {"logp": total, "num_tokens": len(ids[k])}
+                    values[k] = {"logp": total, "num_tokens": len(ids[k])} if isfinite(total) else {"not_finite": str(total)}
         return values
 
-    def _prompts(self, items: Sequence[Item]) -> dict[str, list[int]]:
+    def encoded(self, items: Sequence[Item]) -> tuple[dict[str, list[int]], list[list[int]], list[Value]]:
+        """(ids of each prompt, ids of each answer, what stands against each item; {} where nothing does)."""
         unique = {i.prompt["prompt_id"]: i.prompt for i in items}
-        asked = [(p["messages"], p["tools"], p["template_kwargs"]) for p in unique.values()]
-        return dict(zip(unique, self.encoder.prompts(asked), strict=True))
+        columns = {p: columns_of(row) for p, row in unique.items()}
+        prompts = dict(zip(unique, self.encoder.prompts_or_refusals(list(columns.values())), strict=True))
+        answers, lossy = self.encoder.answers(
+            [columns[i.prompt["prompt_id"]] for i in items],
+            [i.candidate["response"] for i in items],
+            [i.candidate["finish"] for i in items],
+            [i.candidate.get("extras") for i in items],
+        )
+        ids: list[list[int]] = []
+        against: list[Value] = []
+        for k, (item, answer) in enumerate(zip(items, answers, strict=True)):
+            prompt = prompts[item.prompt["prompt_id"]]
+            refused = next((str(x.what) for x in (prompt, answer) if isinstance(x, Refused)), None)
+            ids.append([] if isinstance(answer, Refused) else answer)
+            length = len(ids[k]) + (0 if isinstance(prompt, Refused) else len(prompt))
+            against.append({"refused": refused} if refused else {"too_long": length} if length > self.limit else {})
+            if k in lossy and not against[k]:
+                against[k] = {"lossy": snippet(lossy[k])}
+        return {p: [] if isinstance(x, Refused) else x for p, x in prompts.items()}, ids, against
 
     def _batches(
         self, items: Sequence[Item], prompts: dict[str, list[int]], ids: list[list[int]], fitting: list[int]
@@ -98,6 +111,20 @@ class Scorer:
         with torch.no_grad():
             sums = grouped_logps(self.model, prompts, completions, self.batch_tokens)
         return [s.tolist() for s in sums]
+
+
+def problem(value: Value, name: str) -> tuple[str, str] | None:
+    """(reason, detail) of the drop of an item that `name` cannot score."""
+    match value:
+        case {"refused": text}:
+            return f"refused_by_template:{name}", text
+        case {"too_long": tokens}:
+            return f"too_long:{name}", f"{tokens} tokens"
+        case {"lossy": text}:
+            return "lossy_tokenizer", f"{name} reads {text}"
+        case {"not_finite": text}:
+            return f"not_finite:{name}", f"a log-prob of {text}"
+    return None
 
 
 def pairs(frames: Frames, splits: Sequence[str]) -> list[Item]:

@@ -1,25 +1,32 @@
 """THE tokenisation, for scoring, training and engines alike.
 
-Prompt ids = the template rendered with add_generation_prompt and encoded once, without adding BOS again (plain: BOS
-if the tokenizer has one + the text as it is). Completion ids = the response encoded without specials, control-token
-text as plain text, never stripped, + the end id. What a template writes after the end id is not scored.
+Prompt ids = the template rendered with add_generation_prompt and encoded once, without adding BOS again; plain: BOS if the
+tokenizer has one + the text as it is (several messages: with who speaks, prefdata/models/chat.py); rendered: the text as it is,
+control tokens read as such. Completion ids = the response encoded without specials, control-token text as plain text, never
+stripped, + the end id; of an answer that says more than a text (tool calls, reasoning) the template's rendering with it minus
+the rendering without it. What a template writes after the end id is not scored.
 """
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from typing import Any, cast
 
-from prefdata.draws import hex_id
-from prefdata.errors import ConfigError, DataError
+from prefdata.errors import ConfigError
 from prefdata.kinds import End, Message, Template
+from prefdata.models import chat
+from prefdata.models.chat import Refused
+from prefdata.tables.messages import answer, prompt_of
 
 PromptColumns = tuple[Sequence[Message], str | None, str | None]
-"""A prompt: messages, and its JSON columns tools and template_kwargs."""
-TEMPLATE_DATE = datetime(2026, 1, 1)
+"""A prompt: messages with all they say, and its JSON columns tools and template_kwargs."""
+
+
+def columns_of(row: Mapping[str, Any]) -> PromptColumns:
+    """The prompt of a row of `prompts` or `sets`."""
+    return prompt_of(row), row["tools"], row["template_kwargs"]
 
 
 @dataclass(frozen=True)
@@ -72,24 +79,49 @@ class Encoder:
         """
         if self.end == "none":
             return None
-        if self.template == "plain":
+        if self.template != "chat":
             if self.tokenizer.eos_token_id is None:
                 raise ConfigError("the tokenizer has no eos token", self.where, "set end: none")
             return int(self.tokenizer.eos_token_id)
-        mark = _sentinels(1, [self._chat_template])[0]
+        if (found := self._template_end) is not None:
+            return found
+        raise ConfigError("the chat template writes no special token after an answer", self.where, "set end: none")
+
+    @cached_property
+    def _template_end(self) -> int | None:
+        """The first control id that the chat template writes after an answer."""
+        mark = chat.sentinels(1, [str(self.tokenizer.chat_template)])[0]
         turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
         tail = self._render(turns, generation=False).rpartition(mark)[2]
-        for token in self._with_specials(tail):
-            if token in self.control_ids:
-                return token
-        raise ConfigError("the chat template writes no special token after an answer", self.where, "set end: none")
+        return next((i for i in self._with_specials(tail) if i in self.control_ids), None)
+
+    @cached_property
+    def _render(self) -> chat.Render:
+        return chat.renderer(self.tokenizer, self.where)
+
+    @cached_property
+    def _headers(self) -> dict[chat.Kind, chat.Header | Refused]:
+        return {}
+
+    def _header(self, messages: Sequence[Message]) -> chat.Header:
+        """What stands between the template's prompt and an answer, found once a kind of conversation. Raises Refused."""
+        kind = chat.kind_of(messages)
+        if kind not in self._headers:
+            try:
+                self._headers[kind] = chat.header(self._render, str(self.tokenizer.chat_template), kind, self.where)
+            except Refused as refused:
+                self._headers[kind] = refused
+        found = self._headers[kind]
+        if isinstance(found, Refused):
+            raise found
+        return found
 
     def require_sound(self) -> None:
         """Raise ConfigError, naming the tokenizer, where no prompt could be rendered as models expect it."""
         _ = self.end_id
-        if self.template == "plain":
+        if self.template != "chat":
             return
-        user, mark = _sentinels(2, [self._chat_template])
+        user, mark = chat.sentinels(2, [str(self.tokenizer.chat_template)])
         asked = [{"role": "user", "content": user}]
         prompt = self._with_specials(self._render(asked, generation=True))
         bos = self.tokenizer.bos_token_id
@@ -107,71 +139,143 @@ class Encoder:
             raise ConfigError(
                 "the chat template writes the end token before an answer", self.where, "correct its chat_template"
             )
-
-    @property
-    def _chat_template(self) -> str:
-        if not isinstance(self.tokenizer.chat_template, str):
-            raise ConfigError("the tokenizer has no chat template", self.where, "set template: plain")
-        return self.tokenizer.chat_template
+        self._header(asked)
 
     def prompt(self, messages: Sequence[Message], tools: str | None = None, kwargs: str | None = None) -> list[int]:
-        """Ids of a prompt, ready for an answer. `tools` and `kwargs` are the prompt's JSON columns."""
+        """Ids of a prompt, ready for an answer. `tools` and `kwargs` are the prompt's JSON columns. Raises Refused."""
         return self.prompts([(messages, tools, kwargs)])[0]
 
     def prompts(self, prompts: Sequence[PromptColumns]) -> list[list[int]]:
-        """`prompt` of each (messages, tools, kwargs), encoded together."""
+        """`prompt` of each (messages, tools, kwargs), encoded together. Raises Refused."""
+        made = []
+        for ids in self.prompts_or_refusals(prompts):
+            if isinstance(ids, Refused):
+                raise ids
+            made.append(ids)
+        return made
+
+    def prompts_or_refusals(self, prompts: Sequence[PromptColumns], generation: bool = False) -> list[list[int] | Refused]:
+        """The ids of each prompt, or why the template cannot render it.
+
+        `generation`: as the template ends a prompt that a model is to answer; else as it ends one before an answer that is
+        there, which differs in templates that write an empty reasoning block before such an answer.
+        """
+        made: list[list[int] | Refused | None] = [None] * len(prompts)
+        pieces: list[tuple[int, str, bool]] = []
+        for place, prompt in enumerate(prompts):
+            try:
+                pieces += [(place, text, plain) for text, plain in self._prompt_pieces(prompt, generation)]
+            except Refused as refused:
+                made[place] = refused
+        ids: dict[int, list[int]] = {i: self._bos() for i, m in enumerate(made) if m is None}
+        for place, encoded in self._encoded(pieces):
+            ids[place] += encoded
+        return [ids[i] if m is None else m for i, m in enumerate(made)]
+
+    def _bos(self) -> list[int]:
+        bos = self.tokenizer.bos_token_id
+        return [int(bos)] if self.template == "plain" and bos is not None else []
+
+    def _encoded(self, pieces: Sequence[tuple[int, str, bool]]) -> list[tuple[int, list[int]]]:
+        """(place, ids) of (place, text, whether it is plain content), in order; two batches."""
+        made: dict[int, list[int]] = {}
+        for plain, backend in ((True, self._plain), (False, self._special)):
+            own = [i for i, piece in enumerate(pieces) if piece[2] is plain]
+            made |= dict(zip(own, _encode(backend, [pieces[i][1] for i in own]), strict=True))
+        return [(pieces[i][0], made[i]) for i in range(len(pieces))]
+
+    def _prompt_pieces(self, prompt: PromptColumns, generation: bool) -> list[tuple[str, bool]]:
+        messages, tools, kwargs = prompt
         if self.template == "plain":
-            bos = [] if self.tokenizer.bos_token_id is None else [int(self.tokenizer.bos_token_id)]
-            return [bos + ids for ids in self.contents(["".join(m["content"] for m in messages) for messages, _, _ in prompts])]
-        extras = [
-            {"tools": json.loads(tools) if tools else None, **(json.loads(kwargs) if kwargs else {})}
-            for _, tools, kwargs in prompts
-        ]
-        fenced = {
-            i: self._fenced(messages, extra)
-            for i, ((messages, _, _), extra) in enumerate(zip(prompts, extras, strict=True))
-            if any(self._controls.search(m["content"]) for m in messages)
-        }
-        open_ = [i for i in range(len(prompts)) if i not in fenced]
-        texts = [self._render(prompts[i][0], generation=True, **extras[i]) for i in open_]
-        encoded = dict(zip(open_, _encode(self._special, texts), strict=True))
-        return [fenced[i] if i in fenced else encoded[i] for i in range(len(prompts))]
+            if tools:
+                raise Refused("template: plain has no place for tools", self.where, "use a model with a chat template")
+            return [(chat.plain_text(messages, self.where), True)]
+        if self.template == "rendered":
+            if len(messages) != 1:
+                raise Refused(
+                    f"template: rendered needs one text, not {len(messages)} messages", self.where, "set template: chat"
+                )
+            return [(messages[0]["content"], False)]
+        fenced = self._fence(messages, tools, kwargs)
+        chat.require_shown(self._render, messages, _arguments(tools, kwargs), self.where)
+        return fenced.pieces(self._prompt_text(fenced, generation))
 
-    def _fenced(self, messages: Sequence[Message], extra: dict[str, Any]) -> list[int]:
-        """Template pieces encoded with specials, contents without: control-token text in a content stays text."""
-        contents = [m["content"] for m in messages]
-        marks = _sentinels(len(messages), [self._chat_template, *contents])
-        cores = [c.strip() for c in contents]  # a template that trims its contents then trims these too
-        fenced = [
-            {**m, "content": m["content"].replace(core, mark, 1) if core else m["content"]}
-            for m, core, mark in zip(messages, cores, marks, strict=True)
-        ]
-        texts, ids = dict(zip(marks, cores, strict=True)), list[int]()
-        # wherever and however often the template puts a content, each sentinel becomes that content's plain ids
-        for piece in re.split(f"({'|'.join(marks)})", self._render(fenced, generation=True, **extra)):
-            ids += self._content(texts[piece]) if piece in texts else self._with_specials(piece)
-        return ids
+    def _fence(self, messages: Sequence[Message], tools: str | None, kwargs: str | None) -> chat.Fenced:
+        """Control-token text in a content or an argument stays text."""
+        return chat.fence(messages, _arguments(tools, kwargs), str(self.tokenizer.chat_template), self._controls)
 
-    def _render(self, messages: Sequence[Message], generation: bool, **extra: Any) -> str:
-        _ = self._chat_template
+    def _prompt_text(self, fenced: chat.Fenced, generation: bool, messages: int | None = None) -> str:
+        """A prompt, or its first `messages` messages, before an answer."""
+        asked = fenced.messages[:messages]
+        text = self._render(asked, generation=True, **fenced.extra)
         try:
-            text = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=generation, **{"strftime_now": _fixed_date, **extra}
+            header = self._header(asked)
+        except Refused:
+            if generation:  # a model that is to answer gets what its template gives, whatever becomes of its answer
+                return text
+            raise
+        return text + header.text if header.ignored or not generation else text
+
+    def answers(
+        self,
+        prompts: Sequence[PromptColumns],
+        responses: Sequence[str],
+        finishes: Sequence[str],
+        extras: Sequence[str | None],
+    ) -> tuple[list[list[int] | Refused], dict[int, str]]:
+        """(ids of each answer or why it cannot be rendered; by place the answers that their ids do not give back, and what they
+        give). `prompts` has the prompt of each answer, `extras` what an answer says beside its text, as JSON."""
+        texts = [self._without_end(r) for r in responses] if self.template == "rendered" else list(responses)
+        contents = self.contents(texts)
+        lossy = self.unfaithful(contents, texts)
+        ids: list[list[int] | Refused] = [*self.ended(contents, finishes)]
+        for place, more in enumerate(extras):
+            if more is not None:
+                lossy.pop(place, None)
+                try:
+                    ids[place], wrong = self._structured(prompts[place], responses[place], finishes[place], more)
+                except Refused as refused:
+                    ids[place] = refused
+                else:
+                    lossy |= {place: wrong} if wrong is not None else {}
+        return ids, lossy
+
+    def _without_end(self, text: str) -> str:
+        """A rendered answer without the end token's own text, whose id is added."""
+        return text if self.end_id is None else text.removesuffix(str(self.tokenizer.convert_ids_to_tokens(self.end_id)))
+
+    def _structured(self, prompt: PromptColumns, response: str, finish: str, extras: str) -> tuple[list[int], str | None]:
+        """(ids, what they give back where it is not what was rendered): the conversation's rendering minus the prompt's."""
+        said = answer(response, extras)
+        keys = sorted(k for k in said if k not in ("role", "content"))
+        if self.template != "chat":
+            raise Refused(f"template: {self.template} has no place for {', '.join(keys)} of an answer", self.where)
+        chat.require_shown(self._render, [*prompt[0], said], _arguments(*prompt[1:]), self.where)
+        fenced = self._fence([*prompt[0], said], *prompt[1:])
+        before = self._prompt_text(fenced, generation=True, messages=len(prompt[0]))
+        whole = self._render(fenced.messages, generation=False, **fenced.extra)
+        if not whole.startswith(before):
+            raise Refused(
+                f"the chat template's rendering with {', '.join(keys)} of the answer does not begin with its prompt", self.where
             )
-        except Exception as error:  # a template is a program of the model's author: whatever it raises is its word
-            roles = [m["role"] for m in messages]
-            raise DataError(
-                f"the chat template refuses a prompt with the roles {roles}: {error}",
-                self.where,
-                "set template: plain, or drop it",
-            ) from error
-        return cast(str, text)
+        header = self._header(prompt[0])
+        before += header.text if not header.ignored and whole.startswith(before + header.text) else ""
+        pieces = fenced.pieces(whole[len(before) :])
+        ids = [i for _, encoded in self._encoded([(0, text, plain) for text, plain in pieces]) for i in encoded]
+        text = "".join(text for text, _ in pieces)
+        given = self._plain.decode(ids, skip_special_tokens=False)
+        return self._cut(ids, finish), None if given == text else given
+
+    def _cut(self, ids: list[int], finish: str) -> list[int]:
+        """Ids up to the end id of the template; it stays where the answer ended by itself."""
+        end = self._template_end
+        if end is None or end not in ids:
+            raise Refused("the chat template does not end such an answer", self.where, "correct its chat_template")
+        place = ids.index(end)
+        return ids[: place + 1] if self.end_id is not None and finish != "length" else ids[:place]
 
     def _with_specials(self, text: str) -> list[int]:
         return _encode(self._special, [text])[0]
-
-    def _content(self, text: str) -> list[int]:
-        return self.contents([text])[0]
 
     def contents(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of plain texts: no special token, whatever the texts say. Batched."""
@@ -202,22 +306,9 @@ def _encode(backend: Any, texts: Sequence[str]) -> list[list[int]]:
     return [e.ids for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
-def _fixed_date(pattern: str) -> str:
-    """The date that templates which print today's date get: results must not depend on the day they are made.
-
-    A prompt's own template_kwargs (often `date_string`) go before it.
-    """
-    return TEMPLATE_DATE.strftime(pattern)
-
-
-def _sentinels(count: int, texts: Sequence[str]) -> list[str]:
-    """Words that occur in none of the texts and that no template changes."""
-    salt = 0
-    while True:
-        marks = [f"x{hex_id('sentinel', salt, i)}x" for i in range(count)]
-        if not any(mark in text for mark in marks for text in texts):
-            return marks
-        salt += 1
+def _arguments(tools: str | None, kwargs: str | None) -> dict[str, Any]:
+    """What the template is given beside the messages."""
+    return {"tools": json.loads(tools) if tools else None, **(json.loads(kwargs) if kwargs else {})}
 
 
 def load_encoder(path: str, revision: str | None = None, template: Template = "chat", end: End = "eos") -> Encoder:

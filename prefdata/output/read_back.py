@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, TypeAdapter
 
 from prefdata.errors import ConfigError, DataError
-from prefdata.kinds import Name
+from prefdata.kinds import Name, Template
 from prefdata.output.targets import MANIFEST
 from prefdata.tables import files, schema
 from prefdata.tables.schema import TABLES
@@ -24,7 +24,7 @@ class Recorded(BaseModel, frozen=True, extra="ignore"):
 
     name: Name
     model: str
-    template: Literal["chat", "plain"]
+    template: Template
     end: Literal["eos", "none"]
     dtype: str
     max_tokens: int | None = None

@@ -4,15 +4,16 @@ A shape (prefdata/shapes) says what a row holds as a `Shaped`; everything that i
 texts that cannot be kept, ranks, the drops. A row whose shape is wrong is an error that names file, row and field.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefdata.errors import DataError, snippet
 from prefdata.kinds import Message
+from prefdata.sources.conversations import Columnar, messages_of, text_of
 from prefdata.tables.drops import drop
 from prefdata.tables.ids import candidate_id, is_text, prompt_id
-from prefdata.tables.schema import ROLES
+from prefdata.tables.messages import says_something, split, split_answer
 
 Record = dict[str, Any]
 MAX_RANK = 1e9
@@ -53,6 +54,25 @@ class Fields:
             )
         return value
 
+    @property
+    def columnar(self) -> bool:
+        return isinstance(self.row, Columnar)
+
+    def text(self, name: str) -> str:
+        """A text. Raises DataError, also for a list of messages that was written as text."""
+        return text_of(self.get(name, str), self.at(name))
+
+    def messages(self, name: str) -> list[Message]:
+        """A text as one user message, one message, or a list of messages. Raises DataError."""
+        return messages_of(self.get(name, str, list, dict), self.at(name), self.columnar)
+
+    def prompt(self, name: str) -> list[Message]:
+        """`messages` that end before the answer. Raises DataError."""
+        messages = self.messages(name)
+        if messages and messages[-1]["role"] == "assistant":
+            raise DataError("the last message is the assistant's", self.at(name), "end the prompt before the answer")
+        return messages
+
     def number(self, name: str) -> float | None:
         """A finite number, or None where the field is missing or null."""
         if not self.has(name):
@@ -66,7 +86,7 @@ class Fields:
             at = f"{self.at(name)}[{i}]"
             if not isinstance(value, dict):
                 raise DataError(f"object expected, not {type(value).__name__}: {snippet(value)}", at, "correct the row")
-            made.append(Fields(value, self.names, at))
+            made.append(Fields(Columnar(value) if self.columnar else value, self.names, at))
         return made
 
 
@@ -97,6 +117,13 @@ class Answer:
     rank: float | None = None
     score: float | None = None
     doubt: str | None = None
+    extras: str | None = None
+
+    @staticmethod
+    def of(message: Message, rank: float | None = None, score: float | None = None) -> "Answer":
+        """The answer that a message is."""
+        text, extras = split_answer(message)
+        return Answer(text, rank=rank, score=score, extras=extras)
 
 
 @dataclass(frozen=True)
@@ -113,17 +140,21 @@ class Shaped:
     problem: str | None = None
 
 
+Join = Callable[[Sequence[Sequence[Record]]], tuple[list[Record], list[str]]]
+"""(candidates, one text a contradiction) of the candidates of each row of one prompt; see prefdata/sources/pairs.py."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """How a source's rows are read: the prompt alone and the whole row; its fields (ours: theirs), those it leaves
-    aside, whether the answers of a prompt stand in several rows, whether a file may be one JSON array, whether a prompt
-    needs an answer at rank 1."""
+    aside, how the answers of several rows of one prompt are joined (None: such rows are duplicates), whether a file may be one
+    JSON array, whether a prompt needs an answer at rank 1."""
 
     prompt: Callable[[Fields], Shaped]
     read: Callable[[Fields], Shaped]
     fields: Mapping[str, str]
     extras: tuple[str, ...] = ()
-    grouped: bool = False
+    join: Join | None = None
     arrays: bool = False
     needs_first: bool = False
 
@@ -153,44 +184,28 @@ class Parsed:
     drops: list[Record] = field(default_factory=list)
 
 
-def messages_of(value: Any, at: str) -> list[Message]:
-    """A text as one user message, or a list of {role, content}. Raises DataError."""
-    if isinstance(value, str):
-        return [{"role": "user", "content": value}]
-    for i, m in enumerate(value):
-        good = isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str)
-        if not good:
-            raise DataError(f"message {i} is no {{role, content}} with a role of {ROLES}: {snippet(m)}", at, "correct the row")
-    return [{"role": m["role"], "content": m["content"]} for m in value]
-
-
-def prompt_messages(value: Any, at: str) -> list[Message]:
-    """`messages_of` that end before the answer. Raises DataError."""
-    messages = messages_of(value, at)
-    if messages and messages[-1]["role"] == "assistant":
-        raise DataError("the last message is the assistant's", at, "end the prompt before the answer")
-    return messages
-
-
 def parsed(shaped: Shaped, common: Record, limits: Limits, exclude: Iterable[str] = ()) -> Parsed:
     """A row's prompt, candidates and drops. `common`: source, source_row, source_split, license."""
     reason, detail = _row_problem(shaped, limits, exclude)
     if reason:
         return Parsed(drops=[drop("row", "sources", reason, common, detail=detail)])
-    own = prompt_id(shaped.messages, shaped.tools, shaped.template_kwargs)
+    messages, extras = split(shaped.messages)
+    own = prompt_id(messages, shaped.tools, shaped.template_kwargs, extras)
     made = Parsed(
         {
             **common,
             "prompt_id": own,
-            "messages": shaped.messages,
+            "messages": messages,
             "tools": shaped.tools,
             "template_kwargs": shaped.template_kwargs,
             "answer": shaped.final,
+            "extras": extras,
         }
     )
     whose = {**common, "prompt_id": own}
     for number, answer in enumerate(shaped.answers):
-        problem = limits.problem(answer.text) or ("bad_text" if not is_text(answer.producer) else None)
+        problem = next(filter(None, map(limits.problem, (answer.text, answer.extras or ""))), None)
+        problem = problem or ("bad_text" if not is_text(answer.producer) else None)
         if problem:
             detail = f"answer {number}: {snippet(answer.text)}"
             made.drops.append(drop("row", "sources", problem, whose, detail=detail))
@@ -204,7 +219,8 @@ def parsed(shaped: Shaped, common: Record, limits: Limits, exclude: Iterable[str
 
 
 def _row_problem(shaped: Shaped, limits: Limits, exclude: Iterable[str]) -> tuple[str | None, str | None]:
-    texts = [m["content"] for m in shaped.messages]
+    messages, extras = split(shaped.messages)
+    texts = [*(m["content"] for m in messages), *([extras] if extras else [])]
     shown = snippet(texts[-1]) if texts else None
     excluded = sorted(set(shaped.subsets) & set(exclude))
     if excluded:
@@ -215,7 +231,7 @@ def _row_problem(shaped: Shaped, limits: Limits, exclude: Iterable[str]) -> tupl
     problem = next(filter(None, map(limits.problem, texts)), None) or whole
     if problem:
         return problem, shown
-    return ("empty_prompt", shown) if not texts or not texts[-1].strip() else (None, None)
+    return ("empty_prompt", shown) if not messages or not messages[-1]["content"].strip() else (None, None)
 
 
 def _keep(made: Parsed, answer: Answer, whose: Record) -> None:
@@ -227,9 +243,11 @@ def _keep(made: Parsed, answer: Answer, whose: Record) -> None:
         "finish": "stop",
         "source_rank": answer.rank,
         "source_score": answer.score,
+        "extras": answer.extras,
     }
     made.candidates.append(candidate)
-    reason = "empty_answer" if not answer.text.strip() else "role_leakage" if _leaks(answer.text) else answer.doubt
+    empty = not says_something(answer.text, answer.extras)
+    reason = "empty_answer" if empty else "role_leakage" if _leaks(answer.text) else answer.doubt
     if reason:
         candidate["dropped"] = drop("candidate", "sources", reason, whose, detail=snippet(answer.text))
 
@@ -245,15 +263,15 @@ def finish(candidates: list[Record]) -> tuple[list[Record], list[Record]]:
     `sample` counts equal (producer, response) in the order given. Where no answer has a rank, the ranks are the dense
     order of the scores (higher is better); a lone answer without either is its source's first.
     """
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str, str | None], int] = {}
     kept, drops = [], []
     ranks = _ranks(candidates)
     for given, rank in zip(candidates, ranks, strict=True):
         candidate = {k: v for k, v in given.items() if k != "dropped"}
-        key = (candidate["producer"], candidate["response"])
+        key = (candidate["producer"], candidate["response"], candidate["extras"])
         sample = seen[key] = seen.get(key, -1) + 1
         prompt = candidate["prompt_id"]
-        own = candidate_id(prompt, candidate["response"], "source", candidate["producer"], None, sample)
+        own = candidate_id(prompt, candidate["response"], "source", candidate["producer"], None, sample, key[2])
         kept.append({**candidate, "candidate_id": own, "sample": sample, "source_rank": rank})
         if "dropped" in given:
             drops.append({**given["dropped"], "prompt_id": prompt, "candidate_id": own})

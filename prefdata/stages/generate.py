@@ -25,10 +25,13 @@ from prefdata.tables import schema
 from prefdata.tables.drops import drop
 from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.ids import candidate_id
+from prefdata.tables.messages import prompt_of
 from prefdata.tables.views import Frames, prompts_of
 
-VERSION = 2
-NO_ROOM = "no_room"
+VERSION = 3
+NEVER_ASKED = {"no_room": "too_long", "refused_by_template": "refused_by_template"}
+"""Reasons of engines that are about a prompt, which no sample of it can mend, and what its drop is called."""
+EMPTY = "empty_answer"
 
 
 def run(job: Job) -> None:
@@ -79,7 +82,7 @@ def _require_few_failures(
     for frames in job.parts():
         values = store.get(list(items(frames)))
         count += len(values)
-        reasons.update(v["reason"] for v in values.values() if v["finish"] == "error" and v["reason"] != NO_ROOM)
+        reasons.update(v["reason"] for v in values.values() if v["finish"] == "error" and v["reason"] not in NEVER_ASKED)
     if reasons.total() > settings.max_failed * count:
         raise EngineError(
             f"{reasons.total()} of {count} answers failed: {dict(reasons.most_common(5))}",
@@ -99,7 +102,7 @@ def requests(prompts: pl.DataFrame, samples: Sequence[tuple[float, int]], max_to
     return [
         Request(
             row["prompt_id"],
-            tuple(row["messages"]),
+            tuple(prompt_of(row)),
             temperature,
             sample,
             max_tokens,
@@ -145,19 +148,29 @@ def rows(
 ) -> Frames:
     """Candidates of what was completed; drops of the prompts that left no room, and of single answers that failed."""
     values = store.get(list(wanted))
-    made, failed = [], list[tuple[str, str]]()
+    made, failed = [], list[tuple[str, str, str]]()
     for key, request in wanted.items():
         value = values[key]
         text = None if value["finish"] == "error" else answer_of(value["text"], reasoning_end)
         if text is None:
-            failed.append((request.id, value["reason"] or "unended_reasoning"))
+            failed.append((request.id, value["reason"] or "unended_reasoning", value["text"]))
+        elif not text.strip():
+            failed.append((request.id, EMPTY, f"{value['num_tokens']} tokens, sample {request.sample}"))
         else:
             made.append(candidate(request, value, producer, seed, text))
     prompts = {p["prompt_id"]: p for p in frames["prompts"].to_dicts()}
-    no_room = dict.fromkeys(id for id, reason in failed if reason == NO_ROOM)
-    too_long = f"too_long:{producer.partition('@')[0]}"
-    drops = [drop("prompt", "generate", too_long, prompts[id], detail=NO_ROOM) for id in no_room]
-    drops += [drop("row", "generate", "failed_answer", prompts[id], detail=why) for id, why in failed if why != NO_ROOM]
+    model = producer.partition("@")[0]
+    unasked = {id: why for id, why, _ in failed if why in NEVER_ASKED}
+    said = {id: text for id, _, text in failed}
+    drops = [
+        drop("prompt", "generate", f"{NEVER_ASKED[why]}:{model}", prompts[id], detail=said[id] or why)
+        for id, why in unasked.items()
+    ]
+    for id, why, text in failed:
+        if why == EMPTY:
+            drops.append(drop("row", "generate", EMPTY, prompts[id], detail=text))
+        elif why not in NEVER_ASKED:
+            drops.append(drop("row", "generate", "failed_answer", prompts[id], detail=why))
     return {"candidates": schema.frame("candidates", made), "drops": schema.frame("drops", drops)}
 
 

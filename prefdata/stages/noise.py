@@ -122,7 +122,7 @@ def _row(a: _Attempt, text: str) -> dict[str, Any]:
     prompt = a.parent["prompt_id"]
     return {
         "prompt_id": prompt,
-        "candidate_id": candidate_id(prompt, text, "noise", PRODUCER, None, a.number),
+        "candidate_id": candidate_id(prompt, text, "noise", PRODUCER, None, a.number, a.parent["extras"]),
         "response": text,
         "origin": "noise",
         "producer": PRODUCER,
@@ -130,6 +130,7 @@ def _row(a: _Attempt, text: str) -> dict[str, Any]:
         "finish": a.parent["finish"],
         "num_tokens": len(a.ids),
         "parent_id": a.parent["candidate_id"],
+        "extras": a.parent["extras"],
     }
 
 

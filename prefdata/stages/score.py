@@ -8,7 +8,7 @@ reference's tokenizer cannot give back is dropped too, lossy_tokenizer, for its 
 from collections.abc import Mapping
 
 from prefdata.models.identity import Model
-from prefdata.models.scorer import VERSION, Item, Scorer, keyed, pairs
+from prefdata.models.scorer import VERSION, Item, Scorer, keyed, pairs, problem
 from prefdata.models.settings import ReferenceSettings
 from prefdata.recipe import fill
 from prefdata.recipe.job import Job
@@ -18,7 +18,7 @@ from prefdata.recipe.units import reference, reference_unit
 from prefdata.stages.graph import PROMPTS, noise_parts, pool
 from prefdata.tables import schema
 from prefdata.tables.drops import drop
-from prefdata.tables.finished import ChunkStore
+from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.views import Frames
 
 
@@ -58,29 +58,24 @@ def _policy(job: Job, own: ReferenceSettings) -> Scorer | None:
 def rows(frames: Frames, items: Mapping[str, Item], store: ChunkStore, name: str, policy: Scorer | None) -> Frames:
     """logps of what was scored; drops of scope candidate for what was too long."""
     values = store.get(list(items))
-    long_for_policy = _too_long(policy, items) if policy else {}
+    of_policy = _policy_refuses(policy, items) if policy else {}
     made, drops = [], []
     for key, item in items.items():
         own = item.candidate["candidate_id"]
-        too_long, lossy = values[key].get("too_long"), values[key].get("lossy")
-        if lossy is not None:
-            drops.append(drop("candidate", "score", "lossy_tokenizer", item.prompt, own, f"{name} reads {lossy}"))
-        elif too_long is not None or key in long_for_policy:
-            who = name if too_long is not None else "policy"
-            length = f"{too_long or long_for_policy[key]} tokens"
-            drops.append(drop("candidate", "score", f"too_long:{who}", item.prompt, own, length))
+        found = problem(values[key], name) or problem(of_policy.get(key, {}), "policy")
+        if found:
+            drops.append(drop("candidate", "score", found[0], item.prompt, own, found[1]))
         else:
             ids = {"prompt_id": item.prompt["prompt_id"], "candidate_id": own}
             made.append({**ids, "reference": name, **values[key]})
     return {"logps": schema.frame("logps", made), "drops": schema.frame("drops", drops)}
 
 
-def _too_long(policy: Scorer, items: Mapping[str, Item]) -> dict[str, int]:
-    prompts = policy._prompts(list(items.values()))
-    responses, finishes = zip(*[(i.candidate["response"], i.candidate["finish"]) for i in items.values()], strict=True)
-    ids = policy.encoder.completions(responses, finishes)
-    lengths = {k: len(prompts[i.prompt["prompt_id"]]) + len(c) for (k, i), c in zip(items.items(), ids, strict=True)}
-    return {k: n for k, n in lengths.items() if n > policy.limit}
+def _policy_refuses(policy: Scorer, items: Mapping[str, Item]) -> dict[str, Value]:
+    """What stands against the items under the policy's tokenizer and length; an answer it cannot give back is the trainer's
+    concern."""
+    against = policy.encoded(list(items.values()))[2]
+    return {k: v for k, v in zip(items, against, strict=True) if v and "lossy" not in v}
 
 
 def _slice(settings: Settings, unit: str) -> Slice:

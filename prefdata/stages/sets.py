@@ -33,7 +33,7 @@ def make(frames: Frames, job: Job) -> Frames:
     kept = kept.join(first, on="prompt_id", maintain_order="left")
     kept = kept.join(frames["ranks"].drop("method"), on=["prompt_id", "candidate_id"], how="left", maintain_order="left")
     kept = kept.filter(pl.col("rank").is_not_null() | (pl.col("origin") == "noise"))
-    reasons = _chosen_reasons(prompts, first, kept)
+    reasons = _chosen_reasons(prompts, first, kept, frames["drops"])
     if job.unit == "sft":
         merged = kept.filter(pl.col("candidate_id") == pl.col("chosen_id")).with_columns(copies=1, role=pl.lit("chosen"))
         scored = merged.with_columns(pl.lit([], dtype=schema.LOGPS).alias("logps"))
@@ -55,7 +55,7 @@ def filtered_out(rows: pl.DataFrame, filters: Mapping[str, LimitsSettings]) -> p
     figures = per_prompt(rows)
     outside = [_outside(name, limits).fill_null(False) for name, limits in filters.items()]
     named = [pl.when(test).then(pl.lit(f"filtered:{name}")) for test, name in zip(outside, filters, strict=True)]
-    return figures.select("prompt_id", pl.coalesce(*named).alias("reason")).drop_nulls()
+    return _reasons(figures, pl.coalesce(*named)).drop_nulls("reason")
 
 
 def _outside(name: str, limits: LimitsSettings) -> pl.Expr:
@@ -65,15 +65,20 @@ def _outside(name: str, limits: LimitsSettings) -> pl.Expr:
     return low | high
 
 
-def _reasons(rows: pl.DataFrame, reason: str) -> pl.DataFrame:
-    return rows.select("prompt_id", pl.lit(reason).alias("reason"))
+def _reasons(rows: pl.DataFrame, reason: str | pl.Expr) -> pl.DataFrame:
+    """(prompt_id, reason, detail: what is behind it, where that is known)."""
+    detail = pl.col("detail") if "detail" in rows.columns else pl.lit(None, dtype=pl.String).alias("detail")
+    return rows.select("prompt_id", (pl.lit(reason) if isinstance(reason, str) else reason).alias("reason"), detail)
 
 
-def _chosen_reasons(prompts: pl.DataFrame, first: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
-    """Prompts without a chosen: none was ranked, or y_0 was dropped later (the next one never moves up)."""
+def _chosen_reasons(prompts: pl.DataFrame, first: pl.DataFrame, kept: pl.DataFrame, drops: pl.DataFrame) -> pl.DataFrame:
+    """Prompts without a chosen: none was ranked, or y_0 was dropped later (the next one never moves up), and why."""
     unranked = prompts.join(first, on="prompt_id", how="anti")
     alive = kept.filter(pl.col("candidate_id") == pl.col("chosen_id"))
     dropped = prompts.join(first, on="prompt_id", how="semi").join(alive, on="prompt_id", how="anti")
+    own = drops.filter(pl.col("scope") == "candidate").unique(["prompt_id", "candidate_id"], keep="first", maintain_order=True)
+    causes = own.select("prompt_id", pl.col("candidate_id").alias("chosen_id"), pl.col("reason").alias("detail"))
+    dropped = dropped.join(first, on="prompt_id").join(causes, on=["prompt_id", "chosen_id"], how="left", maintain_order="left")
     return pl.concat([_reasons(unranked, "unranked"), _reasons(dropped, "chosen_dropped")])
 
 
@@ -95,7 +100,7 @@ def _preference_reasons(prompts: pl.DataFrame, kept: pl.DataFrame, merged: pl.Da
         .when(pl.col("rejected") == 0)
         .then(pl.lit("no_preference"))
     )
-    return counts.select("prompt_id", reason.alias("reason")).drop_nulls()
+    return _reasons(counts, reason).drop_nulls("reason")
 
 
 def _first_reason(reasons: Sequence[pl.DataFrame]) -> pl.DataFrame:
@@ -103,13 +108,14 @@ def _first_reason(reasons: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 
 def merge(kept: pl.DataFrame) -> pl.DataFrame:
-    """One row a (prompt, text after NFC): the chosen, else the best rank's smallest candidate_id, noise last."""
+    """One row a (prompt, text after NFC, tool calls and the like): the chosen, else the best rank's smallest candidate_id,
+    noise last."""
     best = (pl.col("candidate_id") != pl.col("chosen_id")).alias("_later")
     return (
         kept.with_columns(best, _nfc(kept["response"]).alias("_text"))
         .sort("prompt_id", "_later", "rank", "candidate_id", nulls_last=True, maintain_order=True)
-        .with_columns(pl.len().over("prompt_id", "_text").cast(pl.Int32).alias("copies"))
-        .unique(["prompt_id", "_text"], keep="first", maintain_order=True)
+        .with_columns(pl.len().over("prompt_id", "_text", "extras").cast(pl.Int32).alias("copies"))
+        .unique(["prompt_id", "_text", "extras"], keep="first", maintain_order=True)
         .drop("_later", "_text")
     )
 
@@ -166,12 +172,14 @@ def _nest(prompts: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
         .group_by("prompt_id", maintain_order=True)
         .agg(pl.struct(fields).cast(schema.SET_CANDIDATE).alias("candidates"))
     )
-    named = prompts.select("prompt_id", "split", pl.col("messages").alias("prompt"), "tools", "template_kwargs", "source")
+    named = prompts.select(
+        "prompt_id", "split", pl.col("messages").alias("prompt"), "tools", "template_kwargs", "source", "extras"
+    )
     return named.join(rows, on="prompt_id", maintain_order="left")
 
 
 def _drops(prompts: pl.DataFrame, reasons: pl.DataFrame, unit: str) -> pl.DataFrame:
-    return drops_of(prompts.join(reasons, on="prompt_id"), "sets", detail=pl.lit(unit))
+    return drops_of(prompts.join(reasons, on="prompt_id"), "sets", detail=pl.col("detail").fill_null(pl.lit(unit)))
 
 
 def reads_of(settings: Settings, unit: str) -> list[Part]:

@@ -1,8 +1,8 @@
 """Stage `sources`: every source read once, in bounded memory, into prompts, candidates and drops.
 
 Rows are spooled by prompt_id into buckets, then each bucket is resolved and written in order: the first source that
-has a prompt owns it. Of one source's rows with the same prompt the one with the smaller row hash stays, or, in sources
-with one answer a row, all of them together make the prompt's candidates.
+has a prompt owns it. Several rows of one prompt make its candidates together where the source's shape says how (pairs,
+one answer a row); else the one with the smaller row hash stays.
 """
 
 import json
@@ -196,7 +196,7 @@ def resolve(lines: Iterable[Record], sources: list[SourceSettings], seed: int) -
             held[line["prompt"]["prompt_id"]] = min(own, held.get(line["prompt"]["prompt_id"], own), key=HELD_OUT.index)
         group = owned.setdefault(line["prompt"]["prompt_id"], [])
         same = not group or group[0]["order"] == line["order"]
-        if not group or (same and SHAPES[sources[line["order"]].format].grouped):
+        if not group or (same and SHAPES[sources[line["order"]].format].join):
             group.append(line)
         else:
             drops.append(drop("row", "sources", "duplicate_prompt" if same else "other_source", line["prompt"]))
@@ -223,8 +223,11 @@ def _prompt(group: list[Record], source: SourceSettings, seed: int) -> rows.Pars
     drops = [d for line in group for d in line["drops"]]
     if source.weight < 1 and uniform(seed, "mixture", prompt["prompt_id"]) >= source.weight:
         return rows.Parsed(drops=[*drops, drop("row", "sources", "not_sampled", prompt)])
-    candidates, more = rows.finish([c for line in group for c in line["candidates"]])
-    if SHAPES[source.format].needs_first and not any(c["source_rank"] == 1 for c in candidates):
+    shape, listed = SHAPES[source.format], [line["candidates"] for line in group]
+    joined, contradictions = shape.join(listed) if shape.join and len(listed) > 1 else (listed[0], [])
+    drops += [drop("row", "sources", "contradictory", prompt, detail=text) for text in contradictions]
+    candidates, more = rows.finish(joined)
+    if shape.needs_first and not any(c["source_rank"] == 1 for c in candidates):
         return rows.Parsed(drops=[*drops, drop("row", "sources", "no_good_answer", prompt)])
     return rows.Parsed(prompt, candidates, drops + more)
 

@@ -38,7 +38,7 @@ REASONS: dict[str, Reason] = {
     # rows that are wrong
     "bad_dialogue": _rows("turns that do not alternate, or that do not end where an answer is due"),
     "bad_text": _rows("text that is not Unicode (a lone surrogate)"),
-    "contradictory": _rows("chosen and rejected whose scores say the opposite"),
+    "contradictory": _rows("pairs or scores that say the opposite of one another"),
     "control_characters": _rows("NUL or another C0 control character", "clean it, or set sources.control_characters: keep"),
     "doubtful_score": _rows("a rating that the source's authors hold for a misreading"),
     "empty_answer": Reason("an answer of nothing or white space", "look at what wrote it", "rows"),
@@ -53,6 +53,12 @@ REASONS: dict[str, Reason] = {
     "lossy_tokenizer": Reason(
         "an answer that the model's tokenizer cannot give back", "use a model whose tokenizer knows the text", "later"
     ),
+    "not_finite": Reason("a log-prob that is NaN or infinite", "score with score.dtype: float32, or see the model", "later"),
+    "refused_by_template": Reason(
+        "a conversation that the model's chat template cannot render",
+        "see the detail of the drop; correct the template",
+        "later",
+    ),
     "noise_failed": Reason("a token swap that gave no valid text", "raise noise.tries, or set noise.copies: 0", "later"),
     # decisions of the recipe
     "chosen_dropped": Reason("the chosen answer was left out by another stage", "see what drops candidates: prune, score"),
@@ -63,6 +69,7 @@ REASONS: dict[str, Reason] = {
     "failed_answer": Reason("an answer that the engine could not give", "see the log of generate"),
     "filtered": Reason("a row outside a limit", "see sets.filters"),
     "identical": Reason("answers that are one and the same text", "raise the temperature, or add answers"),
+    "incomparable": Reason("an answer that no pair of its prompt compares with the best", "add pairs, or rank by a judge"),
     "need_2": Reason("fewer than two answers are left", "add answers, or see what drops them"),
     "no_good_answer": Reason("a prompt whose answers are all labelled bad", "add a good answer"),
     "no_preference": Reason("answers that are all ranked alike", "rank them, or use another judge"),

@@ -7,15 +7,27 @@ from prefdata.draws import hex_id
 from prefdata.kinds import Message
 
 
-def prompt_id(messages: Iterable[Message], tools: str | None = None, template_kwargs: str | None = None) -> str:
-    """16 hex of blake2b over the canonical messages, and tools and template_kwargs (JSON) where there are any."""
+def prompt_id(
+    messages: Iterable[Message], tools: str | None = None, template_kwargs: str | None = None, extras: str | None = None
+) -> str:
+    """16 hex of blake2b over the canonical messages, and tools, template_kwargs and extras (JSON) where there are any."""
     canonical = json.dumps([[m["role"], m["content"]] for m in messages], separators=(",", ":"))
-    return hex_id(canonical, *([tools or "", template_kwargs or ""] if tools or template_kwargs else []))
+    more = [tools or "", template_kwargs or ""] if tools or template_kwargs or extras else []
+    return hex_id(canonical, *more, *([extras] if extras else []))
 
 
-def candidate_id(prompt: str, response: str, origin: str, producer: str, temperature: float | None, sample: int) -> str:
-    """16 hex over prompt_id, response, origin, producer, temperature, sample."""
-    return hex_id(prompt, response, origin, producer, -1.0 if temperature is None else float(temperature), sample)
+def candidate_id(
+    prompt: str,
+    response: str,
+    origin: str,
+    producer: str,
+    temperature: float | None,
+    sample: int,
+    extras: str | None = None,
+) -> str:
+    """16 hex over prompt_id, response, origin, producer, temperature, sample, and extras where there are any."""
+    heat = -1.0 if temperature is None else float(temperature)
+    return hex_id(prompt, response, origin, producer, heat, sample, *([extras] if extras else []))
 
 
 def is_text(text: str) -> bool:

@@ -27,6 +27,7 @@ SET_CANDIDATE = pl.Struct(
         "finish": pl.Enum(("stop", "length", "error")),
         "copies": pl.Int32,
         "logps": LOGPS,
+        "extras": pl.String,
     }
 )
 
@@ -66,9 +67,10 @@ _ALL = (
             "tools": pl.String,
             "template_kwargs": pl.String,
             "answer": pl.String,
+            "extras": pl.String,
         },
         key=("prompt_id",),
-        nullable=frozenset({"source_split", "tools", "template_kwargs", "answer"}),
+        nullable=frozenset({"source_split", "tools", "template_kwargs", "answer", "extras"}),
     ),
     Table(
         # of dedup, never published: what makes two prompts one
@@ -111,9 +113,10 @@ _ALL = (
             "source_rank": pl.Float64,
             "source_score": pl.Float64,
             "raw": pl.String,
+            "extras": pl.String,
         },
         key=("prompt_id", "candidate_id"),
-        nullable=frozenset({"temperature", "seed", "num_tokens", "parent_id", "source_rank", "source_score", "raw"}),
+        nullable=frozenset({"temperature", "seed", "num_tokens", "parent_id", "source_rank", "source_score", "raw", "extras"}),
     ),
     Table(
         "verdicts",
@@ -188,9 +191,10 @@ _ALL = (
             "template_kwargs": pl.String,
             "source": pl.String,
             "candidates": pl.List(SET_CANDIDATE),
+            "extras": pl.String,
         },
         key=("prompt_id",),
-        nullable=frozenset({"tools", "template_kwargs", "source"}),
+        nullable=frozenset({"tools", "template_kwargs", "source", "extras"}),
     ),
 )
 TABLES: dict[str, Table] = {table.name: table for table in _ALL}

@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from prefdata.draws import uniform
 from prefdata.kinds import End, Template
+from prefdata.models.engines.prompts import NO_ROOM, prompts_of
 from prefdata.models.engines.protocol import Completion, Replies, Request, batches, chosen
 from prefdata.models.forward import logprob
 from prefdata.models.loading import context_of, load_model
@@ -43,10 +44,10 @@ class TransformersEngine:
 
     @torch.no_grad()
     def _batch(self, requests: list[Request]) -> list[Completion]:
-        prompts = [self.encoder.prompt(r.messages, r.tools, r.template_kwargs) for r in requests]
+        prompts, refused = prompts_of(self.encoder, requests)
         fitting = [i for i, p in enumerate(prompts) if 0 < len(p) < self.context]
         made = dict(zip(fitting, self._sample([requests[i] for i in fitting], [prompts[i] for i in fitting]), strict=True))
-        return [made.get(i) or Completion("", "error", 0, "no_room") for i in range(len(requests))]
+        return [made.get(i) or refused.get(i, NO_ROOM) for i in range(len(requests))]
 
     def _sample(self, requests: list[Request], prompts: list[list[int]]) -> list[Completion]:
         if not requests:
@@ -117,9 +118,9 @@ class TransformersEngine:
 
     @torch.no_grad()
     def _choices(self, requests: list[Request], ids: list[list[int]], labels: Sequence[str]) -> list[Completion]:
-        prompts = [self.encoder.prompt(r.messages, r.tools, r.template_kwargs) for r in requests]
+        prompts, refused = prompts_of(self.encoder, requests)
         room = self.context - max(map(len, ids))
         fitting = [i for i, p in enumerate(prompts) if 0 < len(p) <= room]
         sums = logprob.grouped_logps(self.model, [prompts[i] for i in fitting], [ids] * len(fitting)) if fitting else []
         made = {i: chosen(labels, s.tolist(), len(prompts[i])) for i, s in zip(fitting, sums, strict=True)}
-        return [made.get(i) or Completion("", "error", 0, "no_room") for i in range(len(requests))]
+        return [made.get(i) or refused.get(i, NO_ROOM) for i in range(len(requests))]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from prefdata.errors import ConfigError
 from prefdata.kinds import End, Template
+from prefdata.models.engines.prompts import NO_ROOM, prompts_of
 from prefdata.models.engines.protocol import Completion, Replies, Request, batches, chosen
 from prefdata.models.loading import context_of
 from prefdata.models.tokens import load_encoder
@@ -120,7 +121,7 @@ class VllmEngine:
         """One batch of the engine, less the prompts without room, which would fail it whole."""
         from vllm.inputs import TokensPrompt
 
-        prompts = self.encoder.prompts([(r.messages, r.tools, r.template_kwargs) for r in requests])
+        prompts, refused = prompts_of(self.encoder, requests)
         rooms = [int(self.context) - len(p) if p else 0 for p in prompts]
         fitting = [i for i, room in enumerate(rooms) if room > 0]
         outputs = self.llm.generate(
@@ -129,7 +130,7 @@ class VllmEngine:
             use_tqdm=False,
         )
         made = {i: read(output) for i, output in zip(fitting, outputs, strict=True)}
-        return [made.get(i) or Completion("", "error", 0, "no_room") for i in range(len(requests))]
+        return [made.get(i) or refused.get(i, NO_ROOM) for i in range(len(requests))]
 
     def _completion(self, output: Any) -> Completion:
         made = output.outputs[0]

@@ -6,7 +6,9 @@ the answers; a judge makes one. An `input`, as older files have, follows its ins
 
 from dataclasses import replace
 
-from prefdata.sources.rows import Answer, Fields, Shape, Shaped, messages_of
+from prefdata.sources.conversations import messages_of
+from prefdata.sources.pairs import together
+from prefdata.sources.rows import Answer, Fields, Shape, Shaped
 
 
 def instruction(row: Fields) -> str:
@@ -18,12 +20,12 @@ def instruction(row: Fields) -> str:
 def prompt(row: Fields) -> Shaped:
     """A row's prompt. Raises DataError (file:row:field) where its shape is wrong."""
     subset = row.row.get("dataset")
-    return Shaped(messages_of(instruction(row), ""), subsets=(subset,) if isinstance(subset, str) else ())
+    return Shaped(messages_of(instruction(row), row.at("prompt")), subsets=(subset,) if isinstance(subset, str) else ())
 
 
 def read(row: Fields) -> Shaped:
     """One answer. Raises DataError (file:row:field) where its shape is wrong."""
-    return replace(prompt(row), answers=[Answer(row.get("answer", str), row.get("model", str))])
+    return replace(prompt(row), answers=[Answer(row.text("answer"), row.get("model", str))])
 
 
 SHAPE = Shape(
@@ -31,6 +33,6 @@ SHAPE = Shape(
     read,
     {"prompt": "instruction", "input": "input", "answer": "output", "model": "generator"},
     extras=("dataset", "datasplit"),
-    grouped=True,
+    join=together,
     arrays=True,
 )

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from prefdata.errors import DataError
 from prefdata.kinds import Message
-from prefdata.sources.rows import Answer, Fields, Shape, Shaped, messages_of
+from prefdata.sources.pairs import scored_or_paired
+from prefdata.sources.rows import Answer, Fields, Shape, Shaped
 
 
 def prompt(row: Fields) -> Shaped:
@@ -21,18 +22,19 @@ def prompt(row: Fields) -> Shaped:
 def read(row: Fields) -> Shaped:
     """One row. Raises DataError (file:row:field) where its shape is wrong."""
     shaped = prompt(row)
-    texts = [conversation(row, name)[-1]["content"] for name in ("chosen", "rejected")]
+    last = [conversation(row, name)[-1] for name in ("chosen", "rejected")]
     scores = [row.number(f"score_{n}") for n in ("chosen", "rejected")]
     if scores[0] is None or scores[1] is None:
-        return replace(shaped, answers=[Answer(t, rank=r) for t, r in zip(texts, (1.0, 2.0), strict=True)])
-    answers = [Answer(t, score=s) for t, s in zip(texts, scores, strict=True)]
+        return replace(shaped, answers=[Answer.of(m, rank=r) for m, r in zip(last, (1.0, 2.0), strict=True)])
+    answers = [Answer.of(m, score=s) for m, s in zip(last, scores, strict=True)]
     contradictory = "contradictory" if scores[1] > scores[0] else None
     return replace(shaped, answers=answers, problem=shaped.problem or contradictory)
 
 
 def conversation(row: Fields, name: str) -> list[Message]:
     """A conversation that ends with the answer. Raises DataError."""
-    messages = messages_of(row.get(name, list), row.at(name))
+    row.get(name, list)
+    messages = row.messages(name)
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
         raise DataError("not a conversation that ends with the assistant's answer", row.at(name), "correct the row")
     return messages
@@ -43,5 +45,6 @@ SHAPE = Shape(
     read,
     {n: n for n in ("chosen", "rejected", "score_chosen", "score_rejected")},
     extras=("prompt", "prompt_id", "messages"),
+    join=scored_or_paired,
 )
 """`prompt` repeats the first message and `messages` the chosen conversation; neither is read."""

@@ -9,7 +9,9 @@ from dataclasses import replace
 
 from prefdata.errors import DataError, snippet
 from prefdata.kinds import Message
-from prefdata.sources.rows import Answer, Fields, Shape, Shaped, finite, messages_of
+from prefdata.sources.conversations import messages_of
+from prefdata.sources.pairs import together
+from prefdata.sources.rows import Answer, Fields, Shape, Shaped, finite
 
 RATINGS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 _TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
@@ -19,7 +21,7 @@ def prompt(row: Fields) -> Shaped:
     """A row's prompt. Raises DataError (file:row:field) where its shape is wrong."""
     text = row.get("prompt", str)
     messages = turns(text)
-    return Shaped(messages or messages_of(text, ""), problem=None if messages else "bad_dialogue")
+    return Shaped(messages or messages_of(text, row.at("prompt")), problem=None if messages else "bad_dialogue")
 
 
 def read(row: Fields) -> Shaped:
@@ -27,7 +29,7 @@ def read(row: Fields) -> Shaped:
     score = finite(row.get("score", int, float), row.at("score"))
     if not 0 <= score <= 4:
         raise DataError(f"ratings go from 0 to 4, not {snippet(score)}", row.at("score"), "correct the row")
-    return replace(prompt(row), answers=[Answer(row.get("answer", str), score=score)])
+    return replace(prompt(row), answers=[Answer(row.text("answer"), score=score)])
 
 
 def turns(text: str) -> list[Message] | None:
@@ -40,4 +42,4 @@ def turns(text: str) -> list[Message] | None:
     return [{"role": r, "content": c} for r, c in zip(roles, [first, *pieces[1::2]], strict=True)]
 
 
-SHAPE = Shape(prompt, read, {"prompt": "prompt", "answer": "response", "score": "helpfulness"}, extras=RATINGS, grouped=True)
+SHAPE = Shape(prompt, read, {"prompt": "prompt", "answer": "response", "score": "helpfulness"}, extras=RATINGS, join=together)

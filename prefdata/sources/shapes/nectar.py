@@ -11,7 +11,7 @@ from typing import Any
 
 from prefdata.errors import DataError, snippet
 from prefdata.kinds import Message
-from prefdata.sources.rows import Answer, Fields, Shape, Shaped, as_rank, finite, prompt_messages
+from prefdata.sources.rows import Answer, Fields, Shape, Shaped, as_rank, finite
 
 _MARK = re.compile(r"\n\n(Human|Assistant):")
 
@@ -19,7 +19,7 @@ _MARK = re.compile(r"\n\n(Human|Assistant):")
 def prompt(row: Fields) -> Shaped:
     """A row's prompt. Raises DataError (file:row:field) where its shape is wrong."""
     value = row.get("prompt", str, list)
-    messages = turns(value) if isinstance(value, str) else prompt_messages(value, row.at("prompt"))
+    messages = turns(value) if isinstance(value, str) else row.prompt("prompt")
     if messages is None:
         return Shaped([{"role": "user", "content": value}], problem="bad_dialogue")
     return Shaped(messages, subsets=_subsets(row.row.get("source")))
@@ -30,7 +30,7 @@ def read(row: Fields) -> Shaped:
     shaped = prompt(row)
     answers = row.objects("answers")
     _require_count(row, len(answers))
-    made = [Answer(a.get("answer", str), a.get("model", str), _rank(row, a), a.number("score")) for a in answers]
+    made = [Answer(a.text("answer"), a.get("model", str), _rank(row, a), a.number("score")) for a in answers]
     ranked = [a.rank is not None for a in made]
     if any(ranked) and not all(ranked):
         raise DataError("some answers have a rank and some have none", row.at("answers"), "rank all of them or none")

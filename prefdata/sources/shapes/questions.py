@@ -6,7 +6,7 @@ reads (prefdata/judging/verify.py). A row that has the final answer only (`field
 
 from dataclasses import replace
 
-from prefdata.sources.rows import Answer, Fields, Shape, Shaped, messages_of
+from prefdata.sources.rows import Answer, Fields, Shape, Shaped
 
 MARK = "####"
 
@@ -14,7 +14,7 @@ MARK = "####"
 def prompt(row: Fields) -> Shaped:
     """A question with its final answer. Raises DataError (file:row:field) where its shape is wrong."""
     final = _final(row, _worked(row))
-    return Shaped(messages_of(row.get("prompt", str), ""), final=final, problem=None if final else "no_final_answer")
+    return Shaped([{"role": "user", "content": row.text("prompt")}], final=final, problem=None if final else "no_final_answer")
 
 
 def read(row: Fields) -> Shaped:

@@ -1,80 +1,86 @@
 """TRL's shapes: pairs (prompt, chosen, rejected), as texts or as message lists, and unpaired answers with a label.
 
-Conversational pairs may leave the prompt out: it is then what both conversations share before their last message. Unpaired
-rows (prompt, completion, label) are grouped by prompt: true = rank 1, false = rank 2; a prompt whose answers are all
-labelled false has nothing to prefer and is dropped, no_good_answer.
+Conversational pairs may leave the prompt out: it is then what both conversations share before their last message, which they
+may also repeat of a prompt that is given. ShareGPT's rows (conversations, chosen, rejected) are pairs too. Several pairs of one
+prompt make one candidate set (prefdata/sources/pairs.py). Unpaired rows (prompt, completion, label) are joined by prompt: true
+= rank 1, false = rank 2; a prompt whose answers are all labelled false has nothing to prefer and is dropped, no_good_answer.
 """
 
-import json
 from dataclasses import replace
 from typing import Any
 
 from prefdata.errors import DataError
 from prefdata.kinds import Message
-from prefdata.sources.rows import Answer, Fields, Shape, Shaped, messages_of, prompt_messages
+from prefdata.sources.conversations import json_value, text_of
+from prefdata.sources.pairs import by_pairs, together
+from prefdata.sources.rows import Answer, Fields, Shape, Shaped
 from prefdata.sources.shapes import binarized
+from prefdata.tables.messages import as_json
 
 
 def prompt(row: Fields) -> Shaped:
     """A row's prompt. Raises DataError (file:row:field) where its shape is wrong."""
-    if row.has("prompt") or not row.has("chosen"):
-        return Shaped(prompt_messages(row.get("prompt", str, list), row.at("prompt")), **_extras(row))
-    if isinstance(row.get("chosen", str, list), str):
+    own = _own_prompt(row)
+    if own is not None or not row.has("chosen"):
+        return Shaped(row.prompt(own or "prompt"), **_extras(row))
+    if isinstance(row.get("chosen", str, list, dict), str):
         raise DataError("text pairs need a prompt of their own", row.at("prompt"), "split prompt and answers apart")
     return replace(binarized.prompt(row), **_extras(row))
+
+
+def _own_prompt(row: Fields) -> str | None:
+    """The field that holds the prompt, None where it is inside the conversations."""
+    return next((name for name in ("prompt", "conversations") if row.has(name)), None)
 
 
 def read_pair(row: Fields) -> Shaped:
     """One pair. Raises DataError (file:row:field) where its shape is wrong."""
     shaped = prompt(row)
-    text = _completion if row.has("prompt") else lambda row, name: binarized.conversation(row, name)[-1]["content"]
-    return replace(shaped, answers=[Answer(text(row, n), rank=r) for n, r in (("chosen", 1.0), ("rejected", 2.0))])
+    if _own_prompt(row) is None:
+        answers = [Answer.of(binarized.conversation(row, n)[-1], rank=r) for n, r in (("chosen", 1.0), ("rejected", 2.0))]
+    else:
+        answers = [_answer(row, n, shaped.messages, r) for n, r in (("chosen", 1.0), ("rejected", 2.0))]
+    return replace(shaped, answers=answers)
 
 
 def read_unpaired(row: Fields) -> Shaped:
     """One labelled answer. Raises DataError (file:row:field) where its shape is wrong."""
-    rank = 1.0 if row.get("label", bool) else 2.0
-    return replace(prompt(row), answers=[Answer(_completion(row, "completion"), rank=rank)])
+    shaped = prompt(row)
+    return replace(shaped, answers=[_answer(row, "completion", shaped.messages, 1.0 if row.get("label", bool) else 2.0)])
 
 
-def _completion(row: Fields, name: str) -> str:
-    """A text, or the one assistant message of a list."""
-    value = row.get(name, str, list)
+def _answer(row: Fields, name: str, prompt: list[Message], rank: float) -> Answer:
+    """A text, the assistant's message, or the whole conversation that the prompt begins."""
+    value = row.get(name, str, list, dict)
     if isinstance(value, str):
-        return value
-    messages: list[Message] = messages_of(value, row.at(name))
-    if len(messages) != 1 or messages[0]["role"] != "assistant":
+        return Answer(text_of(value, row.at(name)), rank=rank)
+    messages = row.messages(name)
+    if not messages or messages[-1]["role"] != "assistant" or (len(messages) > 1 and messages[:-1] != prompt):
         raise DataError(
-            "one message of the assistant expected",
+            "one message of the assistant expected, alone or after the prompt's own messages",
             row.at(name),
             "leave prompt out if chosen and rejected are complete conversations",
         )
-    return messages[0]["content"]
+    return Answer.of(messages[-1], rank=rank)
 
 
 def _extras(row: Fields) -> dict[str, Any]:
-    """The tools and the template's arguments a prompt comes with, as JSON."""
+    """The tools and the template's arguments a prompt comes with, as JSON in their own key order."""
     made = {}
     for ours, name, kinds in (("tools", "tools", (list, str)), ("template_kwargs", "chat_template_kwargs", (dict, str))):
         if row.has(name):
-            value = row.get(name, *kinds)
-            made[ours] = json.dumps(_json(value, row.at(name)), sort_keys=True, separators=(",", ":"))
+            value = json_value(row.get(name, *kinds), row.at(name), row.columnar)
+            if value:
+                made[ours] = as_json(value)
     return made
 
 
-def _json(value: Any, at: str) -> Any:
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise DataError("not JSON", at, "correct the row") from error
-
-
-_MORE = {"tools": "tools", "chat_template_kwargs": "chat_template_kwargs"}
-PAIRS = Shape(prompt, read_pair, {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected", **_MORE})
+_MORE = {"tools": "tools", "chat_template_kwargs": "chat_template_kwargs", "conversations": "conversations"}
+PAIRS = Shape(prompt, read_pair, {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected", **_MORE}, join=by_pairs)
 UNPAIRED = Shape(
     prompt,
     read_unpaired,
     {"prompt": "prompt", "completion": "completion", "label": "label", **_MORE},
-    grouped=True,
+    join=together,
     needs_first=True,
 )

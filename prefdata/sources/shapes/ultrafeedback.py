@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from prefdata.errors import DataError, snippet
-from prefdata.sources.rows import Answer, Fields, Shape, Shaped, finite, messages_of
+from prefdata.sources.rows import Answer, Fields, Shape, Shaped, finite
 
 DEFAULT_SCORE = "overall_score"
 
@@ -21,7 +21,7 @@ DEFAULT_SCORE = "overall_score"
 def prompt(row: Fields) -> Shaped:
     """A row's prompt. Raises DataError (file:row:field) where its shape is wrong."""
     subset = row.row.get("source")
-    return Shaped(messages_of(row.get("prompt", str), ""), subsets=(subset,) if isinstance(subset, str) else ())
+    return Shaped([{"role": "user", "content": row.text("prompt")}], subsets=(subset,) if isinstance(subset, str) else ())
 
 
 def read(row: Fields) -> Shaped:
@@ -32,7 +32,7 @@ def read(row: Fields) -> Shaped:
 def _answer(completion: Fields) -> Answer:
     name = completion.theirs("score")
     score = _number(_follow(completion.row, name), f"{completion.where}.{name}")
-    text, model = completion.get("answer", str), completion.get("model", str)
+    text, model = completion.text("answer"), completion.get("model", str)
     doubt = "no_score" if score is None else "doubtful_score" if _doubtful(completion, name, score) else None
     return Answer(text, model, score=score, doubt=doubt)
 
