@@ -82,12 +82,21 @@ class Rubric(BaseModel, frozen=True, extra="forbid"):
         return f"{lines[0]}\n{text}\n{lines[1]}"
 
     def place(self, text: str) -> Place | None:
-        """The verdict of a reply: its last line, which must be a verdict and nothing else, and the only one of its kind that
-        has a line of its own. Anything else is None."""
+        """The verdict of a reply: its last line, less Markdown's marks and a full stop. It must be a verdict and nothing else,
+        and the only one of its kind that has a line of its own; or a sentence that ends in one, where the reply holds no other.
+        Anything else is None."""
         verdicts = {self.verdict.replace("{label}", label): place for place, label in self.labels.items()}
-        lines = [line.strip() for line in text.rstrip().splitlines()]
-        said = {line for line in lines if line in verdicts}
-        return verdicts[lines[-1]] if lines and lines[-1] in verdicts and len(said) == 1 else None
+        lines = [_bare(line) for line in text.rstrip().splitlines()]
+        last = lines[-1] if lines else ""
+        if last in verdicts:
+            return verdicts[last] if len({line for line in lines if line in verdicts}) == 1 else None
+        inside = [v for v in verdicts if v in text and not v.isalnum()]  # a bare A would be found in every word
+        return verdicts[inside[0]] if len(inside) == 1 and last.endswith(inside[0]) else None
+
+
+def _bare(line: str) -> str:
+    """A line without Markdown's marks around it and the full stop at its end."""
+    return line.strip().strip("*_`#> ").removesuffix(".").strip("*_`#> ")
 
 
 def conversation(messages: Sequence[Message], tools: str | None = None) -> str:

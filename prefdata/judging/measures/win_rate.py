@@ -11,6 +11,7 @@ lengths in characters, read at d = 0.
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -42,7 +43,7 @@ def read(path: Path) -> dict[str, tuple[str, str]]:
         instruction = alpaca_eval.instruction(fields)
         if instruction in found:
             raise DataError("this instruction occurs twice in the file", where, "give the answers of one system")
-        found[instruction] = (fields.get("answer", str), fields.get("model", str) if fields.has("model") else path.stem)
+        found[instruction] = (fields.text("answer"), fields.get("model", str) if fields.has("model") else path.stem)
     return found
 
 
@@ -61,6 +62,8 @@ def of_files(
     """Facts of every system, differences, AlpacaEval annotations and the baseline's name."""
     read_ = {str(p): read(p) for p in [*systems, against]}
     shared = common(read_)
+    if any(left := [len(answers) - len(shared) for answers in read_.values()]):
+        print(f"win-rate: {' + '.join(map(str, left))} instructions have no partner ({', '.join(read_)})", file=sys.stderr)
     base = read_[str(against)]
     baseline = base[shared[0]][1]
     own = judge_named(results.settings, judge)

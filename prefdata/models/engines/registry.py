@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, model_validator
 from prefdata.draws import hex_id
 from prefdata.kinds import Commit, End, Name, Template
 from prefdata.models.engines.protocol import Engine
-from prefdata.models.engines.server import ServerSettings
+from prefdata.models.engines.server_settings import ServerSettings
 from prefdata.models.engines.vllm import VllmSettings
 from prefdata.models.identity import Model, is_local
 

@@ -3,7 +3,9 @@
 A proxy, another version or an attacker may have written it: whatever is none of these is Unreadable, or data with a reason.
 """
 
+import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -12,6 +14,8 @@ from prefdata.models.engines.protocol import Completion, chosen
 from prefdata.tables.ids import is_text
 
 MOST_TOKENS, LEAST_LOGP = 2**30, -1e4
+ALIKE = 8
+"""So many equal failures before any answer end the run."""
 
 
 class Unreadable(Exception):
@@ -56,12 +60,51 @@ def completion_of(reply: dict[str, Any]) -> Completion:
         raise Unreadable("no message")
     if message.get("refusal") or ended == "content_filter":
         return Completion("", "error", 0, "refusal")
-    text = message.get("content")
+    text = _joined(message.get("content"))
     if text is None and ended == "length":  # a reasoning model that never came to its answer
         return Completion("", "error", 0, "truncated")
+    if text is None and (message.get("reasoning_content") or message.get("reasoning")):
+        return Completion("", "error", 0, "reasoning without an answer")
     if not isinstance(text, str) or not is_text(text):
         raise Unreadable("no content")
     return Completion(text, "length" if ended == "length" else "stop", 0)
+
+
+def _joined(content: Any) -> Any:
+    """The texts of a content in parts, as some servers send it; anything else as it is."""
+    if isinstance(content, list) and content and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
+        return "".join(p["text"] for p in content if p.get("type", "text") in ("text", "output_text"))
+    return content
+
+
+def message_of(text: str) -> str:
+    """What an error of the server says: its message, or the whole of it where it has none."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    error = said.get("error", said) if isinstance(said, dict) else text
+    return str(error.get("message", text)) if isinstance(error, dict) else str(error)
+
+
+class SameFailure(Exception):
+    """The first requests all failed in the same way, and none was answered."""
+
+
+class Alike:
+    """Watches whether every request fails alike: no use in sending the rest."""
+
+    def __init__(self) -> None:
+        self.answered, self.reasons = False, Counter[str]()
+
+    def add(self, reply: Completion) -> None:
+        """Raises SameFailure."""
+        if reply.finish != "error":
+            self.answered = True
+        elif reply.transient and not self.answered:
+            self.reasons[str(reply.reason)] += 1
+            if self.reasons[str(reply.reason)] >= ALIKE:
+                raise SameFailure(f"the first {self.reasons.total()} requests all failed ({reply.reason})")
 
 
 def choice_of(reply: dict[str, Any], labels: Sequence[str]) -> Completion:

@@ -17,11 +17,19 @@ from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
-from pydantic import BaseModel, Field
-
 from prefdata.errors import EngineError, snippet
 from prefdata.models.engines.protocol import Completion, Replies, Request
-from prefdata.models.engines.replies import Unreadable, choice_of, completion_of, retry_after, usage_of
+from prefdata.models.engines.replies import (
+    Alike,
+    SameFailure,
+    Unreadable,
+    choice_of,
+    completion_of,
+    message_of,
+    retry_after,
+    usage_of,
+)
+from prefdata.models.engines.server_settings import ServerSettings
 
 UNREADABLE_TRIES = 3
 AHEAD = 32
@@ -30,36 +38,18 @@ POOL = 4
 """Connections of one client: its pool looks at each of them for every request, most of a request's time where 256 share it."""
 PAUSES = 10
 """Pauses of full length that one request may spend, whoever caused them; they are not in its deadline."""
+MENDS = {
+    "max_completion_tokens": "set server.max_tokens_field: max_completion_tokens",
+    "temperature": "set server.send_temperature: false",
+    "logprobs": "set verdicts: text",
+}
+"""Words of servers' errors, and the key that mends them."""
 MEANINGS = {
     401: "the key is not valid",
     402: "the account has no credit",
     403: "the key may not use this model",
     404: "no such model or address",
 }
-
-
-class ServerSettings(BaseModel, frozen=True, extra="forbid"):
-    """An OpenAI-compatible server; the key is read from the environment."""
-
-    url: str = Field("http://127.0.0.1:8000/v1", pattern=r"^https?://", description="up to /v1; {port} with a command")
-    api_key_env: str = Field("OPENAI_API_KEY", description="name of the variable that holds the key; unset: none is sent")
-    concurrency: int = Field(32, ge=1, description="requests in flight; a kill repeats at most as many")
-    timeout_s: float = Field(120, gt=0, description="time limit of one attempt, in seconds")
-    deadline_s: float = Field(
-        600, gt=0, description="time limit of one request including retries, in seconds; pauses after a 429 are not counted"
-    )
-    backoff_s: float = Field(1, gt=0, description="first wait before a retry (doubling, with jitter), and of a bare 429")
-    pause_s: float = Field(900, gt=0, description="longest pause after a 429, in seconds; a longer Retry-After is cut to this")
-    top_logprobs: int = Field(20, ge=1, description="alternatives requested when verdicts are labels; servers limit it")
-    price_in: float = Field(0, ge=0, description="per million prompt tokens, in the currency of max_cost")
-    price_out: float = Field(0, ge=0, description="per million generated tokens")
-    max_cost: float | None = Field(
-        None, gt=0, description="cost cap of a job, including what earlier jobs spent; requests in flight are still kept"
-    )
-    command: list[str] = Field(
-        default_factory=list, description="started for the length of a job; {port}, {model} and {python} are filled in"
-    )
-    start_s: float = Field(600, gt=0, description="seconds that `command` may take until the server answers")
 
 
 class Refused(Exception):
@@ -116,9 +106,8 @@ class ServerEngine:
 
         def body(request: Request) -> dict[str, Any]:
             return {
-                **self._body(request),
-                "max_tokens": 1,
-                "temperature": 0.0,
+                **self._body(replace(request, temperature=0.0)),
+                self.settings.max_tokens_field: 1,
                 "logprobs": True,
                 "top_logprobs": self.settings.top_logprobs,
             }
@@ -129,9 +118,10 @@ class ServerEngine:
         body: dict[str, Any] = {
             "model": self.model,
             "messages": list(request.messages),
-            "temperature": request.temperature,
-            "max_tokens": request.max_tokens,
+            self.settings.max_tokens_field: request.max_tokens,
         }
+        if self.settings.send_temperature:
+            body["temperature"] = request.temperature
         if request.seed is not None and request.temperature > 0:
             body["seed"] = request.seed
         if request.tools:
@@ -149,7 +139,7 @@ class ServerEngine:
         """Keep `concurrency` requests in flight, and a few more ready: a place is free when its reply has been taken in."""
         finished: queue.SimpleQueue[tuple[int, Completion | BaseException | None]] = queue.SimpleQueue()
         waiting: dict[int, Any] = {}
-        places, unsent = asyncio.Semaphore(self.settings.concurrency), 0
+        places, unsent, alike = asyncio.Semaphore(self.settings.concurrency), 0, Alike()
 
         def take() -> Replies:
             nonlocal unsent
@@ -161,6 +151,7 @@ class ServerEngine:
                 unsent += 1
             else:
                 yield place, reply
+                alike.add(reply)
             # whoever asks for the next reply has committed this one: a kill then repeats what was in flight, no more
             self._loop.call_soon_threadsafe(places.release)
 
@@ -181,6 +172,9 @@ class ServerEngine:
                     break
             while waiting:
                 yield from take()
+        except SameFailure as error:
+            mend = next((do for word, do in MENDS.items() if word in str(error)), "mend that")
+            raise EngineError(str(error), self.url, f"{mend}, and run again: what failed is asked again") from None
         except Refused as error:
             raise EngineError(str(error), self.url, f"set {self.settings.api_key_env}, check server.url and model") from None
         finally:
@@ -278,7 +272,7 @@ class ServerEngine:
             return Later(str(status))
         # every server says it in its own words; the code is OpenAI's, the sentence vLLM's
         no_room = "context_length_exceeded" in error.response.text or "maximum context length" in error.response.text
-        said = snippet(error.response.text.replace(self._key, "***"), 80)
+        said = snippet(message_of(error.response.text.replace(self._key, "***")), 160)
         return Bad("no_room", transient=False) if no_room else Bad(f"status {status}: {said}", transient=True)
 
     def _pause(self, seconds: float) -> None:

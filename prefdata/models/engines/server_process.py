@@ -16,7 +16,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from prefdata.errors import EngineError
-from prefdata.models.engines.server import ServerSettings
+from prefdata.models.engines.server_settings import ServerSettings
 
 
 @contextmanager
