@@ -13,6 +13,7 @@ from typing import Any
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, snippet
 from prefdata.kinds import Message
+from prefdata.tables.messages import as_json
 
 TEMPLATE_DATE = datetime(2026, 1, 1)
 SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
@@ -20,8 +21,10 @@ SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
 SHOWN = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 """What an answer says beside its content: a template that leaves it out would have the model learn another answer."""
 
-Render = Callable[..., str]
-"""(messages, generation, **template arguments) -> text. Raises Refused."""
+Extra = dict[str, Any]
+"""What a template is given beside the messages: tools, and the prompt's own arguments."""
+Render = Callable[[Sequence[Message], bool, Extra], str]
+"""(messages, whether a generation prompt follows, arguments) -> text. Raises Refused."""
 
 
 class Refused(DataError):
@@ -29,30 +32,25 @@ class Refused(DataError):
 
 
 def plain_text(messages: Sequence[Message], where: str) -> str:
-    """One message as it is; several as "Human: ...", "Assistant: ..." with empty lines between, ready for the answer.
+    """One user message as it is; several as "Human: ...", "Assistant: ..." with empty lines between, ready for the answer.
 
-    Raises Refused for what has no place in a text: tools, tool calls.
+    Raises Refused for what has no place in a text: tool results, tool calls.
     """
-    if len(messages) == 1 and not _more(messages[0]):
-        return str(messages[0]["content"])
     for message in messages:
         if message["role"] not in SPEAKERS or any(message.get(key) for key in SHOWN):
-            what = (
-                f"template: plain has no place for a message of role {message['role']} with {_more(message) or 'its content'}"
-            )
+            keys = [k for k in SHOWN if message.get(k)]
+            what = f"template: plain has no place for a message of role {' with '.join([message['role'], *keys])}"
             raise Refused(what, where, "use a model with a chat template")
-    turns = [f"{SPEAKERS[m['role']]}: {m['content']}" for m in messages]
+    if len(messages) == 1:
+        return messages[0]["content"] or ""
+    turns = [f"{SPEAKERS[m['role']]}: {m['content'] or ''}" for m in messages]
     return "\n\n".join([*turns, f"{SPEAKERS['assistant']}: "])
-
-
-def _more(message: Message) -> list[str]:
-    return [k for k in message if k not in ("role", "content")]
 
 
 def renderer(tokenizer: Any, where: str) -> Render:
     """The tokenizer's chat template as a function. Templates that print the date get a fixed one."""
 
-    def render(messages: Sequence[Message], generation: bool, **extra: Any) -> str:
+    def render(messages: Sequence[Message], generation: bool, extra: Extra) -> str:
         if not isinstance(tokenizer.chat_template, str):
             raise ConfigError(
                 "the tokenizer has no chat template",
@@ -81,11 +79,15 @@ def _fixed_date(pattern: str) -> str:
 
 
 @dataclass(frozen=True)
-class Header:
-    """What a template writes before an answer and not at the end of its prompt. `ignored`: it has no generation prompt at
-    all."""
+class Around:
+    """What a template writes around an answer in a whole conversation: after its prompt, and before the end token.
 
-    text: str
+    Both are empty for most. `ignored`: the template has no generation prompt, so that `before` belongs to the prompt; else the
+    model is to write it (an empty reasoning block, say), and it belongs to the answer.
+    """
+
+    before: str
+    after: str
     ignored: bool
 
 
@@ -98,8 +100,8 @@ def kind_of(messages: Sequence[Message]) -> Kind:
     return "system" in roles, roles.count("user") > 1 or "assistant" in roles
 
 
-def header(render: Render, template: str, kind: Kind, where: str) -> Header:
-    """The text between a prompt and its answer in a whole conversation of that kind; empty for most templates.
+def around(render: Render, template: str, controls: re.Pattern[str], kind: Kind, extra: Extra, where: str) -> Around:
+    """What stands around an answer in a whole conversation of that kind.
 
     Raises Refused where the conversation does not begin with its prompt.
     """
@@ -107,34 +109,55 @@ def header(render: Render, template: str, kind: Kind, where: str) -> Header:
     asked = [{"role": "system", "content": system}] if kind[0] else []
     asked += [{"role": "user", "content": first}]
     asked += [{"role": "assistant", "content": second}, {"role": "user", "content": second}] if kind[1] else []
-    prompt, bare = (render(asked, generation=g) for g in (True, False))
-    whole = render([*asked, {"role": "assistant", "content": mark}], generation=False)
-    before = whole.partition(mark)[0]
-    if mark not in whole or not before.startswith(prompt):
+    prompt, bare = (render(asked, g, extra) for g in (True, False))
+    before, _, after = render([*asked, {"role": "assistant", "content": mark}], False, extra).partition(mark)
+    if not before.startswith(prompt):
         raise Refused(
             f"prompt and answer would be no rendering of the conversation: the chat template's prompt ends in "
             f"{snippet(prompt[-30:])}, the conversation has {snippet(before[-30:])} before the answer",
             where,
             "correct its chat_template, or leave such rows out",
         )
-    return Header(before[len(prompt) :], prompt == bare)
+    end = controls.search(after)
+    return Around(before[len(prompt) :], after[: end.start()] if end else "", prompt == bare)
 
 
-def require_shown(render: Render, messages: Sequence[Message], extra: Mapping[str, Any], where: str) -> None:
-    """Raise Refused where the template leaves out tools, a tool call, or the last answer's reasoning."""
-    if not any(key in m for m in messages for key in SHOWN) and not extra.get("tools"):
+def require_shown(render: Render, messages: Sequence[Message], extra: Extra, where: str) -> None:
+    """Raise Refused where the template leaves out tools, a tool call, or the last answer's reasoning.
+
+    Other names and texts in their place must change the rendering; templates that refuse those show what they look at.
+    """
+    if not any(m.get(key) for m in messages for key in SHOWN) and not extra.get("tools"):
         return
-    text = render(messages, generation=False, **extra)
-    if extra.get("tools") and text == render(messages, generation=False, **{**extra, "tools": None}):
+    text = render(messages, False, extra)
+
+    def shown(others: Sequence[Message], changed: Extra) -> bool:
+        if (others, changed) == (messages, extra):  # there is no name in it
+            return True
+        try:
+            return text != render(others, False, changed)
+        except Refused:
+            return True
+
+    if extra.get("tools") and not shown(messages, {**extra, "tools": _renamed(extra["tools"])}):
         raise Refused("the chat template does not show tools", where, "use a model that was made for tools")
     for place, message in enumerate(messages):
         last = place == len(messages) - 1  # templates leave out the reasoning of earlier answers on purpose
         for key in [k for k in (SHOWN if last else SHOWN[:2]) if message.get(k)]:
-            without = {k: v for k, v in message.items() if k != key}
-            if text == render([*messages[:place], without, *messages[place + 1 :]], generation=False, **extra):
+            other = {**message, key: _renamed(message[key])}
+            if not shown([*messages[:place], other, *messages[place + 1 :]], extra):
                 raise Refused(
                     f"the chat template does not show {key} of an answer", where, "correct the template, or leave the key out"
                 )
+
+
+def _renamed(value: Any) -> Any:
+    """Names, or a text, as another one."""
+    if isinstance(value, str):
+        return f"x{hex_id('renamed', value)}x"
+    if isinstance(value, Mapping):
+        return {k: _renamed(v) if k == "name" or not isinstance(v, str) else v for k, v in value.items()}
+    return [_renamed(v) for v in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -142,7 +165,7 @@ class Fenced:
     """Messages and template arguments in which text that looks like a control token stands as a mark for `texts`."""
 
     messages: list[Message]
-    extra: dict[str, Any]
+    extra: Extra
     texts: dict[str, str]
 
     def pieces(self, rendered: str) -> list[tuple[str, bool]]:
@@ -152,46 +175,56 @@ class Fenced:
         parts = re.split(f"({'|'.join(self.texts)})", rendered)
         return [(self.texts.get(p, p), p in self.texts) for p in parts if p]
 
+    def filled(self, rendered: str) -> str:
+        """A rendering with the texts in place of their marks."""
+        return "".join(text for text, _ in self.pieces(rendered))
 
-def fence(messages: Sequence[Message], extra: dict[str, Any], template: str, controls: re.Pattern[str]) -> Fenced:
-    """Contents whole, and control texts in whatever else messages and arguments say, as marks; nothing where there are none."""
-    leaves = list(_leaves([list(messages), extra]))
+
+def fence(render: Render, messages: Sequence[Message], extra: Extra, template: str, controls: re.Pattern[str]) -> Fenced:
+    """Contents whole, and control texts in whatever else messages and arguments say, as marks; nothing where there are none.
+
+    Where a template changes contents (as JSON, say), only the control texts in them are marked, and it changes the rest.
+    """
+    leaves = list(_texts([list(messages), extra]))
     if not any(controls.search(leaf) for leaf in leaves):
         return Fenced(list(messages), extra, {})
-    # a template that trims its contents then trims these too
-    cores = [m["content"].strip() if isinstance(m["content"], str) else "" for m in messages]
-    marks = sentinels(len(messages), [template, *leaves])
-    texts = dict(zip(marks, cores, strict=True))
     found = sorted({text for leaf in leaves for text in controls.findall(leaf)})
-    own = dict(zip(found, sentinels(len(found), [template, *leaves, *marks]), strict=True))
+    marks = dict(zip(found, sentinels(len(found), [template, *leaves]), strict=True))
 
     def marked(value: Any) -> Any:
         if isinstance(value, str):
-            return controls.sub(lambda hit: own[hit[0]], value)
+            return controls.sub(lambda hit: marks[hit[0]], value)
         if isinstance(value, Mapping):
-            return {k: marked(v) for k, v in value.items()}
+            return {marked(k): marked(v) for k, v in value.items()}
         return [marked(v) for v in value] if isinstance(value, list) else value
 
-    fenced = [
-        {**marked({k: v for k, v in m.items() if k != "content"})} | {"content": _with_mark(m["content"], core, mark)}
-        for m, core, mark in zip(messages, cores, marks, strict=True)
+    texts = {mark: text for text, mark in marks.items()}
+    changed = Fenced(marked(list(messages)), marked(extra), texts)
+    # a template that trims its contents then trims these too
+    cores = [m["content"].strip() if isinstance(m["content"], str) else "" for m in messages]
+    own = sentinels(len(messages), [template, *leaves, *texts])
+    whole = [
+        {**other, "content": m["content"].replace(core, mark, 1) if core else m["content"]}
+        for m, other, core, mark in zip(messages, changed.messages, cores, own, strict=True)
     ]
-    return Fenced(fenced, marked(extra), {**texts, **{mark: text for text, mark in own.items()}})
+    fenced = Fenced(whole, changed.extra, {**texts, **dict(zip(own, cores, strict=True))})
+    escaped = Fenced(changed.messages, changed.extra, {mark: as_json(text)[1:-1] for mark, text in texts.items()})
+    rendering = render(messages, False, extra)
+    same = (f for f in (fenced, changed, escaped) if f.filled(render(f.messages, False, f.extra)) == rendering)
+    return next(same, changed)
 
 
-def _with_mark(content: Any, core: str, mark: str) -> Any:
-    return content.replace(core, mark, 1) if core else content
-
-
-def _leaves(value: Any) -> Iterable[str]:
+def _texts(value: Any) -> Iterable[str]:
+    """Every text in a value, keys of objects too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _leaves(one)
+        for key, one in value.items():
+            yield key
+            yield from _texts(one)
     elif isinstance(value, list):
         for one in value:
-            yield from _leaves(one)
+            yield from _texts(one)
 
 
 def sentinels(count: int, texts: Sequence[str]) -> list[str]:

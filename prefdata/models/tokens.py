@@ -92,7 +92,7 @@ class Encoder:
         """The first control id that the chat template writes after an answer."""
         mark = chat.sentinels(1, [str(self.tokenizer.chat_template)])[0]
         turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
-        tail = self._render(turns, generation=False).rpartition(mark)[2]
+        tail = self._render(turns, False, {}).rpartition(mark)[2]
         return next((i for i in self._with_specials(tail) if i in self.control_ids), None)
 
     @cached_property
@@ -100,46 +100,54 @@ class Encoder:
         return chat.renderer(self.tokenizer, self.where)
 
     @cached_property
-    def _headers(self) -> dict[chat.Kind, chat.Header | Refused]:
+    def _known(self) -> dict[tuple[chat.Kind, str | None], chat.Around | Refused]:
         return {}
 
-    def _header(self, messages: Sequence[Message]) -> chat.Header:
-        """What stands between the template's prompt and an answer, found once a kind of conversation. Raises Refused."""
-        kind = chat.kind_of(messages)
-        if kind not in self._headers:
+    def _around(self, messages: Sequence[Message], kwargs: str | None) -> chat.Around:
+        """What stands around an answer, found once a kind of conversation and template arguments. Raises Refused."""
+        key = (chat.kind_of(messages), kwargs)
+        if key not in self._known:
             try:
-                self._headers[kind] = chat.header(self._render, str(self.tokenizer.chat_template), kind, self.where)
+                made = chat.around(
+                    self._render,
+                    str(self.tokenizer.chat_template),
+                    self._controls,
+                    key[0],
+                    _arguments(None, kwargs),
+                    self.where,
+                )
+                self._known[key] = made
             except Refused as refused:
-                self._headers[kind] = refused
-        found = self._headers[kind]
+                self._known[key] = refused
+        found = self._known[key]
         if isinstance(found, Refused):
             raise found
         return found
 
     def require_sound(self) -> None:
-        """Raise ConfigError, naming the tokenizer, where no prompt could be rendered as models expect it."""
+        """Raise ConfigError or Refused, naming the tokenizer, where no prompt could be rendered as models expect it."""
         _ = self.end_id
         if self.template != "chat":
             return
         user, mark = chat.sentinels(2, [str(self.tokenizer.chat_template)])
         asked = [{"role": "user", "content": user}]
-        prompt = self._with_specials(self._render(asked, generation=True))
+        prompt = self._with_specials(self._render(asked, True, {}))
         bos = self.tokenizer.bos_token_id
         if bos is not None and prompt.count(int(bos)) > 1 and prompt[:2] == [bos, bos]:
             raise ConfigError("the chat template writes the bos token twice", self.where, "correct its chat_template")
-        generated, bare = (self._render(asked, generation=g) for g in (True, False))
+        generated, bare = (self._render(asked, g, {}) for g in (True, False))
         header = generated.removeprefix(bare) if generated.startswith(bare) else ""
         if self.end_id in self._with_specials(header):
             raise ConfigError(
                 "the chat template's generation prompt contains the end token", self.where, "correct its chat_template"
             )
-        whole = self._render([*asked, {"role": "assistant", "content": mark}], generation=False)
-        inside = whole.removeprefix(self._render(asked, generation=True)).partition(mark)[0]
+        whole = self._render([*asked, {"role": "assistant", "content": mark}], False, {})
+        inside = whole.removeprefix(generated).partition(mark)[0]
         if inside != whole.partition(mark)[0] and self.end_id in self._with_specials(inside):
             raise ConfigError(
                 "the chat template writes the end token before an answer", self.where, "correct its chat_template"
             )
-        self._header(asked)
+        self._around(asked, None)
 
     def prompt(self, messages: Sequence[Message], tools: str | None = None, kwargs: str | None = None) -> list[int]:
         """Ids of a prompt, ready for an answer. `tools` and `kwargs` are the prompt's JSON columns. Raises Refused."""
@@ -157,8 +165,8 @@ class Encoder:
     def prompts_or_refusals(self, prompts: Sequence[PromptColumns], generation: bool = False) -> list[list[int] | Refused]:
         """The ids of each prompt, or why the template cannot render it.
 
-        `generation`: as the template ends a prompt that a model is to answer; else as it ends one before an answer that is
-        there, which differs in templates that write an empty reasoning block before such an answer.
+        `generation`: a model is to answer it, and gets what its template gives; else an answer will follow, and a prompt that
+        no conversation begins with is refused.
         """
         made: list[list[int] | Refused | None] = [None] * len(prompts)
         pieces: list[tuple[int, str, bool]] = []
@@ -192,29 +200,29 @@ class Encoder:
             return [(chat.plain_text(messages, self.where), True)]
         if self.template == "rendered":
             if len(messages) != 1:
-                raise Refused(
-                    f"template: rendered needs one text, not {len(messages)} messages", self.where, "set template: chat"
-                )
-            return [(messages[0]["content"], False)]
+                what = f"template: rendered needs one text, not {len(messages)} messages"
+                raise Refused(what, self.where, "set template: chat")
+            return [(messages[0]["content"] or "", False)]
         fenced = self._fence(messages, tools, kwargs)
         chat.require_shown(self._render, messages, _arguments(tools, kwargs), self.where)
-        return fenced.pieces(self._prompt_text(fenced, generation))
+        return fenced.pieces(self._prompt_text(fenced, len(messages), kwargs, generation))
 
     def _fence(self, messages: Sequence[Message], tools: str | None, kwargs: str | None) -> chat.Fenced:
         """Control-token text in a content or an argument stays text."""
-        return chat.fence(messages, _arguments(tools, kwargs), str(self.tokenizer.chat_template), self._controls)
+        extra, template = _arguments(tools, kwargs), str(self.tokenizer.chat_template)
+        return chat.fence(self._render, messages, extra, template, self._controls)
 
-    def _prompt_text(self, fenced: chat.Fenced, generation: bool, messages: int | None = None) -> str:
-        """A prompt, or its first `messages` messages, before an answer."""
+    def _prompt_text(self, fenced: chat.Fenced, messages: int, kwargs: str | None, generation: bool) -> str:
+        """The first `messages` messages, before an answer."""
         asked = fenced.messages[:messages]
-        text = self._render(asked, generation=True, **fenced.extra)
+        text = self._render(asked, True, fenced.extra)
         try:
-            header = self._header(asked)
+            around = self._around(asked, kwargs)
         except Refused:
-            if generation:  # a model that is to answer gets what its template gives, whatever becomes of its answer
+            if generation:
                 return text
             raise
-        return text + header.text if header.ignored or not generation else text
+        return text + around.before if around.ignored else text
 
     def answers(
         self,
@@ -228,17 +236,30 @@ class Encoder:
         texts = [self._without_end(r) for r in responses] if self.template == "rendered" else list(responses)
         contents = self.contents(texts)
         lossy = self.unfaithful(contents, texts)
-        ids: list[list[int] | Refused] = [*self.ended(contents, finishes)]
+        ids: list[list[int] | Refused] = []
         for place, more in enumerate(extras):
-            if more is not None:
+            try:
+                if more is None:
+                    ids.append(self._ended(prompts[place], contents[place], finishes[place]))
+                    continue
                 lossy.pop(place, None)
-                try:
-                    ids[place], wrong = self._structured(prompts[place], responses[place], finishes[place], more)
-                except Refused as refused:
-                    ids[place] = refused
-                else:
-                    lossy |= {place: wrong} if wrong is not None else {}
+                made, wrong = self._structured(prompts[place], responses[place], finishes[place], more)
+                ids.append(made)
+                lossy |= {place: wrong} if wrong is not None else {}
+            except Refused as refused:
+                ids.append(refused)
         return ids, lossy
+
+    def _ended(self, prompt: PromptColumns, content: list[int], finish: str) -> list[int]:
+        """An answer's ids with what the template writes around it, and the end id where it ended by itself."""
+        (made,) = self.ended([content], [finish])
+        if self.template != "chat":
+            return made
+        around = self._around(prompt[0], prompt[2])
+        before = [] if around.ignored or not around.before else self._with_specials(around.before)
+        if around.after and len(made) > len(content):
+            made = [*content, *self._with_specials(around.after), made[-1]]
+        return [*before, *made]
 
     def _without_end(self, text: str) -> str:
         """A rendered answer without the end token's own text, whose id is added."""
@@ -252,26 +273,24 @@ class Encoder:
             raise Refused(f"template: {self.template} has no place for {', '.join(keys)} of an answer", self.where)
         chat.require_shown(self._render, [*prompt[0], said], _arguments(*prompt[1:]), self.where)
         fenced = self._fence([*prompt[0], said], *prompt[1:])
-        before = self._prompt_text(fenced, generation=True, messages=len(prompt[0]))
-        whole = self._render(fenced.messages, generation=False, **fenced.extra)
+        before = self._prompt_text(fenced, len(prompt[0]), prompt[2], generation=False)
+        whole = self._render(fenced.messages, False, fenced.extra)
         if not whole.startswith(before):
             raise Refused(
                 f"the chat template's rendering with {', '.join(keys)} of the answer does not begin with its prompt", self.where
             )
-        header = self._header(prompt[0])
-        before += header.text if not header.ignored and whole.startswith(before + header.text) else ""
         pieces = fenced.pieces(whole[len(before) :])
         ids = [i for _, encoded in self._encoded([(0, text, plain) for text, plain in pieces]) for i in encoded]
-        text = "".join(text for text, _ in pieces)
-        given = self._plain.decode(ids, skip_special_tokens=False)
-        return self._cut(ids, finish), None if given == text else given
+        text, given = "".join(text for text, _ in pieces), self.decode(ids)
+        return self._cut(ids, response, finish), None if given == text else given
 
-    def _cut(self, ids: list[int], finish: str) -> list[int]:
-        """Ids up to the end id of the template; it stays where the answer ended by itself."""
-        end = self._template_end
-        if end is None or end not in ids:
+    def _cut(self, ids: list[int], response: str, finish: str) -> list[int]:
+        """Ids up to the first end that the whole response stands before; the end stays where the answer ended by itself."""
+        controls = [k for k, i in enumerate(ids) if i in self.control_ids]
+        ends = [k for k in controls if ids[k] == self._template_end] or controls[-1:]
+        if not ends:
             raise Refused("the chat template does not end such an answer", self.where, "correct its chat_template")
-        place = ids.index(end)
+        place = next((k for k in ends if response.strip() in self.decode(ids[:k])), ends[0])
         return ids[: place + 1] if self.end_id is not None and finish != "length" else ids[:place]
 
     def _with_specials(self, text: str) -> list[int]:

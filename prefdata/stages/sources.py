@@ -259,6 +259,6 @@ STAGE = Stage(
     writes=("prompts", "candidates", "drops"),
     reads_files=_toy_rows,
     reads_outside=_local_files,
-    folders=(SPOOL,),
+    folders=lambda s: [SPOOL],
     slice=_slice,
 )

@@ -52,7 +52,9 @@ def answer(response: str, extras: str | None) -> Message:
 
 def prompt_of(row: Mapping[str, Any]) -> list[Message]:
     """The messages of a row of `prompts` or `sets`, with their extras."""
-    return joined(row["messages"] if "messages" in row else row["prompt"], row.get("extras"))
+    if "messages" in row:
+        return joined(row["messages"], row.get("extras"))
+    return joined(row["prompt"], row.get("prompt_extras"))
 
 
 def says_something(response: str, extras: str | None) -> bool:
