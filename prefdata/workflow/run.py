@@ -37,7 +37,8 @@ def command(recipe: Path, options: Sequence[str]) -> list[str]:
         # a job has no device of its own yet, and two on one would run out of its memory; without GPUs models run on
         # processors, one thread each by default
         own += ["--resources", f"gpu={1 if devices.count() else processors()}"]
-    return [sys.executable, "-P", "-m", "snakemake", *own, "--configfile", str(recipe), *options]
+    # --configfile and --resources take all words up to the next option: a target of the user's must stand before them
+    return [sys.executable, "-P", "-m", "snakemake", *options, *own, "--configfile", str(recipe)]
 
 
 def run(name: str, options: Sequence[str]) -> None:
