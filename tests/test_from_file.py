@@ -145,7 +145,7 @@ def published(make_run: Callable[..., Results], write_rows: Callable[..., str], 
     )
     stages = ("sources", "split", "prune", "rank", "noise", "score", "sets", "report", "card", "publish")
     run_stages(run, *stages)
-    return run.root / "publish" / "dataset"
+    return run.root / "publish" / "t"
 
 
 def test_a_published_set_is_trained_on_with_its_own_log_probs(

@@ -40,7 +40,7 @@ def published(make_run, path: str, **keys: Any) -> Results:
 
 @pytest.fixture
 def set_path(make_run, write_rows) -> Path:
-    return published(make_run, write_rows(ROWS), num_shards=2).root / "publish" / "dataset"
+    return published(make_run, write_rows(ROWS), num_shards=2).root / "publish" / "t"
 
 
 @pytest.mark.parametrize("config", card.CONFIGS)
@@ -55,7 +55,16 @@ def test_datasets_loads_every_config(set_path: Path, tmp_path: Path, config: str
         assert all(r["chosen"] == [{"role": "assistant", "content": "a"}] for r in rows)
         assert {r["rejected"][0]["content"] for r in rows} == {"b", "c"}
         assert all(r["prompt"][-1]["role"] == "user" for r in rows)
-        assert set(rows[0]) == {"prompt", "chosen", "rejected", "prompt_id", "chosen_id", "rejected_id"}
+        assert set(rows[0]) == {
+            "prompt",
+            "chosen",
+            "rejected",
+            "tools",
+            "chat_template_kwargs",
+            "prompt_id",
+            "chosen_id",
+            "rejected_id",
+        }
     elif config == "sets":
         assert all([c["role"] for c in r["candidates"]] == ["chosen", "rejected", "rejected"] for r in rows)
     else:
@@ -71,7 +80,7 @@ def test_the_manifest_lists_every_data_file(set_path: Path) -> None:
 
 def test_the_same_again_writes_nothing_and_a_change_only_what_changed(make_run, write_rows) -> None:
     run = published(make_run, write_rows(ROWS), num_shards=2)
-    folder = run.root / "publish" / "dataset"
+    folder = run.root / "publish" / "t"
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
     published(make_run, write_rows(ROWS), num_shards=2, card={"title": "Another title"})
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before, "card rendering alone is no change"
@@ -85,7 +94,7 @@ def test_the_same_again_writes_nothing_and_a_change_only_what_changed(make_run, 
 
 def test_files_that_are_ours_no_more_are_removed_and_others_kept(make_run, write_rows) -> None:
     run = published(make_run, write_rows(ROWS), num_shards=2)
-    folder = run.root / "publish" / "dataset"
+    folder = run.root / "publish" / "t"
     (folder / "mine.txt").write_text("kept")
     published(make_run, write_rows(ROWS), num_shards=1)
     assert sorted(p.name for p in (folder / "data" / "sets").iterdir()) == [
@@ -294,7 +303,7 @@ def test_an_unknown_licence_is_not_pushed(make_run, write_rows) -> None:
 
 def test_the_whole_stage_pushes_what_the_folder_holds(hub: Hub, make_run, write_rows) -> None:
     run = published(make_run, write_rows(ROWS), publish={"repo_id": "owner/set"})
-    folder = run.root / "publish" / "dataset"
+    folder = run.root / "publish" / "t"
     remote = hub.head("owner/set").files
     local = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     assert {k: v for k, v in remote.items() if k != ".gitattributes"} == local
@@ -318,7 +327,7 @@ def test_a_kill_before_the_manifest_leaves_no_rows_twice(make_run, write_rows, m
     """Killed after the data files of another number of shards were put: the same command ends in the new files alone."""
     path = write_rows(ROWS)
     run = published(make_run, path, num_shards=1)
-    folder = run.root / "publish" / "dataset"
+    folder = run.root / "publish" / "t"
 
     def killed(*arguments: Any) -> None:
         raise KeyboardInterrupt

@@ -318,8 +318,8 @@ def _names(candidate: dict[str, Any]) -> list[str]:
 
 
 def _prompt(row: dict[str, Any]) -> dict[str, Any]:
-    kept = {k: row[k] for k in ("prompt_id", "tools", "template_kwargs", "extras")}
-    return {**kept, "messages": row["prompt"]}
+    kept = {k: row[k] for k in ("prompt_id", "tools", "template_kwargs")}
+    return {**kept, "messages": row["prompt"], "extras": row["prompt_extras"]}
 
 
 def _scored(

@@ -39,7 +39,7 @@ def set_row(row: Row, where: str) -> dict[str, Any]:
     return {
         "prompt_id": id,
         "prompt": plain,
-        "extras": extras,
+        "prompt_extras": extras,
         "tools": tools,
         "template_kwargs": kwargs,
         "candidates": [

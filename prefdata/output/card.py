@@ -5,14 +5,16 @@ pass, so no value is ever read as a template; every value from data or settings 
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from prefdata import __version__
+from prefdata.draws import hex_id
 from prefdata.errors import PublishError
 from prefdata.output.escape import markdown
-from prefdata.output.published_files import CONFIGS
+from prefdata.output.published_files import CONFIGS, Built
 from prefdata.recipe.settings.whole import Settings
 from prefdata.shipped import shipped
 
@@ -99,8 +101,12 @@ def merge(card: str, existing: str | None) -> str:
     start = text.find(BEGIN)
     stop = text.find(END, start)
     kept = f"{text[:start]}{block}{text[stop + len(END) :]}" if 0 <= start < stop else f"{text.rstrip()}\n\n{block}\n"
-    configs = {c["config_name"]: c for c in [*_configs(theirs), *_configs(ours)]}
-    keys = {**theirs, **ours, **({"configs": list(configs.values())} if configs else {})}
+    if any(c.get("default") or c["config_name"] == "default" for c in _foreign(theirs)):
+        ours["configs"] = [{k: v for k, v in c.items() if k != "default"} for c in _named(ours, "configs")]
+    keys = {**theirs, **ours}
+    for key in ("configs", "dataset_info"):
+        named = {c["config_name"]: c for c in [*_named(theirs, key), *_named(ours, key)]}
+        keys |= {key: list(named.values())} if named else {}
     return f"---\n{yaml.safe_dump(keys, sort_keys=False, allow_unicode=False)}---\n{kept.lstrip()}"
 
 
@@ -116,9 +122,50 @@ def _parts(card: str) -> tuple[Facts, str]:
     return (_yaml(match[1]), card[match.end() :]) if match else ({}, card)
 
 
-def _configs(header: Facts) -> list[Facts]:
-    listed = header.get("configs")
-    return [c for c in listed if isinstance(c, dict) and "config_name" in c] if isinstance(listed, list) else []
+def _named(header: Facts, key: str) -> list[Facts]:
+    """The entries of a list of configs; a lone entry, as the Hub writes for sets of one config, is one too."""
+    listed = header.get(key)
+    return [c for c in (listed if isinstance(listed, list) else [listed]) if isinstance(c, dict) and "config_name" in c]
+
+
+def _foreign(header: Facts) -> list[Facts]:
+    """The configs of a target that are not ours."""
+    return [c for c in _named(header, "configs") if c["config_name"] not in CONFIGS]
+
+
+def with_files(card: str, files: Mapping[str, Built]) -> str:
+    """The card with what its files are: only configs and splits that have some, their rows, bytes and a hash of the content.
+
+    The hash makes the header of every set its own: `datasets` finds its cached copy of a local folder by the header.
+    """
+    header, body = _parts(card)
+    made: dict[str, dict[str, list[tuple[str, Built]]]] = {}
+    for path, file in sorted(files.items()):
+        _, config, name = path.split("/")
+        made.setdefault(config, {}).setdefault(name.partition("-")[0], []).append((path, file))
+    header["configs"] = [_with_splits(c, made[c["config_name"]]) for c in _named(header, "configs") if c["config_name"] in made]
+    header["dataset_info"] = [_info(name, splits) for name, splits in made.items()]
+    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=False)}---\n{body}"
+
+
+def _with_splits(config: Facts, splits: Mapping[str, Sequence[tuple[str, Built]]]) -> Facts:
+    digest = hex_id(*(f"{path} {file.digest}" for some in splits.values() for path, file in some))
+    kept = [f for f in config["data_files"] if f["split"] in splits]
+    return {**config, "data_files": kept, "description": f"content {digest}"}
+
+
+def _info(name: str, splits: Mapping[str, Sequence[tuple[str, Built]]]) -> Facts:
+    """Rows and bytes as `datasets` writes them itself."""
+    listed = [
+        {"name": split, "num_bytes": sum(f.in_memory for _, f in some), "num_examples": sum(f.rows for _, f in some)}
+        for split, some in splits.items()
+    ]
+    return {
+        "config_name": name,
+        "splits": listed,
+        "download_size": sum(f.stored for some in splits.values() for _, f in some),
+        "dataset_size": sum(f.in_memory for some in splits.values() for _, f in some),
+    }
 
 
 def _yaml(text: str) -> Facts:

@@ -13,23 +13,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefdata.errors import PrefdataError
+from prefdata.output.message_columns import Keys, any_extras, column, keys_of, with_json
 from prefdata.recipe.job import Job
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part
 from prefdata.tables import atomic, content, schema
+from prefdata.tables.messages import answer, prompt_of
 from prefdata.tables.views import Frames, fixed_pairs
 
 
-def build(job: Job, parts: Sequence[Part], folder: Path) -> dict[str, str]:
-    """Write the data files under `folder`; {path: content hash}."""
-    hashes: dict[str, str] = {}
+@dataclass(frozen=True)
+class Built:
+    """A data file that was made: its content hash, rows, and bytes in memory and on the disk."""
+
+    digest: str
+    rows: int
+    in_memory: int
+    stored: int
+
+
+def build(job: Job, parts: Sequence[Part], folder: Path) -> dict[str, Built]:
+    """Write the data files under `folder`, by their paths in it."""
+    made: dict[str, Built] = {}
+    keys = _message_keys(job, parts[0])
     for shard in job.shards:
         writers: dict[str, _Writer] = {}
         try:
             for frames in job.parts([shard], of=parts):
-                for config, split, rows in configs(frames, job.settings):
+                for config, split, rows in configs(frames, job.settings, keys):
                     path = f"data/{config}/{split}-{job.shard_name(shard)}.parquet"
-                    arrow = schema.stored(rows).to_arrow()
+                    arrow = with_json(schema.stored(rows).to_arrow(), keys)
                     if path not in writers:
                         writers[path] = _Writer(folder / path, arrow.schema)
                     writers[path].write(arrow)
@@ -40,21 +53,30 @@ def build(job: Job, parts: Sequence[Part], folder: Path) -> dict[str, str]:
             raise
         for writer in writers.values():
             writer.close()
-        hashes |= {path: writer.digest.hexdigest() for path, writer in writers.items()}
-    return hashes
+        made |= {path: writer.built() for path, writer in writers.items()}
+    return made
+
+
+def _message_keys(job: Job, sets: Part) -> Keys:
+    """What the messages of the whole set say beside role and content."""
+    if not job.any_table(sets, any_extras):
+        return {}
+    return keys_of(frames["sets"] for frames in job.parts(of=[sets]))
 
 
 class _Writer:
     """One published Parquet file, written in parts; each file checks its pages and knows its content hash."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path, self.digest = path, content.ContentHash(schema)
+        self.path, self.digest, self.rows, self.in_memory = path, content.ContentHash(schema), 0, 0
         with atomic.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(path, schema, write_page_checksum=True, compression="zstd")
 
     def write(self, rows: pa.Table) -> None:
         self.digest.update(rows)
+        self.rows += rows.num_rows
+        self.in_memory += rows.nbytes
         with atomic.writing(self.path):
             self._writer.write_table(rows)
 
@@ -62,34 +84,57 @@ class _Writer:
         with atomic.writing(self.path):
             self._writer.close()
 
+    def built(self) -> Built:
+        return Built(self.digest.hexdigest(), self.rows, self.in_memory, self.path.stat().st_size)
 
-def configs(frames: Frames, settings: Settings) -> Iterator[tuple[str, str, pl.DataFrame]]:
+
+def configs(frames: Frames, settings: Settings, keys: Keys) -> Iterator[tuple[str, str, pl.DataFrame]]:
     """(config, split, rows) of one part of the prompts, rows that are empty left out."""
     for name, config in CONFIGS.items():
-        frame = config.rows(frames, settings)
+        frame = config.rows(frames, settings, keys)
         for split in frame["split"].unique().sort().to_list():
             part = frame.filter(pl.col("split") == split)
             yield name, split, part if config.shows_split else part.drop("split")
 
 
-def _candidates(frames: Frames, settings: Settings) -> pl.DataFrame:
+def _candidates(frames: Frames, settings: Settings, keys: Keys) -> pl.DataFrame:
     """The candidates of the set's prompts that no stage dropped."""
     splits = frames["sets"].select("prompt_id", "split")
     kept = schema.alive(frames["candidates"], frames["drops"]).join(splits, on="prompt_id", maintain_order="left")
     return kept.select("prompt_id", "split", *[c for c in schema.TABLES["candidates"].columns if c != "prompt_id"])
 
 
-def preference(rows: pl.DataFrame, origins: Sequence[str], seed: int) -> pl.DataFrame:
-    """TRL's conversational shape: prompt, chosen, rejected as message lists, with the ids; plus the split."""
+def preference(rows: pl.DataFrame, origins: Sequence[str], seed: int, keys: Keys | None = None) -> pl.DataFrame:
+    """TRL's conversational shape: prompt, chosen, rejected as message lists, tools and the template's arguments as JSON, with
+    the ids; plus the split. `keys`: what messages say beside role and content."""
+    first = pl.col("candidates").list.first().struct
     picked = rows.join(fixed_pairs(rows, origins, seed), on="prompt_id", maintain_order="left").with_columns(
-        pl.col("candidates").list.first().struct.field("response").alias("_chosen"),
-        pl.col("candidates").list.first().struct.field("candidate_id").alias("chosen_id"),
+        first.field("response").alias("_chosen"),
+        first.field("candidate_id").alias("chosen_id"),
+        first.field("extras").alias("_chosen_extras"),
     )
-    texts = ((pl.col("_chosen"), "chosen"), (pl.col("_rejected"), "rejected"))
+    if keys:
+        prompts = [prompt_of(row) for row in picked.select("prompt", "prompt_extras").iter_rows(named=True)]
+        picked = picked.with_columns(
+            column("prompt", prompts, keys),
+            *[
+                column(name, [[answer(text, extras)] if text is not None else [] for text, extras in said.iter_rows()], keys)
+                for name in ("chosen", "rejected")
+                for said in [picked.select(f"_{name}", f"_{name}_extras")]
+            ],
+        )
+    else:
+        role = pl.lit("assistant").alias("role")
+        picked = picked.with_columns(
+            pl.concat_list(pl.struct(role, pl.col(f"_{name}").alias("content"))).alias(name) for name in ("chosen", "rejected")
+        )
     return picked.select(
         pl.col("split").cast(pl.String),
         "prompt",
-        *[pl.concat_list(pl.struct(pl.lit("assistant").alias("role"), t.alias("content"))).alias(n) for t, n in texts],
+        "chosen",
+        "rejected",
+        "tools",
+        pl.col("template_kwargs").alias("chat_template_kwargs"),
         "prompt_id",
         "chosen_id",
         "rejected_id",
@@ -98,16 +143,17 @@ def preference(rows: pl.DataFrame, origins: Sequence[str], seed: int) -> pl.Data
 
 @dataclass(frozen=True)
 class Config:
-    """A way to publish the set: rows with their split, made of one part of the tables."""
+    """A way to publish the set: rows with their split, made of one part of the tables (and of what the set's messages say
+    beside role and content)."""
 
-    rows: Callable[[Frames, Settings], pl.DataFrame]
+    rows: Callable[[Frames, Settings, Keys], pl.DataFrame]
     shows_split: bool = True
     """Whether the published rows keep the column; it is the file's name too."""
 
 
 CONFIGS: dict[str, Config] = {
-    "preference": Config(lambda f, s: preference(f["sets"], s.sets.origins, s.seed), shows_split=False),
-    "sets": Config(lambda f, s: f["sets"]),
+    "preference": Config(lambda f, s, k: preference(f["sets"], s.sets.origins, s.seed, k), shows_split=False),
+    "sets": Config(lambda f, s, k: f["sets"]),
     "candidates": Config(_candidates),
 }
 """The published configs, the default one first. The card, its header and what publishing may remove are made from it."""

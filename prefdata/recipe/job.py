@@ -55,12 +55,17 @@ class Job:
 
     def own_folder(self, name: str) -> Path:
         """A folder of the results folder that is the stage's own."""
-        return self._declared(name, self.stage.folders)
+        return self._declared(name, self.stage.folders(self.settings))
 
     def _declared(self, name: str, names: Sequence[str]) -> Path:
         if name not in names:
             raise KeyError(f"{self.stage.name} does not declare {name}, but {list(names)}")
         return self._results.path(name)
+
+    def any_table(self, part: Part, test: Callable[[Path], bool]) -> bool:
+        """Whether a file of a declared table passes."""
+        self._require_read(part)
+        return any(test(self._results.table(part, shard)) for shard in self.shards)
 
     def read_json(self, name: str) -> Any:
         """The content of a declared JSON file."""

@@ -17,13 +17,17 @@ EVALUATION = "report/evaluation.json"
 SUMMARY = "report/summary.txt"
 WIN_RATES = "report/win_rate.json"
 CARD = "publish/card.md"
-DATASET = "publish/dataset"
 RECEIPT = "publish/receipt.json"
 
 
 def toy_tokenizer(name: str) -> str:
     """The folder of one of the embedded world's tokenizers."""
     return f"toy/tokenizers/{name}"
+
+
+def published(settings: Settings) -> str:
+    """The folder of the published set; `datasets` calls a set by its folder's name."""
+    return f"publish/{settings.name}"
 
 
 def chart(name: str) -> str:

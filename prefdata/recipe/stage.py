@@ -47,7 +47,7 @@ class Stage:
     reads_files: Callable[[Settings, str], Sequence[str]] = lambda settings, unit: ()
     """Files of the results folder, by their path in it."""
     writes_files: Callable[[Settings, str], Sequence[str]] = lambda settings, unit: ()
-    folders: tuple[str, ...] = ()
+    folders: Callable[[Settings], Sequence[str]] = lambda s: ()
     """Folders of the results folder that are the stage's own."""
     reads_outside: Callable[[Settings, str], Sequence[Path]] = lambda settings, unit: ()
     """Files of the user."""

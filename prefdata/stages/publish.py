@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 from prefdata.errors import PublishError
-from prefdata.output import published_files
+from prefdata.output import card, published_files
 from prefdata.output.commit import Facts, publish
 from prefdata.output.targets import Folder, Hub, Target
 from prefdata.recipe import places
@@ -26,10 +26,11 @@ def run(job: Job) -> None:
     settings, built = job.settings.publish, job.own_folder(BUILT)
     try:
         shutil.rmtree(built, ignore_errors=True)
-        hashes = published_files.build(job, parts_of(job.settings), built)
+        made = published_files.build(job, parts_of(job.settings), built)
+        hashes = {path: file.digest for path, file in made.items()}
         _require_rows(job, hashes)
-        text = job.input(places.CARD).read_text(encoding="utf-8")
-        targets: dict[str, Target] = {"folder": Folder(job.own_folder(places.DATASET))}
+        text = card.with_files(job.input(places.CARD).read_text(encoding="utf-8"), made)
+        targets: dict[str, Target] = {"folder": Folder(job.own_folder(places.published(job.settings)))}
         if settings.repo_id is not None:
             _require_licences(job)
             targets[settings.repo_id] = Hub(settings.repo_id, settings.private)
@@ -91,6 +92,6 @@ STAGE = Stage(
     reads=lambda s, u: [*parts_of(s), *_logps(s)],
     reads_files=lambda s, u: [places.REPORT, places.CARD],
     writes_files=lambda s, u: [places.RECEIPT],
-    folders=(places.DATASET, BUILT),
+    folders=lambda s: [places.published(s), BUILT],
     slice=lambda s, u: {**without(s.publish, "attempts"), "origins": s.sets.origins, "seed": s.seed},
 )

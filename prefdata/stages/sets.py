@@ -172,9 +172,8 @@ def _nest(prompts: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
         .group_by("prompt_id", maintain_order=True)
         .agg(pl.struct(fields).cast(schema.SET_CANDIDATE).alias("candidates"))
     )
-    named = prompts.select(
-        "prompt_id", "split", pl.col("messages").alias("prompt"), "tools", "template_kwargs", "source", "extras"
-    )
+    renamed = [pl.col("messages").alias("prompt"), pl.col("extras").alias("prompt_extras")]
+    named = prompts.select("prompt_id", "split", "tools", "template_kwargs", "source", *renamed)
     return named.join(rows, on="prompt_id", maintain_order="left")
 
 

@@ -124,7 +124,7 @@ def render(
         title = f"Win rates by the judge {rates['judge']}"
         console.print(f"{title}\n{win_rate.render(rates['systems'], rates['differences'], rates['baseline'])}", highlight=False)
     shown = [
-        ("set", root / places.DATASET),
+        ("set", root / places.published(settings)),
         ("models", root / "models"),
         ("report", root / "report"),
     ]

@@ -97,6 +97,6 @@ STAGE = Stage(
     per="run",
     units=lambda s: ["all"] if s.toy else [],
     writes_files=_files,
-    folders=("toy/tokenizers",),
+    folders=lambda s: ["toy/tokenizers"],
     slice=lambda s, u: {**without(s.toy), "seed": s.seed} if s.toy else {},
 )

@@ -31,6 +31,8 @@ class ContentHash:
         kind = array.type
         if pa.types.is_dictionary(kind):
             return self._add(stream, array.cast(kind.value_type))
+        if isinstance(array, pa.ExtensionArray):  # JSON: its text
+            return self._add(stream, array.storage)
         self._bytes(f"{stream}?", np.asarray(array.is_valid()).tobytes())
         if pa.types.is_struct(kind):
             for field, child in zip(kind, array.flatten(), strict=True):

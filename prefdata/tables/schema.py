@@ -191,10 +191,10 @@ _ALL = (
             "template_kwargs": pl.String,
             "source": pl.String,
             "candidates": pl.List(SET_CANDIDATE),
-            "extras": pl.String,
+            "prompt_extras": pl.String,
         },
         key=("prompt_id",),
-        nullable=frozenset({"tools", "template_kwargs", "source", "extras"}),
+        nullable=frozenset({"tools", "template_kwargs", "source", "prompt_extras"}),
     ),
 )
 TABLES: dict[str, Table] = {table.name: table for table in _ALL}

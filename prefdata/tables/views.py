@@ -43,4 +43,9 @@ def fixed_pairs(rows: pl.DataFrame, origins: Sequence[str], seed: int) -> pl.Dat
     noise = pl.Series("_noise", gumbels(seed, "fixed", pool["candidate_id"]), dtype=pl.Float64)
     best = pool.with_columns(noise).filter(pl.col("_noise") == pl.col("_noise").max().over("prompt_id"))
     first = best.sort("prompt_id", "candidate_id").unique("prompt_id", keep="first")
-    return first.select("prompt_id", pl.col("candidate_id").alias("rejected_id"), pl.col("response").alias("_rejected"))
+    return first.select(
+        "prompt_id",
+        pl.col("candidate_id").alias("rejected_id"),
+        pl.col("response").alias("_rejected"),
+        pl.col("extras").alias("_rejected_extras"),
+    )

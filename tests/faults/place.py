@@ -105,7 +105,7 @@ class Place:
 
     @property
     def dataset(self) -> Path:
-        return self.root / "publish" / "dataset"
+        return self.root / "publish" / "t"
 
     @property
     def source(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ READ_ONLY = {
     "a read-only lock folder": ("split", "results/t/locks/split/all"),
     "a read-only report folder": ("report", "results/t/report"),
     "a read-only publish folder": ("publish", "results/t/publish"),
-    "a read-only data set": ("publish", "results/t/publish/dataset"),
+    "a read-only data set": ("publish", "results/t/publish/t"),
     "a read-only folder of chunks": ("score", "results/t/chunks/score"),
 }
 
@@ -72,7 +72,7 @@ UNREADABLE = {
     "an unreadable recipe": ("sources", "recipe.yaml"),
     "an unreadable table": ("split", "results/t/tables/prompts/sources/all/00000-of-00001.parquet"),
     "an unreadable report": ("card", "results/t/report/report.json"),
-    "an unreadable card": ("publish", "results/t/publish/dataset/README.md"),
+    "an unreadable card": ("publish", "results/t/publish/t/README.md"),
 }
 
 

@@ -91,7 +91,7 @@ def call(prefdata: tuple[list[str], dict[str, str]], folder: Path, *words: str) 
 def test_a_recipe_runs_from_a_folder_of_ones_own(prefdata: tuple[list[str], dict[str, str]], folder: Path) -> None:
     done = call(prefdata, folder, "run", "recipe.yaml", "--cores", "2")
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert (folder / "results" / "mine" / "publish" / "dataset" / "README.md").exists()
+    assert (folder / "results" / "mine" / "publish" / "mine" / "README.md").exists()
     assert (folder / "results" / "mine" / "models" / "sft" / "policy" / "model.safetensors").exists()
     again = call(prefdata, folder, "run", "recipe.yaml", "-n")
     assert "Nothing to be done" in again.stdout + again.stderr

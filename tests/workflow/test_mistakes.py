@@ -74,7 +74,7 @@ def contents(workflow: Workflow) -> dict[str, bytes]:
 
 def test_the_default_target_trains_what_the_recipe_asks_for(mine: Workflow) -> None:
     assert (mine.root / "models" / "simpo" / "default" / "model.safetensors").exists()
-    assert "license: mit" in (mine.root / "publish" / "dataset" / "README.md").read_text()
+    assert "license: mit" in (mine.root / "publish" / mine.root.name / "README.md").read_text()
 
 
 @pytest.mark.parametrize("mistake", ["broken", "folder", "gone"])
@@ -102,11 +102,11 @@ def test_a_failed_training_keeps_the_last_good_model(workflow: Workflow) -> None
 
 
 def test_an_empty_set_replaces_nothing_that_is_published(workflow: Workflow) -> None:
-    published = {k: v for k, v in contents(workflow).items() if "/publish/dataset/" in k}
+    published = {k: v for k, v in contents(workflow).items() if f"/publish/{workflow.root.name}/" in k}
     write(workflow, rows(ranked=False))
     said = workflow.run("publish", check=False)
     assert "the preference set is empty (8 unranked" in said
-    assert {k: v for k, v in contents(workflow).items() if "/publish/dataset/" in k} == published
+    assert {k: v for k, v in contents(workflow).items() if f"/publish/{workflow.root.name}/" in k} == published
 
 
 def test_a_file_where_the_results_go_is_one_line(tmp_path: Path) -> None:

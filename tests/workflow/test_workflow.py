@@ -244,7 +244,7 @@ def test_twenty_rows_by_hand_go_through_all_rules(tmp_path: Path) -> None:
     shards = list((workflow.root / "tables" / "sets" / "sets" / "preference").glob("*.parquet"))
     assert len(shards) == 3
     assert json.loads((workflow.root / "publish" / "receipt.json").read_text())["folder"] == "folder"
-    readme = (workflow.root / "publish" / "dataset" / "README.md").read_text()
+    readme = (workflow.root / "publish" / workflow.root.name / "README.md").read_text()
     assert "mine@local" in readme
     assert "role" in readme
 

@@ -19,7 +19,7 @@ class CardSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class PublishSettings(BaseModel, frozen=True, extra="forbid"):
-    """Where the set goes; the folder results/<name>/publish/dataset is always written."""
+    """Where the set goes; the folder results/<name>/publish/<name> is always written."""
 
     repo_id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = Field(
         None, description="owner/name of a data set on the Hub; none: only the folder"
