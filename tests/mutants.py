@@ -279,7 +279,6 @@ MUTANTS = [
         "own = {k: v for k, v in sorted(message.items()) if",
         "test_conversations.py",
     ),
-    ("prefdata/sources/pairs.py", "{j for j in worse if of[j] != of[i]}", "set(worse)", "test_pairs.py"),
     ("prefdata/sources/pairs.py", "if reached[i] == reached[most]}", "}", "test_pairs.py"),
     ("prefdata/sources/pairs.py", "rank[one] + 1:", "rank[one] + 2:", "test_pairs.py"),
     ("prefdata/sources/conversations.py", "_without_nulls(more) if columnar else more", "more", "test_conversations.py"),

@@ -407,25 +407,21 @@ RANKED = [{"answer": "a", "rank": 1, "model": "m"}]
             "nectar",
             {"prompt": AS_TEXT, "answers": RANKED},
             "prompt",
-            marks=pytest.mark.xfail(strict=True, reason="nectar reads its prompt without looking for such a list"),
         ),
         pytest.param(
             "helpsteer",
             {"prompt": AS_TEXT, "response": "a", "helpfulness": 1},
             "prompt",
-            marks=pytest.mark.xfail(strict=True, reason="helpsteer reads its prompt without looking for such a list"),
         ),
         pytest.param(
             "trl_pairs",
             {"prompt": "p", "chosen": "\n " + json.dumps([says("x")], indent=1), "rejected": "b"},
             "chosen",
-            marks=pytest.mark.xfail(strict=True, reason="white space before the list hides it"),
         ),
         pytest.param(
             "trl_pairs",
             {"prompt": "p", "chosen": json.dumps([{"role": "assistant", "tool_calls": [call()]}]), "rejected": "b"},
             "chosen",
-            marks=pytest.mark.xfail(strict=True, reason="messages of tool calls alone, without content, are not recognized"),
         ),
     ],
 )
@@ -475,14 +471,12 @@ def test_keys_that_a_message_lacks_are_absent_whatever_the_file(read) -> None:
         assert lines[table]["extras"].to_list() == columns[table]["extras"].to_list()
 
 
-@pytest.mark.xfail(strict=True, reason="no reader makes rows of Parquet Columnar: nulls inside tool_calls are kept")
 def test_tool_calls_of_parquet_have_the_keys_they_were_written_with(read) -> None:
     lines, columns = read(NESTED), read(NESTED, kind="parquet")
     assert lines["candidates"]["extras"].to_list() == columns["candidates"]["extras"].to_list()
     assert ids(lines) == ids(columns)
 
 
-@pytest.mark.xfail(strict=True, reason="no reader makes rows of Parquet Columnar: nulls inside tools are kept")
 def test_tools_of_parquet_have_the_keys_they_were_written_with(read) -> None:
     tools = [
         {"type": "function", "function": {"name": "f", "parameters": {"properties": {n: {"type": "string"}}}}} for n in "xy"
@@ -501,14 +495,12 @@ def test_tools_written_as_text_are_kept_as_they_stand(read, kind: str) -> None:
     assert same(made["prompts"]["tools"].item(), tools)
 
 
-@pytest.mark.xfail(strict=True, reason="json_value takes nulls out of a JSON text too, though no column has put them there")
 def test_tools_written_as_text_in_a_columnar_row_are_kept_as_they_stand() -> None:
     tools = [{"function": {"name": "f", "default": None}}]
     made = parse(Columnar({"prompt": "p", "chosen": "a", "rejected": "b", "tools": json.dumps(tools)}))
     assert same(made.prompt["tools"], tools)
 
 
-@pytest.mark.xfail(strict=True, reason="a part without a type has a type of null in columns, which is refused")
 def test_parts_without_a_type_are_texts_in_columns_too(read) -> None:
     listed = [{"prompt": [user([part("a"), {"text": "b"}])], "chosen": "a", "rejected": "b"}]
     assert ids(read(listed)) == ids(read(listed, kind="parquet"))
@@ -592,7 +584,6 @@ def test_columnar_rows_say_what_json_lines_say(tmp_path_factory: pytest.TempPath
         assert one.candidates == other.candidates
 
 
-@pytest.mark.xfail(strict=True, reason="no reader makes rows of Parquet Columnar: nulls that a column fills in are kept")
 @settings(
     max_examples=15,
     deadline=None,

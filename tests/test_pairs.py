@@ -192,11 +192,6 @@ def test_a_pair_of_equal_answers_says_nothing(read) -> None:
     assert reasons(made) == []
 
 
-@pytest.mark.xfail(strict=True, reason="one row alone is not joined: its equal answers stay two candidates, ranks 1 and 2")
-def test_a_lone_pair_of_equal_answers_is_one_candidate_too(read) -> None:
-    assert ranked(read(as_rows(["aa"]))) == [("a", 1.0)]
-
-
 # ---- all graphs of three answers, through the stages ----
 
 
@@ -334,7 +329,6 @@ def test_a_binarized_row_that_contradicts_its_scores_leaves_the_others(read) -> 
     assert reasons(made) == [("row", "contradictory")]
 
 
-@pytest.mark.xfail(strict=True, reason="beside a row without scores the scored rows' own pairs are not read at all")
 def test_scored_rows_are_pairs_too_where_another_row_has_no_scores(read) -> None:
     made = read([binarized("a", "b", 9, 4), binarized("a", "c")], "ultrafeedback_binarized")
     assert ranked(made) == [("a", 1.0), ("b", 2.0), ("c", 2.0)]

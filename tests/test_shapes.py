@@ -11,6 +11,7 @@ from conftest import nectar, run_stages
 
 from prefdata.errors import ConfigError, PrefdataError
 from prefdata.recipe.read import validate_recipe
+from prefdata.recipe.units import Part
 from prefdata.tables import files
 
 TABLES = ("prompts", "candidates", "drops")
@@ -383,11 +384,33 @@ def test_a_prompt_thinned_away_does_not_come_back_from_the_next_source(make_run,
     assert sorted(drops["reason"]) == ["not_sampled", "other_source"]
 
 
+def test_parquet_files_whose_types_differ_harmlessly_are_one_source(tmp_path: Path, make_run) -> None:
+    """As pandas, polars and datasets write them: text widths, whole numbers and floats, an index, a column of nulls."""
+    schemas = [
+        pa.schema([("prompt", pa.string()), ("answers", pa.list_(_answers(pa.string(), pa.int64()))), ("turns", pa.null())]),
+        pa.schema([("prompt", pa.large_string()), ("answers", pa.large_list(_answers(pa.large_string(), pa.float64())))]),
+        pa.schema(
+            [("prompt", pa.dictionary(pa.int32(), pa.string())), ("answers", pa.list_(_answers(pa.string(), pa.int8())))]
+        ),
+    ]
+    for i, schema in enumerate(schemas):
+        rows = [{**nectar(f"S{i}{j}"), "turns": None, "__index_level_0__": j} for j in range(2)]
+        extra = schema.append(pa.field("__index_level_0__", pa.int64())) if i == 1 else schema
+        pq.write_table(pa.Table.from_pylist(rows, schema=extra), tmp_path / f"{i}.parquet")
+    run = make_run(sources={"sources": [{"name": "s", "path": str(tmp_path / "*.parquet")}]})
+    run_stages(run, "sources")
+    assert files.read_table(run.table(Part("prompts", "sources"), 0), "prompts").height == 6
+
+
+def _answers(text: pa.DataType, number: pa.DataType) -> pa.DataType:
+    return pa.struct([("answer", text), ("model", text), ("rank", number)])
+
+
 def test_parquet_files_with_different_columns_are_an_error_naming_both(read, tmp_path: Path, make_run) -> None:
-    for name, rows in (("a", [nectar()]), ("b", [nectar("Sab", more=1)])):
+    for name, rows in (("a", [nectar()]), ("b", [{**nectar("Sab"), "prompt": 7}])):
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
     run = make_run(sources={"sources": [{"name": "s", "path": str(tmp_path / "*.parquet")}]})
-    with pytest.raises(PrefdataError, match=r"b.parquet: its columns differ from those of .*a.parquet: more"):
+    with pytest.raises(PrefdataError, match=r"b.parquet: its column prompt .number. differs from that of .*a.parquet .text."):
         run_stages(run, "sources")
 
 

@@ -262,7 +262,7 @@ def prepare(run: FileRun, bring_up: BringUp, left: LeftOut | None = None) -> Non
         left.take(of_preparation(results, "sft" if run.settings.objective == "sft" else "preference"))
         left.say()
         left.require_some(place)
-        left.require_few_bad(run.settings.data.max_reject_rate, "data.max_reject_rate")
+        left.require_few_bad(run.settings.data.max_reject_rate, run.recipe.sources.sources[0])
         return
     rows = run.published
     left.rows = rows.height

@@ -10,11 +10,17 @@ import polars as pl
 from prefdata.errors import DataError
 from prefdata.recipe.results import Results
 from prefdata.recipe.units import Part, reference_unit
+from prefdata.sources import readers
+from prefdata.sources.settings import SourceSettings
 from prefdata.tables import files
 from prefdata.tables.drops import reason_of
 
 EARLY = (("sources", "all"), ("decontaminate", "all"))
 """Stages that drop a row or a prompt before the set is made, with their unit."""
+
+
+Example = tuple[str | None, str | None]
+"""source_row and detail of a drop."""
 
 
 @dataclass
@@ -23,12 +29,15 @@ class LeftOut:
 
     rows: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
-    """What the first drop of a reason says."""
+    answers: int = 0
+    bad: int = 0
+    """Rows and answers that are bad input, of `rows` and `answers`."""
+    examples: dict[str, Example] = field(default_factory=dict)
+    """The first drop of each reason."""
 
     def take(self, other: "LeftOut") -> None:
         """Become what another one says."""
-        self.rows, self.reasons, self.examples = other.rows, other.reasons, other.examples
+        self.__dict__.update(other.__dict__)
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{reason} {n}" for reason, n in self.reasons.most_common())
@@ -39,13 +48,21 @@ class LeftOut:
         if self.reasons:
             print(f"{who}: {self}", file=sys.stderr)
 
-    def require_few_bad(self, limit: float, key: str) -> None:
-        """Raise DataError where bad input is a larger share than `limit`, the value of the setting `key`."""
-        bad = {reason: n for reason, n in self.reasons.items() if reason_of(reason).bad}
-        if sum(bad.values()) > limit * self.rows:
+    def require_few_bad(self, limit: float, source: SourceSettings) -> None:
+        """Raise DataError where bad input is a larger share of rows and answers than `limit`, as in a recipe."""
+        if self.bad > limit * (self.rows + self.answers):
+            bad = [reason for reason in self.reasons if reason_of(reason).bad]
             raise DataError(
-                f"{self}, more bad input than {limit:.2%}{self._told(bad)}", "data", f"mend the rows, or raise {key}"
+                f"{self}, more bad input than {limit:.2%} of rows and answers{self._told(bad)}",
+                self._place(bad, source),
+                "mend the rows, or raise data.max_reject_rate",
             )
+
+    def _place(self, reasons: Iterable[str], source: SourceSettings) -> str:
+        """file:row of the first row with one of the reasons."""
+        rows = [self.examples[r][0] for r in reasons if r in self.examples]
+        found = readers.place_of(rows[0], source) if rows and rows[0] else None
+        return found or "data"
 
     def require_some(self, where: str) -> None:
         """Raise DataError where no row is left."""
@@ -55,7 +72,8 @@ class LeftOut:
 
     def _told(self, reasons: Iterable[str]) -> str:
         """What is behind the reasons: their meaning, and what the first drop says."""
-        texts = [f"{reason_of(r).meaning}" + (f": {self.examples[r]}" if r in self.examples else "") for r in reasons]
+        said = {r: (self.examples[r][1] or "") if r in self.examples else "" for r in reasons}
+        texts = [f"{reason_of(r).meaning}{': ' if text else ''}{text}" for r, text in said.items()]
         return f" ({'; '.join(texts)})"
 
 
@@ -63,19 +81,22 @@ def of_preparation(results: Results, unit: str) -> LeftOut:
     """What the stages before training left out of the set `unit`. A prompt without its pair is counted under what took the
     pair."""
     left = LeftOut()
-    answers: dict[str, str] = {}
+    answers: dict[str, tuple[str, Example]] = {}
     for shard in results.shards:
         left.rows += files.read_table(results.table(Part("prompts", "sources"), shard), "prompts").height
+        left.answers += files.read_table(results.table(Part("candidates", "sources"), shard), "candidates").height
         parts = [*(Part("drops", *early) for early in EARLY), *_scoring(results), Part("drops", "sets", unit)]
         for part in parts:
-            for scope, prompt, reason, detail in _drops(results, part, shard):
+            for scope, prompt, reason, row, detail in _drops(results, part, shard):
+                left.bad += reason_of(reason).bad
                 if scope == "candidate":
-                    answers.setdefault(prompt, reason)
-                    left.examples.setdefault(reason, detail or "")
+                    answers.setdefault(prompt, (reason, (row, detail)))
                     continue
-                cause = answers.get(prompt, reason) if part.stage == "sets" else reason
+                cause, example = (
+                    answers.get(prompt, (reason, (row, detail))) if part.stage == "sets" else (reason, (row, detail))
+                )
                 left.reasons[cause] += 1
-                left.examples.setdefault(cause, detail or "")
+                left.examples.setdefault(cause, example)
                 left.rows += part.stage == "sources"  # it made no prompt
     return left
 
@@ -84,10 +105,11 @@ def _scoring(results: Results) -> list[Part]:
     return [Part("drops", "score", reference_unit(r)) for r in results.settings.score.references]
 
 
-def _drops(results: Results, part: Part, shard: int) -> Sequence[tuple[str, str, str, str | None]]:
-    """(scope, prompt_id, reason without what it is about, detail) of a table of drops, none where it was not made."""
+def _drops(results: Results, part: Part, shard: int) -> Sequence[tuple[str, str, str, str | None, str | None]]:
+    """(scope, prompt_id, reason without what it is about, source_row, detail) of a table of drops, none where it was not
+    made."""
     path = results.table(part, shard)
     if not path.exists():
         return []
     base = pl.col("reason").str.split(":").list.first()
-    return files.read_table(path, "drops").select("scope", "prompt_id", base, "detail").rows()
+    return files.read_table(path, "drops").select("scope", "prompt_id", base, "source_row", "detail").rows()

@@ -5,7 +5,7 @@ conversation, and both must agree: a prompt followed by an answer has to be a re
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, snippet
 from prefdata.kinds import Message
-from prefdata.tables.messages import as_json
+from prefdata.tables.messages import as_json, texts_in
 
 TEMPLATE_DATE = datetime(2026, 1, 1)
 SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
@@ -185,7 +185,7 @@ def fence(render: Render, messages: Sequence[Message], extra: Extra, template: s
 
     Where a template changes contents (as JSON, say), only the control texts in them are marked, and it changes the rest.
     """
-    leaves = list(_texts([list(messages), extra]))
+    leaves = list(texts_in([list(messages), extra]))
     if not any(controls.search(leaf) for leaf in leaves):
         return Fenced(list(messages), extra, {})
     found = sorted({text for leaf in leaves for text in controls.findall(leaf)})
@@ -212,19 +212,6 @@ def fence(render: Render, messages: Sequence[Message], extra: Extra, template: s
     rendering = render(messages, False, extra)
     same = (f for f in (fenced, changed, escaped) if f.filled(render(f.messages, False, f.extra)) == rendering)
     return next(same, changed)
-
-
-def _texts(value: Any) -> Iterable[str]:
-    """Every text in a value, keys of objects too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, one in value.items():
-            yield key
-            yield from _texts(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _texts(one)
 
 
 def sentinels(count: int, texts: Sequence[str]) -> list[str]:

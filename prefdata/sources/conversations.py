@@ -52,7 +52,7 @@ def text_of(value: str, at: str) -> str:
 
 def _require_no_list(text: str, at: str) -> None:
     """Raise DataError for a JSON list of messages written as text, as exports by way of CSV have it."""
-    if not text.startswith("[") or ('"content"' not in text and '"value"' not in text):
+    if not text.lstrip().startswith("[") or ('"role"' not in text and '"from"' not in text):
         return
     try:
         listed = json.loads(text)
@@ -96,7 +96,7 @@ def _content(value: Any, at: str) -> str | None:
 def _part(part: Any, at: str) -> str:
     if isinstance(part, str):
         return part
-    kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+    kind = (part.get("type") or "text") if isinstance(part, Mapping) else type(part).__name__
     if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
         raise DataError(f"a part of type {snippet(kind)}: only texts can be kept", at, "leave such rows out")
     return str(part["text"])
@@ -115,4 +115,4 @@ def json_value(value: Any, at: str, columnar: bool = False) -> Any:
         made = json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
         raise DataError("not JSON", at, "correct the row") from error
-    return _without_nulls(made) if columnar else made
+    return _without_nulls(made) if columnar and not isinstance(value, str) else made

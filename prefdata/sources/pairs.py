@@ -24,24 +24,33 @@ def scored_or_paired(rows: Sequence[Sequence[Record]]) -> tuple[list[Record], li
     """Answers ordered by their scores where all have one, by the pairs where not; equal answers are one."""
     if all(c["source_score"] is not None for row in rows for c in row):
         return list(_distinct(rows).values()), []
-    return by_pairs(rows)
+    return by_pairs([_as_pair(row) for row in rows])
+
+
+def _as_pair(row: Sequence[Record]) -> list[Record]:
+    """A row's answers ranked by their scores, where they have them; equal scores say nothing."""
+    scores = [c["source_score"] for c in row]
+    if any(s is None for s in scores):
+        return list(row)
+    return [{**c, "source_rank": 1.0 + (s < max(scores)), "source_score": None} for c, s in zip(row, scores, strict=True)]
 
 
 def by_pairs(rows: Sequence[Sequence[Record]]) -> tuple[list[Record], list[str]]:
     """(candidates with ranks, one text a contradiction). Each row holds its chosen (rank 1) and its rejected answer (rank
     2)."""
-    nodes = _distinct(rows)
+    nodes = _distinct([[c for c in row if "dropped" not in c] for row in rows])
+    dropped = [{**c, "source_rank": None} for c in _distinct(rows).values() if _key(c) not in nodes]
     number = {key: i for i, key in enumerate(nodes)}
     better: Better = {i: set() for i in range(len(nodes))}
     for row in rows:
-        ends = [[number[_key(c)] for c in row if c["source_rank"] == rank] for rank in (1.0, 2.0)]
+        ends = [[number[_key(c)] for c in row if c["source_rank"] == rank and _key(c) in number] for rank in (1.0, 2.0)]
         for one in ends[0]:
             better[one] |= {other for other in ends[1] if other != one}
     circles = _circles(better)
     of = {i: n for n, circle in enumerate(circles) for i in circle}
     kept = {i: {j for j in worse if of[j] != of[i]} for i, worse in better.items()}
     contradictions = [f"{len(c)} answers that are each better than the other" for c in circles if len(c) > 1]
-    return _ranked(list(nodes.values()), kept), contradictions
+    return [*(_ranked(list(nodes.values()), kept) if nodes else []), *dropped], contradictions
 
 
 def _key(candidate: Mapping[str, Any]) -> tuple[Any, ...]:

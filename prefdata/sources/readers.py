@@ -4,14 +4,18 @@ import glob
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, snippet
+from prefdata.sources import parquet
+from prefdata.sources.conversations import Columnar
+from prefdata.sources.rows import Fields
 from prefdata.sources.settings import SourceSettings
-from prefdata.sources.shapes import SHAPES
-from prefdata.tables.files import require_bounded, require_decodable
+from prefdata.sources.shapes import COMMON_FIELDS, SHAPES
+from prefdata.tables import ids
 
 Row = dict[str, Any]
 MAX_LINE_BYTES = 64 * 2**20
@@ -58,18 +62,22 @@ def require_distinct(sources: Sequence[SourceSettings], places: Sequence[Sequenc
                 raise ConfigError(f"{value} is given {count} times", "sources.sources", "list it once")
 
 
-def rows(source: SourceSettings, paths: Sequence[Path]) -> Iterator[tuple[str, Row]]:
-    """Yield ("file:line", row) for every row of the source. Raises DataError or ConfigError at what is no row."""
+def rows(source: SourceSettings, paths: Sequence[Path], every_column: bool = False) -> Iterator[tuple[str, Row]]:
+    """Yield ("file:line", row) for every row of the source. Of Parquet files only columns that the source's shape reads are
+    decoded, unless `every_column`. Raises DataError or ConfigError at what is no row."""
     if source.dataset is not None:
         yield from _hub(source)
         return
-    _require_one_schema(paths)
+    shape = SHAPES[source.format]
+    columns = None if every_column else {*shape.fields.values(), *source.fields.values(), *COMMON_FIELDS, *shape.extras}
+    parquet.require_alike([p for p in paths if p.suffix == ".parquet" and p.is_file()], columns)
     for path in paths:
-        yield from from_file(path, f"sources.sources ({source.name}).path", SHAPES[source.format].arrays)
+        yield from from_file(path, f"sources.sources ({source.name}).path", shape.arrays, columns)
 
 
-def from_file(path: Path, key: str, arrays: bool = False) -> Iterator[tuple[str, Row]]:
-    """The rows of one local file, which the setting `key` names; `arrays`: it may be one JSON array.
+def from_file(path: Path, key: str, arrays: bool = False, columns: Collection[str] | None = None) -> Iterator[tuple[str, Row]]:
+    """The rows of one local file, which the setting `key` names; `arrays`: it may be one JSON array; `columns`: those of a
+    Parquet file that are read, None for all.
 
     Raises ConfigError, DataError.
     """
@@ -82,7 +90,7 @@ def from_file(path: Path, key: str, arrays: bool = False) -> Iterator[tuple[str,
     if path.stat().st_size == 0:
         raise DataError("the file is empty", str(path), "give a file with one JSON object a line, or Parquet")
     if path.suffix == ".parquet":
-        return _parquet(path)
+        return parquet.rows(path, columns)
     if path.suffix in (".jsonl", ".json", ".ndjson"):
         return _json_array(path) if arrays and _first_byte(path) == b"[" else _json_lines(path)
     raise ConfigError(f"unknown kind of file {path.suffix!r}", str(path), "give .jsonl or .parquet")
@@ -106,41 +114,6 @@ def _json_array(path: Path) -> Iterator[tuple[str, Row]]:
         if not isinstance(row, dict):
             raise DataError(f"not a JSON object: {snippet(row)}", where, "correct the row")
         yield where, row
-
-
-def _require_one_schema(paths: Sequence[Path]) -> None:
-    """Parquet files of one source have the same columns. Raises DataError naming both files."""
-    first: tuple[Path, dict[str, str]] | None = None
-    for path in (p for p in paths if p.suffix == ".parquet" and p.is_file() and len(paths) > 1):
-        schema = _schema(path)
-        if first is None:
-            first = path, schema
-        elif schema != first[1]:
-            unlike = sorted(set(schema.items()) ^ set(first[1].items()))[0]
-            raise DataError(
-                f"its columns differ from those of {first[0]}: {unlike[0]} ({unlike[1]})", str(path), "convert one of them"
-            )
-
-
-def _schema(path: Path) -> dict[str, str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return {f.name: str(f.type) for f in pq.read_schema(path)}
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, 0, error) from error
-
-
-def _require_distinct_columns(names: Sequence[str], path: Path) -> None:
-    double = [name for name, count in Counter(names).items() if count > 1]
-    if double:
-        raise DataError("two columns have this name", f"{path.name}:*:{double[0]}", "rename one of them")
-
-
-def _damaged(path: Path, number: int, error: Exception) -> DataError:
-    reason = " ".join(str(error).split())[:120]
-    return DataError(f"damaged Parquet ({reason})", f"{path.name}:{number}", "fetch the file again")
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Row]]:
@@ -197,28 +170,6 @@ def _strict(text: str, where: str) -> Any:
         raise DataError(f"not JSON ({str(error)[:80]}): {snippet(text)}", where, "write one object a line") from error
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-            require_decodable(file, path)
-            _require_distinct_columns(file.schema_arrow.names, path)
-            decoded = 0
-            for batch in file.iter_batches(batch_size=256):
-                decoded += batch.nbytes
-                require_bounded(decoded, path)
-                for row in batch.to_pylist():
-                    yield f"{path.name}:{number}", row
-                    number += 1
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # dates beyond Python's too
-        raise _damaged(path, number, error) from error
-    if number == 0:
-        raise DataError("the file has no rows", str(path), "give a file with at least one row")
-
-
 def _hub(source: SourceSettings) -> Iterator[tuple[str, Row]]:
     import datasets
 
@@ -232,7 +183,7 @@ def _hub(source: SourceSettings) -> Iterator[tuple[str, Row]]:
             token=os.environ.get("HF_TOKEN"),
         )
         for number, row in enumerate(stream):
-            yield f"{source.dataset}@{source.revision}:{number}", dict(row)
+            yield f"{source.dataset}@{source.revision}:{number}", Columnar(row)
     except Exception as error:  # the client raises a dozen kinds; each is about the data set asked for
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise DataError(
@@ -240,3 +191,21 @@ def _hub(source: SourceSettings) -> Iterator[tuple[str, Row]]:
             f"{source.dataset}@{source.revision}",
             "check dataset, revision, config and HF_TOKEN",
         ) from error
+
+
+def row_id(fields: Fields, source: SourceSettings) -> str:
+    """What names a row of a source in our tables: the id it has, else a hash of it. Raises DataError."""
+    if "id" not in source.fields:
+        return hex_id(json.dumps(fields.row, sort_keys=True, separators=(",", ":"), default=str))
+    value = str(fields.get("id", str, int))
+    if not ids.is_text(value):
+        raise DataError(f"an id that cannot be stored: {snippet(value)}", fields.at("id"), "correct the row")
+    return value
+
+
+def place_of(wanted: str, source: SourceSettings) -> str | None:
+    """file:row of the row of that id, by reading the source again; None where it is not found."""
+    for where, row in rows(source, files_of(source)):
+        if row_id(Fields(row, {**SHAPES[source.format].fields, **source.fields}, where), source) == wanted:
+            return where
+    return None

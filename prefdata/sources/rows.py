@@ -4,6 +4,7 @@ A shape (prefdata/shapes) says what a row holds as a `Shaped`; everything that i
 texts that cannot be kept, ranks, the drops. A row whose shape is wrong is an error that names file, row and field.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 from prefdata.errors import DataError, snippet
 from prefdata.kinds import Message
 from prefdata.sources.conversations import Columnar, messages_of, text_of
+from prefdata.sources.transcripts import leaks
 from prefdata.tables.drops import drop
 from prefdata.tables.ids import candidate_id, is_text, prompt_id
-from prefdata.tables.messages import says_something, split, split_answer
+from prefdata.tables.messages import says_something, split, split_answer, texts_in
 
 Record = dict[str, Any]
 MAX_RANK = 1e9
@@ -204,7 +206,8 @@ def parsed(shaped: Shaped, common: Record, limits: Limits, exclude: Iterable[str
     )
     whose = {**common, "prompt_id": own}
     for number, answer in enumerate(shaped.answers):
-        problem = next(filter(None, map(limits.problem, (answer.text, answer.extras or ""))), None)
+        said = [answer.text, *texts_in(json.loads(answer.extras or "{}"))]
+        problem = next(filter(None, map(limits.problem, said)), None)
         problem = problem or ("bad_text" if not is_text(answer.producer) else None)
         if problem:
             detail = f"answer {number}: {snippet(answer.text)}"
@@ -220,7 +223,7 @@ def parsed(shaped: Shaped, common: Record, limits: Limits, exclude: Iterable[str
 
 def _row_problem(shaped: Shaped, limits: Limits, exclude: Iterable[str]) -> tuple[str | None, str | None]:
     messages, extras = split(shaped.messages)
-    texts = [*(m["content"] for m in messages), *([extras] if extras else [])]
+    texts = [*(m["content"] for m in messages), *texts_in(json.loads(extras or "[]"))]
     shown = snippet(texts[-1]) if texts else None
     excluded = sorted(set(shaped.subsets) & set(exclude))
     if excluded:
@@ -247,14 +250,9 @@ def _keep(made: Parsed, answer: Answer, whose: Record) -> None:
     }
     made.candidates.append(candidate)
     empty = not says_something(answer.text, answer.extras)
-    reason = "empty_answer" if empty else "role_leakage" if _leaks(answer.text) else answer.doubt
+    reason = "empty_answer" if empty else "role_leakage" if leaks(answer.text) else answer.doubt
     if reason:
         candidate["dropped"] = drop("candidate", "sources", reason, whose, detail=snippet(answer.text))
-
-
-def _leaks(text: str) -> bool:
-    """Whether an answer goes on to play the human's next turn."""
-    return "\n\nHuman:" in text
 
 
 def finish(candidates: list[Record]) -> tuple[list[Record], list[Record]]:

@@ -89,7 +89,7 @@ def _evaluation_files(settings: Settings, unit: str) -> list[Path]:
 STAGE = Stage(
     name="decontaminate",
     help="Drop training prompts that repeat an evaluation set.",
-    version=1,
+    version=2,
     run=each_part(decontaminate),
     writes=("drops",),
     units=lambda s: ["all"] if s.decontaminate else [],

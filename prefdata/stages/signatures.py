@@ -37,7 +37,7 @@ def minhashes(listed: Sequence[Sequence[str]], settings: DedupSettings) -> Itera
 STAGE = Stage(
     name="signatures",
     help="Hash every prompt's words for the search of duplicates.",
-    version=1,
+    version=2,
     run=each_part(signatures),
     writes=("signatures",),
     units=lambda s: ["all"] if s.dedup else [],

@@ -26,7 +26,7 @@ from prefdata.sources import readers, rows
 from prefdata.sources.rows import Fields, Limits, Record
 from prefdata.sources.settings import SourceSettings, SourcesSettings
 from prefdata.sources.shapes import COMMON_FIELDS, SHAPES
-from prefdata.tables import ids, schema
+from prefdata.tables import schema
 from prefdata.tables.atomic import writing
 from prefdata.tables.drops import drop, reason_of
 
@@ -66,7 +66,8 @@ def _spool(job: Job, files: list[list[Path]], spool: Path, per_shard: int, count
     with Spool(spool) as spooled, Progress("sources", None) as progress:
         for order, (source, paths) in enumerate(zip(job.settings.sources.sources, files, strict=True)):
             seen: dict[str, str] = {}
-            for where, row in readers.rows(source, paths):
+            every = job.settings.sources.unknown_fields == "error"
+            for where, row in readers.rows(source, paths, every):
                 line = {"order": order, **_line(job.settings.sources, source, row, where, seen)}
                 _count(counts, line)
                 bucket = _bucket(line, per_shard, job.settings.num_shards)
@@ -118,22 +119,13 @@ def parse(row: Record, source: SourceSettings, where: str, settings: SourcesSett
         raise DataError("unknown field", f"{where}:{unknown[0]}", "map it in fields or set unknown_fields: ignore")
     common = {
         "source": source.revisioned,
-        "source_row": _row_id(fields, source),
+        "source_row": readers.row_id(fields, source),
         "source_split": _split(fields, source),
         "license": source.license,
     }
     shaped = replace(shape.prompt(fields), bare=True) if source.prompts_only else shape.read(fields)
     limits = Limits(settings.max_chars, settings.control_characters == "keep")
     return rows.parsed(shaped, common, limits, source.exclude)
-
-
-def _row_id(fields: Fields, source: SourceSettings) -> str:
-    if "id" not in source.fields:
-        return hex_id(json.dumps(fields.row, sort_keys=True, separators=(",", ":"), default=str))
-    value = str(fields.get("id", str, int))
-    if not ids.is_text(value):
-        raise DataError(f"an id that cannot be stored: {snippet(value)}", fields.at("id"), "correct the row")
-    return value
 
 
 def _split(fields: Fields, source: SourceSettings) -> str | None:
@@ -226,6 +218,9 @@ def _prompt(group: list[Record], source: SourceSettings, seed: int) -> rows.Pars
     shape, listed = SHAPES[source.format], [line["candidates"] for line in group]
     joined, contradictions = shape.join(listed) if shape.join and len(listed) > 1 else (listed[0], [])
     drops += [drop("row", "sources", "contradictory", prompt, detail=text) for text in contradictions]
+    for candidate in joined:
+        if "dropped" in candidate:
+            candidate["dropped"] |= {"source": prompt["source"], "source_row": prompt["source_row"]}
     candidates, more = rows.finish(joined)
     if shape.needs_first and not any(c["source_rank"] == 1 for c in candidates):
         return rows.Parsed(drops=[*drops, drop("row", "sources", "no_good_answer", prompt)])

@@ -6,7 +6,7 @@ which templates may tell from an empty text, is "" in the column and null in the
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prefdata.kinds import Message
@@ -60,6 +60,19 @@ def prompt_of(row: Mapping[str, Any]) -> list[Message]:
 def says_something(response: str, extras: str | None) -> bool:
     """Whether an answer has a text or calls a tool; reasoning alone is no answer."""
     return bool(response.strip()) or any(json.loads(extras or "{}").get(key) for key in ACTIONS)
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in a value, keys of objects too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield key
+            yield from texts_in(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from texts_in(one)
 
 
 def as_text(message: Message) -> str:

@@ -194,7 +194,7 @@ def test_a_table_of_ours_that_decodes_to_too_much_is_refused(place: Place, monke
 def test_a_source_that_explodes_by_its_dictionary_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """One long text, referred to by every row: a small file, which even says that it is small."""
     monkeypatch.setattr(files, "MAX_DECODED_BYTES", 2**20)
-    row = {**good_row("a"), "extra": "y" * 10_000}
+    row = {**good_row("a"), "source": "y" * 10_000}
     pq.write_table(pa.Table.from_pylist([{**row, "id": str(i)} for i in range(2000)]), place.folder / "rows.parquet")
     assert (place.folder / "rows.parquet").stat().st_size < 2**20
     place.source["path"] = "rows.parquet"

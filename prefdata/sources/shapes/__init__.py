@@ -1,7 +1,7 @@
 """SHAPES: how the rows of each kind of source are read; `format` of a source names one."""
 
 from prefdata.sources.rows import Shape
-from prefdata.sources.shapes import alpaca_eval, binarized, helpsteer, nectar, questions, trl, ultrafeedback
+from prefdata.sources.shapes import alpaca_eval, binarized, helpsteer, nectar, questions, transcript_pairs, trl, ultrafeedback
 
 SHAPES: dict[str, Shape] = {
     "nectar": nectar.SHAPE,
@@ -10,6 +10,7 @@ SHAPES: dict[str, Shape] = {
     "helpsteer": helpsteer.SHAPE,
     "trl_pairs": trl.PAIRS,
     "trl_unpaired": trl.UNPAIRED,
+    "transcript_pairs": transcript_pairs.SHAPE,
     "alpaca_eval": alpaca_eval.SHAPE,
     "questions": questions.SHAPE,
 }

@@ -19,7 +19,7 @@ _TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 
 def prompt(row: Fields) -> Shaped:
     """A row's prompt. Raises DataError (file:row:field) where its shape is wrong."""
-    text = row.get("prompt", str)
+    text = row.text("prompt")
     messages = turns(text)
     return Shaped(messages or messages_of(text, row.at("prompt")), problem=None if messages else "bad_dialogue")
 

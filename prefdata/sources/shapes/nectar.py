@@ -5,21 +5,18 @@ prompt ("\\n\\nHuman: ... \\n\\nAssistant: ", several turns in one string, or a 
 An answer may have a `score` (higher is better) instead of a rank.
 """
 
-import re
 from dataclasses import replace
 from typing import Any
 
 from prefdata.errors import DataError, snippet
-from prefdata.kinds import Message
+from prefdata.sources import transcripts
 from prefdata.sources.rows import Answer, Fields, Shape, Shaped, as_rank, finite
-
-_MARK = re.compile(r"\n\n(Human|Assistant):")
 
 
 def prompt(row: Fields) -> Shaped:
     """A row's prompt. Raises DataError (file:row:field) where its shape is wrong."""
     value = row.get("prompt", str, list)
-    messages = turns(value) if isinstance(value, str) else row.prompt("prompt")
+    messages = transcripts.prompt(row.text("prompt")) if isinstance(value, str) else row.prompt("prompt")
     if messages is None:
         return Shaped([{"role": "user", "content": value}], problem="bad_dialogue")
     return Shaped(messages, subsets=_subsets(row.row.get("source")))
@@ -35,19 +32,6 @@ def read(row: Fields) -> Shaped:
     if any(ranked) and not all(ranked):
         raise DataError("some answers have a rank and some have none", row.at("answers"), "rank all of them or none")
     return replace(shaped, answers=made)
-
-
-def turns(text: str) -> list[Message] | None:
-    """Messages of a Nectar prompt string; a text without markers is one user message; None where turns are broken."""
-    if _MARK.search("\n\n" + text.lstrip("\n")) is None:
-        return [{"role": "user", "content": text}]
-    head, *pieces = _MARK.split("\n\n" + text.lstrip("\n"))
-    roles = ["user" if r == "Human" else "assistant" for r in pieces[::2]]
-    contents = [c.strip() for c in pieces[1::2]]
-    alternating = roles == (["user", "assistant"] * len(roles))[: len(roles)]
-    if head.strip() or not alternating or roles[-1] != "assistant" or contents[-1] or not all(contents[:-2]):
-        return None
-    return [{"role": r, "content": c} for r, c in zip(roles[:-1], contents[:-1], strict=True)]
 
 
 def _require_count(row: Fields, count: int) -> None:

@@ -2,8 +2,9 @@
 
 Conversational pairs may leave the prompt out: it is then what both conversations share before their last message, which they
 may also repeat of a prompt that is given. ShareGPT's rows (conversations, chosen, rejected) are pairs too. Several pairs of one
-prompt make one candidate set (prefdata/sources/pairs.py). Unpaired rows (prompt, completion, label) are joined by prompt: true
-= rank 1, false = rank 2; a prompt whose answers are all labelled false has nothing to prefer and is dropped, no_good_answer.
+prompt make one candidate set (prefdata/sources/pairs.py). A prompt that is a transcript in one text is read as its turns.
+Unpaired rows (prompt, completion, label) are joined by prompt: true = rank 1, false = rank 2; a prompt whose answers are all
+labelled false has nothing to prefer and is dropped, no_good_answer.
 """
 
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 
 from prefdata.errors import DataError
 from prefdata.kinds import Message
+from prefdata.sources import transcripts
 from prefdata.sources.conversations import json_value, text_of
 from prefdata.sources.pairs import by_pairs, together
 from prefdata.sources.rows import Answer, Fields, Shape, Shaped
@@ -22,9 +24,15 @@ def prompt(row: Fields) -> Shaped:
     """A row's prompt. Raises DataError (file:row:field) where its shape is wrong."""
     own = _own_prompt(row)
     if own is not None or not row.has("chosen"):
-        return Shaped(row.prompt(own or "prompt"), **_extras(row))
+        value = row.get(own or "prompt", str, list, dict)
+        if not isinstance(value, str) or not transcripts.is_transcript(value):
+            return Shaped(row.prompt(own or "prompt"), **_extras(row))
+        messages = transcripts.prompt(value)
+        problem = None if messages else "bad_dialogue"
+        return Shaped(messages or [{"role": "user", "content": value}], problem=problem, **_extras(row))
     if isinstance(row.get("chosen", str, list, dict), str):
-        raise DataError("text pairs need a prompt of their own", row.at("prompt"), "split prompt and answers apart")
+        do = "split prompt and answers apart, or set format: transcript_pairs for Human: ... Assistant: ..."
+        raise DataError("text pairs need a prompt of their own", row.at("prompt"), do)
     return replace(binarized.prompt(row), **_extras(row))
 
 
