@@ -87,6 +87,14 @@ def _checked(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Every row has a chosen candidate in the first place, and no other. Raises DataError."""
     roles = pl.col("candidates").list.eval(pl.element().struct.field("role").cast(pl.String) == "chosen")
     good = roles.list.first().fill_null(False) & (roles.list.sum() == 1)
+    numbers = pl.col("candidates").list.eval(
+        pl.element().struct.field("logps").list.eval(pl.element().struct.field("logp").is_finite()).list.all()
+    )
+    wrong = frame.with_row_index("_row").filter(~numbers.list.all())
+    if wrong.height:
+        raise DataError(
+            "a log-prob that is no finite number", f"{path.name}:{wrong['_row'][0]}:candidates", "score the set again"
+        )
     bad = frame.with_row_index("_row").filter(~good)
     if bad.height:
         raise DataError(

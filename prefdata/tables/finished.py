@@ -4,8 +4,10 @@ An item's key is a hash of everything that can change its result (model revision
 request). A kill, another grouping or one edited source row then repeats only what is missing. One `put` is one commit.
 """
 
+import hashlib
 import json
 import sqlite3
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,28 +33,50 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise DataError(f"not a chunk store ({error})", str(path), "delete it and run again") from error
 
 
+def _checksum(key: str, value: str) -> str:
+    """Of an item, its key included: a value under another key is damage too."""
+    return hashlib.blake2b(f"{key}\0{value}".encode(errors="surrogatepass"), digest_size=8).hexdigest()
+
+
 class ChunkStore:
     """A key-value store; several jobs of one unit may use it at once (WAL)."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.hits, self.misses = path, 0, 0
+        self.path, self.hits, self.misses, self._damaged = path, 0, 0, set[str]()
         # switching a fresh file to WAL ignores sqlite's own timeout, so opening is serialised
         with _named_errors(path), lock(path.with_suffix(".lock"), wait_s=60):
             self._connection = sqlite3.connect(path, timeout=60, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._connection.execute("CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum TEXT)"
+            )
+            self._add_checksums()
+
+    def _add_checksums(self) -> None:
+        """Stores from before there were checksums get them once."""
+        if "checksum" in [row[1] for row in self._connection.execute("PRAGMA table_info(items)")]:
+            return
+        self._connection.execute("ALTER TABLE items ADD COLUMN checksum TEXT")
+        rows = self._connection.execute("SELECT key, value FROM items").fetchall()
+        self._connection.executemany("UPDATE items SET checksum = ? WHERE key = ?", [(_checksum(k, v), k) for k, v in rows])
 
     def get(self, keys: Sequence[str]) -> dict[str, Value]:
-        """The stored values of those keys that are stored."""
+        """The stored values of those keys that are stored. A damaged one is none: it is said once, and made again."""
         found: dict[str, Value] = {}
         for start in range(0, len(keys), 500):
             some = list(keys[start : start + 500])
             marks = ",".join("?" * len(some))
             with _named_errors(self.path):
-                rows = self._connection.execute(f"SELECT key, value FROM items WHERE key IN ({marks})", some).fetchall()
-            found.update((key, json.loads(value)) for key, value in rows)
+                query = f"SELECT key, value, checksum FROM items WHERE key IN ({marks})"
+                rows = self._connection.execute(query, some).fetchall()
+            for key, value, checksum in rows:
+                if checksum == _checksum(key, value):
+                    found[key] = json.loads(value)
+                elif key not in self._damaged:
+                    self._damaged.add(key)
+                    print(f"{self.path}: the finished item {key} is damaged, and is made again", file=sys.stderr)
         return found
 
     def missing(self, keys: Sequence[str]) -> list[str]:
@@ -66,16 +90,18 @@ class ChunkStore:
 
     def total(self, field: str) -> float:
         """The sum of a number over all stored values; null counts 0."""
+        query = "SELECT SUM(json_extract(value, ?)) FROM items WHERE json_valid(value)"
         with _named_errors(self.path):
-            (found,) = self._connection.execute("SELECT SUM(json_extract(value, ?)) FROM items", (f"$.{field}",)).fetchone()
+            (found,) = self._connection.execute(query, (f"$.{field}",)).fetchone()
         return float(found or 0)
 
     def put(self, values: Mapping[str, Value]) -> None:
         """Commit finished items together; a kill loses all of them or none."""
-        rows = [(k, json.dumps(v, ensure_ascii=True)) for k, v in values.items()]
+        texts = {k: json.dumps(v, ensure_ascii=True) for k, v in values.items()}
+        rows = [(k, text, _checksum(k, text)) for k, text in texts.items()]
         with _named_errors(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", rows)
+            self._connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?)", rows)
             self._connection.execute("COMMIT")
 
     def __enter__(self) -> "ChunkStore":

@@ -221,10 +221,20 @@ def require(frame: pl.DataFrame, table: Table, where: str = "rows") -> pl.DataFr
         if name not in table.nullable and column.null_count():
             row = int(column.is_null().arg_max() or 0)
             raise DataError(f"null in a column of {table.name} that allows none", f"{where}:{row}:{name}", AGAIN)
+        _require_numbers(column, table, where)
         columns.append(column)
     checked = pl.DataFrame(columns)
     _require_ids(checked, table, where)
     return _require_sorted(checked, table, where)
+
+
+def _require_numbers(column: pl.Series, table: Table, where: str) -> None:
+    """No NaN in any column; no infinite log-prob."""
+    if column.dtype.is_float():
+        bad = ~column.is_finite() if table.name == "logps" else column.is_nan()
+        if bad.any():
+            row = int(bad.arg_max() or 0)
+            raise DataError(f"{column[row]} in a table of {table.name}", f"{where}:{row}:{column.name}", AGAIN)
 
 
 def _as_enum(column: pl.Series, dtype: pl.DataType, table: Table, where: str) -> pl.Series:
