@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from prefdata.errors import ConfigError, DataError
 from prefdata.tables.atomic import atomic_write, fsync
 from train.processes import SINGLE, World, gathered, like
+from train.saving import save_tensors
 
 BEST = "best.safetensors"
 OPTIMIZER = "optimizer"
@@ -45,8 +46,8 @@ def save(
         shutil.rmtree(stale, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        save_file(weights, temporary / "model.safetensors")
-        save_file(moments, temporary / "optimizer.safetensors")
+        save_tensors(weights, temporary / "model.safetensors")
+        save_tensors(moments, temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         for file in temporary.iterdir():
             fsync(file)
@@ -131,7 +132,7 @@ def save_best(folder: Path, model: Any, world: World) -> None:
     """Keep the weights as the best ones so far. Every rank must call it."""
     weights = gathered(_unique(model), world)
     if world.first:
-        atomic_write(folder / BEST, lambda path: save_file(weights, path))
+        atomic_write(folder / BEST, lambda path: save_tensors(weights, path))
 
 
 def load_best(folder: Path, model: Any) -> None:
@@ -142,7 +143,7 @@ def load_best(folder: Path, model: Any) -> None:
 def keep(folder: Path, moments: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write what a run that continues from this one starts with, beside the model."""
     folder.mkdir()
-    save_file(moments, folder / "optimizer.safetensors")
+    save_tensors(moments, folder / "optimizer.safetensors")
     (folder / "state.json").write_text(json.dumps(state, sort_keys=True), encoding="utf-8")
 
 

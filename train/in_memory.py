@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, did_you_mean
 from prefdata.models.loading import context
-from prefdata.models.tokens import Encoder
+from prefdata.models.tokens import Encoder, require_rows
 from prefdata.tables.locks import lock
 from train.card import About
 from train.examples import Order, examples, usable
@@ -83,6 +83,7 @@ def fit(
     settings = _filled(_given(settings, keys), row)
     model = _trainable(model)
     encoder, settings = _encoder(encoder, settings)
+    require_rows(encoder, model)
     compared = {} if row.references == "none" else dict(references or {START: model})
     if references and row.references == "none":
         raise ConfigError(f"{objective} compares with no reference", "fit: references", "leave them out")

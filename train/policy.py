@@ -10,7 +10,7 @@ from prefdata.draws import hash64, hex_id
 from prefdata.errors import ConfigError
 from prefdata.kinds import End, Template
 from prefdata.models.loading import device, load_model
-from prefdata.models.tokens import Encoder, load_encoder
+from prefdata.models.tokens import Encoder, load_encoder, require_rows
 from prefdata.recipe.results import Results
 from prefdata.tables import content
 from train import bpe
@@ -31,6 +31,7 @@ def policy(run: Results, settings: TrainingSettings, seed: int, frame: pl.DataFr
     path = run.model_path(settings.model)
     encoder = load_encoder(path, settings.revision, template, end)
     model, identity = load_model(path, settings.revision), run.revision(settings.model, settings.revision)
+    require_rows(encoder, model)
     return (adapted(model, settings.lora, seed) if settings.lora else model), encoder, identity
 
 

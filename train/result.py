@@ -12,6 +12,7 @@ from prefdata.models.tokens import Encoder
 from prefdata.tables import atomic
 from train import card, checkpoint, curves
 from train.policy import merged
+from train.saving import save_tensors, saving
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,17 @@ def _write_model(folder: Path, trained: Trained) -> None:
     if trained.facts["settings"]["lora"] is not None:
         _write_adapter(folder / "adapter", trained)
         model = merged(model)
-    model.save_pretrained(folder, max_shard_size="1TB")
+    with saving(folder):
+        model.save_pretrained(folder, max_shard_size="1TB")
     trained.encoder.tokenizer.save_pretrained(folder)
 
 
 def _write_adapter(folder: Path, trained: Trained) -> None:
     """The adapters alone, as peft loads them."""
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
 
     (config,) = trained.model.peft_config.values()
     config.save_pretrained(folder)
     weights = get_peft_model_state_dict(trained.model)
     # the names that peft's own wrapper would give them
-    save_file({f"base_model.model.{name}": w for name, w in weights.items()}, folder / "adapter_model.safetensors")
+    save_tensors({f"base_model.model.{name}": w for name, w in weights.items()}, folder / "adapter_model.safetensors")

@@ -15,7 +15,7 @@ from prefdata.models.engines.registry import LanguageModelSettings
 from prefdata.models.loading import context_of, load_classifier
 from prefdata.models.scorer import Item, Scorer
 from prefdata.models.settings import ReferenceSettings
-from prefdata.models.tokens import Encoder, columns_of, load_encoder
+from prefdata.models.tokens import Encoder, columns_of, load_encoder, require_rows
 from prefdata.recipe.results import Models
 from prefdata.recipe.settings.judging import JudgeSettings
 
@@ -73,6 +73,7 @@ class Rewards:
             raise ConfigError(
                 f"the model has {loaded.config.num_labels} outputs; a reward model has one", self.path, "choose a reward model"
             )
+        require_rows(self.encoder, loaded)
         loaded.config.pad_token_id = -1  # it looks for the last token that is no padding: the last one is
         return loaded
 

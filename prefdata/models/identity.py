@@ -66,5 +66,10 @@ def _kept_revision(folder: Path, known: Path) -> str:
 def require_place(path: str) -> None:
     """Raise ConfigError where a model is a local path and nothing lies there (a Hub id is owner/name)."""
     local = path.startswith(("/", "./", "../", "~")) or path.count("/") > 1
-    if local and not Path(path).is_dir():
+    folder = Path(path)
+    if folder.is_dir() and (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise ConfigError(
+            "a LoRA adapter, not a model", path, "merge it into its base model (peft: merge_and_unload) and give that folder"
+        )
+    if local and not folder.is_dir():
         raise ConfigError("no such model folder", path, "correct the path, or give a Hub id with its revision")

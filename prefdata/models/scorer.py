@@ -13,7 +13,7 @@ from prefdata.errors import snippet
 from prefdata.models.chat import Refused
 from prefdata.models.loading import context_of, load_model
 from prefdata.models.settings import ReferenceSettings
-from prefdata.models.tokens import Encoder, columns_of, load_encoder
+from prefdata.models.tokens import Encoder, columns_of, load_encoder, require_rows
 from prefdata.tables import schema
 from prefdata.tables.finished import Value
 from prefdata.tables.views import Frames, prompts_of
@@ -48,7 +48,9 @@ class Scorer:
 
     @cached_property
     def model(self) -> Any:
-        return load_model(self.path, self.settings.revision, self.dtype)
+        model = load_model(self.path, self.settings.revision, self.dtype)
+        require_rows(self.encoder, model)
+        return model
 
     def values(self, items: Sequence[Item]) -> list[Value]:
         """{"logp", "num_tokens"}, or what stands against it, for each item, in order: {"refused": the template's word},

@@ -330,6 +330,18 @@ def _arguments(tools: str | None, kwargs: str | None) -> dict[str, Any]:
     return {"tools": json.loads(tools) if tools else None, **(json.loads(kwargs) if kwargs else {})}
 
 
+def require_rows(encoder: Encoder, model: Any) -> None:
+    """Raise ConfigError where the tokenizer has ids that the model's embedding has no row for."""
+    largest = max(encoder.tokenizer.get_vocab().values(), default=-1)
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    if largest >= rows:
+        raise ConfigError(
+            f"the tokenizer's largest id is {largest}, the model's embedding has {rows} rows",
+            encoder.where,
+            "use the model's own tokenizer, or model.resize_token_embeddings(len(tokenizer)) and save it",
+        )
+
+
 def load_encoder(path: str, revision: str | None = None, template: Template = "chat", end: End = "eos") -> Encoder:
     """The encoder of a model folder or Hub id. Raises ConfigError where it cannot serve, before any work is done."""
     from transformers import AutoTokenizer
