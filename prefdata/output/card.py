@@ -36,6 +36,7 @@ def render(settings: Settings, facts: Facts, quality: Facts, ranking: str) -> st
         "splits_table": _rows([(s, facts["prompts"][s], facts["candidates"][s]) for s in splits]),
         "sources_table": _rows([(s["source"], s["license"], s["prompts"]) for s in facts["sources"]]),
         "drops_table": _rows(drops),
+        "warnings": "".join(f"- {markdown(w)}.\n" for w in facts["warnings"]) + ("\n" if facts["warnings"] else ""),
         "ranks_table": _rows([(what, n) for what, n in quality["source_ranks"].items()], 2),
         "producers_table": _rows([tuple(p[c] for c in PRODUCER_COLUMNS) for p in quality["producers"]], 4),
         "agreement_table": _rows([(a["one"], a["other"], _share(a["agree"]), a["pairs"]) for a in quality["agreement"]], 4),

@@ -1,6 +1,7 @@
 """Stage `report`: rows in, out and dropped of every stage, gathered from the manifests of all shards, and the quality of
 the preference set as tables (quality.json), charts (PNG) and one page (quality.html)."""
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -9,13 +10,15 @@ from typing import Any
 
 import polars as pl
 
-from prefdata.errors import DataError
+from prefdata.errors import DataError, snippet
 from prefdata.output import charts, page, quality
+from prefdata.output.large_drops import large
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage
 from prefdata.recipe.units import Part, method_unit
+from prefdata.sources.words import user_text
 from prefdata.stages.publish import parts_of as published_parts
 from prefdata.tables import atomic
 from prefdata.tables.drops import reason_of
@@ -23,6 +26,7 @@ from prefdata.tables.drops import reason_of
 ABOUT_MODELS = ("evaluate",)
 """Stages whose tables are no part of the data."""
 CHARTS = ("length_ratio", "reference_margin", "agreement", "wins", "drops")
+EXAMPLES = 3
 Facts = dict[str, Any]
 
 
@@ -30,9 +34,26 @@ def run(job: Job) -> None:
     """Write report/report.json, the quality's figures, charts and page. Raises DataError past max_reject_rate."""
     gathered = stages(job, _parts(job.settings))
     _require_rate(gathered, job.settings.sources.max_reject_rate)
-    facts = {"stages": gathered, **contents(job)}
+    warnings = large(gathered, job.settings.warn_share)
+    if any(w.startswith("dedup") for w in warnings):
+        warnings += [f"dedup holds these for one: {snippet(one, 80)} and {snippet(other, 80)}" for one, other in _alike(job)]
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    facts = {"stages": gathered, "warnings": warnings, **contents(job)}
     _quality(job, gathered)
     job.write_json(places.REPORT, facts)
+
+
+def _alike(job: Job) -> list[tuple[str, str]]:
+    """Some prompts that were dropped as duplicates, each with the one that stays."""
+    found: list[tuple[str, str]] = []
+    for frames in job.parts(of=[Part("prompts", "sources"), Part("drops", "dedup")]):
+        texts = {i: user_text(m) for i, m in frames["prompts"].select("prompt_id", "messages").iter_rows()}
+        for prompt, detail in frames["drops"].select("prompt_id", "detail").iter_rows():
+            kept = str(detail).removeprefix("of ")
+            if kept in texts and len(found) < EXAMPLES:
+                found.append((texts[prompt], texts[kept]))
+    return found
 
 
 def _require_rate(gathered: Sequence[Facts], limit: float) -> None:

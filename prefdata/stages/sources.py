@@ -26,6 +26,7 @@ from prefdata.sources import readers, rows
 from prefdata.sources.rows import Fields, Limits, Record
 from prefdata.sources.settings import SourceSettings, SourcesSettings
 from prefdata.sources.shapes import COMMON_FIELDS, SHAPES
+from prefdata.sources.templated import Templated
 from prefdata.tables import schema
 from prefdata.tables.atomic import writing
 from prefdata.tables.drops import drop, reason_of
@@ -63,6 +64,7 @@ def _files(job: Job, source: SourceSettings) -> list[Path]:
 
 def _spool(job: Job, files: list[list[Path]], spool: Path, per_shard: int, counts: Counter[str]) -> None:
     """Append every parsed row to its bucket's file as one line."""
+    templated = Templated()
     with Spool(spool) as spooled, Progress("sources", None) as progress:
         for order, (source, paths) in enumerate(zip(job.settings.sources.sources, files, strict=True)):
             seen: dict[str, str] = {}
@@ -70,9 +72,18 @@ def _spool(job: Job, files: list[list[Path]], spool: Path, per_shard: int, count
             for where, row in readers.rows(source, paths, every):
                 line = {"order": order, **_line(job.settings.sources, source, row, where, seen)}
                 _count(counts, line)
+                templated.look(where, line["prompt"], line["candidates"])
                 bucket = _bucket(line, per_shard, job.settings.num_shards)
                 spooled.write(bucket, json.dumps(line, ensure_ascii=True) + "\n")
                 progress.advance()
+    if not _rendered(job.settings):
+        templated.say()
+
+
+def _rendered(settings: Settings) -> bool:
+    """Whether the recipe says somewhere that its prompts carry the template."""
+    templates = [r.template for r in settings.score.references] + [r.get("template") for r in settings.train.runs.values()]
+    return "rendered" in templates
 
 
 class Spool:

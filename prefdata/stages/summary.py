@@ -118,6 +118,8 @@ def render(
     console = Console(file=out, width=132, color_system=None, legacy_windows=False)
     for table in [_stage_table(gathered["stages"]), *of_verdicts.render(judges)]:
         console.print(table)
+    for warning in gathered["warnings"]:
+        console.print(f"warning: {warning}", highlight=False, markup=False)
     if evaluated:
         console.print(_evaluation_table(evaluated, settings.evaluate.split))
     if rates and rates["systems"]:

@@ -21,6 +21,7 @@ from prefdata.stages.registry import STAGES
 from prefdata.tables import atomic
 from prefdata.tables.locks import take_lock
 from prefdata.workflow import patches, warm
+from prefdata.workflow.notices import notices
 from prefdata.workflow.recipes import checked
 
 _held: list[int] = []
@@ -34,6 +35,8 @@ def load(config: dict[str, Any], validate_training: Callable[[Settings], object]
         validate_training(settings)
     except PrefdataError as error:
         sys.exit(f"error: {error}")
+    for notice in notices(settings):
+        print(f"warning: {notice}", file=sys.stderr)
     results = Results(settings, STAGES)
     if taken := [p for p in (results.root, *results.root.parents) if p.exists() and not p.is_dir()]:
         sys.exit(f"error: {taken[0]}: a file, where the results go; move it, or give the recipe another name")

@@ -7,7 +7,7 @@ imports `prefdata` and never the reverse.
 from pydantic import BaseModel, Field, model_validator
 
 from prefdata.errors import did_you_mean
-from prefdata.kinds import Name
+from prefdata.kinds import Name, Share
 from prefdata.recipe.settings.data import (
     DecontaminateSettings,
     DedupSettings,
@@ -32,6 +32,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     num_shards: int = Field(1, ge=1, le=65_536, description="files per table; results do not depend on it")
     shards_per_job: int = Field(16, ge=1, description="shards of one job of a data stage; results do not depend on it")
     threads: int = Field(1, ge=1, description="torch's threads in one job; the last bits of sums depend on it")
+    warn_share: Share = Field(
+        0.3, description="what a stage drops more than this share of is named on the terminal, in the summary and on the card"
+    )
     toy: ToySettings | None = Field(None, description="make the embedded world first")
     sources: SourcesSettings
     dedup: DedupSettings | None = Field(default_factory=DedupSettings, description="null: every prompt is kept")

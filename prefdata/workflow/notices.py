@@ -1,0 +1,30 @@
+"""What a recipe asks for and will not get, or pays for and does not use: said once before the first job."""
+
+from prefdata.recipe.settings.whole import Settings
+
+PAIRS = ("trl_pairs", "transcript_pairs", "ultrafeedback_binarized")
+"""Formats whose rows often hold two answers a prompt."""
+
+
+def notices(settings: Settings) -> list[str]:
+    """One sentence each; none of them is a mistake that must stop a run."""
+    methods = {settings.sets.method, settings.sets.sft_method}
+    idle = [j.name for j in settings.judge if j.name not in {*methods, settings.evaluate.judge}]
+    said = []
+    if methods == {"source"} and settings.generate.models and not settings.judge:
+        said.append(
+            "generate.models is given, but sets.method is source, whose order knows the source's answers only: nothing is "
+            "generated; name a judge and set sets.method to it"
+        )
+    if methods == {"source"} and idle:
+        used = ", and what generate.models answers is judged and in no set" if settings.generate.models else ""
+        said.append(
+            f"the judge {idle[0]} ranks nothing: sets.method is source; its verdicts go to the report alone{used}; "
+            f"set sets.method: {idle[0]}, or leave judge out"
+        )
+    if pairs := [s.name for s in settings.sources.sources if s.format in PAIRS and 2 in settings.prune.drop_ranks]:
+        said.append(
+            f"prune.drop_ranks has 2, which is the rejected answer where the source {pairs[0]} has one pair a prompt; "
+            "set prune: {drop_ranks: []}"
+        )
+    return said
