@@ -2,8 +2,9 @@
 
 import json
 
+from prefdata.models.identity import made_here
 from prefdata.recipe.results import Results
-from prefdata.recipe.rule import Rule
+from prefdata.recipe.rule import Rule, with_contents
 from prefdata.recipe.units import Part
 from train.resolve import resolve
 from train.version import VERSION
@@ -26,14 +27,16 @@ def _rule(results: Results, name: str) -> Rule:
     own = resolve(results.settings, name)
     start = (own.init.tokenizer if own.init else own.model) or ""
     folder = results.model_path(f"run:{name}")
+    outside = [] if made_here(start) or not start else results.model_files(start)
     return Rule(
         name=f"train_{name.replace('/', '_')}",
-        inputs=results.tables([Part("sets", "sets", own.set)]) + results.model_files(start),
+        inputs=results.tables([Part("sets", "sets", own.set)]) + (results.model_files(start) if made_here(start) else []),
         outputs=[*results.model_files(f"run:{name}"), *(f"{folder}/{file}" for file in BESIDE)],
         log=str(results.root / "logs" / "train" / f"{name}.log"),
-        trigger=trigger(results, name),
+        trigger=with_contents(trigger(results, name), outside, results.hashes),
         command=f"train --run {name}",
         gpus=1,
+        outside=tuple(outside),
     )
 
 

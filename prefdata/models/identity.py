@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefdata.errors import ConfigError
 from prefdata.tables import atomic
+from prefdata.tables.file_hashes import stamps
 
 RECEIPT = "train.json"
 """What a training run leaves beside its model: what identifies all of it."""
@@ -13,9 +14,14 @@ Model = tuple[str, str | None]
 """A reference to a model and its revision."""
 
 
+def made_here(ref: str) -> bool:
+    """Whether a model is made in the run itself."""
+    return ref.startswith(("run:", "toy:"))
+
+
 def is_local(ref: str) -> bool:
     """Whether a model's content can be looked at: made in this run, or a folder."""
-    return ref.startswith(("run:", "toy:")) or Path(ref).expanduser().is_dir()
+    return made_here(ref) or Path(ref).expanduser().is_dir()
 
 
 def content_files(folder: Path) -> list[Path]:
@@ -38,7 +44,7 @@ def content_revision(folder: Path) -> str:
 def revision_of(path: str, revision: str | None, known: Path | None = None) -> str:
     """What identifies a model's results: the pinned revision of a Hub id, or the content hash of a local folder.
 
-    `known` is a file that keeps the hash for as long as no file's size or time changes: a large model is read once.
+    `known` is a file that keeps the hash for as long as no file's size, times or inode change: a large model is read once.
     """
     folder = Path(path)
     require_place(path)
@@ -53,13 +59,13 @@ def revision_of(path: str, revision: str | None, known: Path | None = None) -> s
 
 
 def _kept_revision(folder: Path, known: Path) -> str:
-    stamps = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in content_files(folder)]
+    found = [[p.name, *stamps(p)] for p in content_files(folder)]
     if known.exists():
         kept = json.loads(known.read_text(encoding="utf-8"))
-        if kept["stamps"] == stamps:
+        if kept["stamps"] == found:
             return str(kept["revision"])
     revision = content_revision(folder)
-    atomic.atomic_text(known, json.dumps({"stamps": stamps, "revision": revision}))
+    atomic.atomic_text(known, json.dumps({"stamps": found, "revision": revision}))
     return revision
 
 

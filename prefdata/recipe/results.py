@@ -3,15 +3,17 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from prefdata.draws import hex_id
-from prefdata.models.identity import RECEIPT, content_files, revision_of
+from prefdata.models.identity import RECEIPT, content_files, made_here, revision_of
 from prefdata.recipe import places
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage
 from prefdata.recipe.units import Part
+from prefdata.tables.file_hashes import FileHashes
 
 
 class Models(Protocol):
@@ -127,9 +129,20 @@ class Results:
         """Every file that a job reads."""
         row = self.stages[stage]
         files = [str(self.path(f)) for f in row.reads_files(self.settings, unit)]
-        models = [f for ref, _ in row.models(self.settings, unit) for f in self.model_files(ref)]
-        outside = [str(p) for p in row.reads_outside(self.settings, unit)]
-        return list(dict.fromkeys([*self.tables(row.reads(self.settings, unit), shards), *files, *models, *outside]))
+        models = [f for ref, _ in row.models(self.settings, unit) if made_here(ref) for f in self.model_files(ref)]
+        return list(dict.fromkeys([*self.tables(row.reads(self.settings, unit), shards), *files, *models]))
+
+    def outside(self, stage: str, unit: str = "all") -> list[str]:
+        """Files of the user that a job reads: sources, evaluation sets, local models. What they hold counts, not their
+        times."""
+        row = self.stages[stage]
+        models = [f for ref, _ in row.models(self.settings, unit) if not made_here(ref) for f in self.model_files(ref)]
+        return list(dict.fromkeys([*map(str, row.reads_outside(self.settings, unit)), *models]))
+
+    @cached_property
+    def hashes(self) -> FileHashes:
+        """Of the user's files."""
+        return FileHashes(self.root / "chunks" / "files.json")
 
     def outputs(self, stage: str, unit: str = "all", shards: Sequence[int] | None = None) -> list[str]:
         """Every file that a job writes."""

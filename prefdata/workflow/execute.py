@@ -30,18 +30,15 @@ def locked(job: Job) -> Iterator[None]:
 
 def bring_up(results: Results, stages: Sequence[str], sources: Sequence[Path] = ()) -> None:
     """Run every unit of these stages, in this order, whose tables are not there or were made by other settings or from other
-    inputs. `sources`: the files that stages without tables to read are made from; another one, or another size or time of
-    one, is another input."""
+    inputs. `sources`: the files that stages without tables to read are made from; another one, or another content
+    of one, is another input."""
     results = replace(results, stages=STAGES)
-    stamps, kept = (
-        [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in sources if p.exists()],
-        results.path("sources.json"),
-    )
-    changed = not kept.exists() or json.loads(kept.read_text(encoding="utf-8")) != stamps
+    found, kept = [list(map(str, sources)), results.hashes.of(list(sources))], results.path("sources.json")
+    changed = not kept.exists() or json.loads(kept.read_text(encoding="utf-8")) != found
     for name in stages:
         for unit in results.units(name):
             job = Job(results, name, unit)
             with locked(job):
                 if not job.fresh() or (changed and not job.reads):
                     execute(job)
-    atomic.atomic_text(kept, json.dumps(stamps))
+    atomic.atomic_text(kept, json.dumps(found))

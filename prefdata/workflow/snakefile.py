@@ -14,7 +14,7 @@ from prefdata.progress import RUN_PID
 from prefdata.recipe import places
 from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.results import Results
-from prefdata.recipe.rule import Rule
+from prefdata.recipe.rule import Rule, with_contents
 from prefdata.recipe.settings.whole import Settings
 from prefdata.sources import readers
 from prefdata.stages.registry import STAGES
@@ -57,14 +57,16 @@ def _rule(results: Results, stage: str, unit: str, shards: list[int]) -> Rule:
     command = [stage]
     command += [] if unit == "all" else ["--unit", unit]
     command += [] if whole else ["--shards", ",".join(map(str, shards))]
+    outside = results.outside(stage, unit)
     return Rule(
         name="_".join(names),
         inputs=results.inputs(stage, unit, shards),
         outputs=results.outputs(stage, unit, shards),
         log=str(results.log(stage, unit, shards)),
-        trigger=results.trigger(stage, unit),
+        trigger=with_contents(results.trigger(stage, unit), outside, results.hashes),
         command=" ".join(command),
         gpus=results.stages[stage].devices(results.settings, unit),
+        outside=tuple(outside),
     )
 
 

@@ -54,7 +54,7 @@ def results_of(recipe: dict[str, Any]) -> Results:
 def take(base: Path, here: Path, results: Results, stage: str, unit: str) -> None:
     """Copy what a job declares; of a model, whose template is a file that not all have, its folder."""
     models = [Path(results.model_path(ref)) for ref, _ in STAGES[stage].models(results.settings, unit)]
-    for path in map(Path, results.inputs(stage, unit)):
+    for path in map(Path, [*results.inputs(stage, unit), *results.outside(stage, unit)]):
         (here / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(base / path, here / path)
     for folder in models:
@@ -86,7 +86,7 @@ def test_a_job_reads_and_writes_what_its_stage_declares(
         for path in wanted:
             assert content(path) == content(base.folder / path), path
         row = STAGES[stage]
-        own = [results.root / f for f in (*OWN, *row.folders)]
+        own = [results.root / f for f in (*OWN, *row.folders(results.settings))]
         models = [Path(results.model_path(ref)) for ref, _ in row.models(results.settings, unit)]
         made = {p for p in Path().rglob("*") if p.is_file()} - before
         assert {p for p in made - wanted if not any(p.is_relative_to(o) for o in own)} == set()
@@ -94,7 +94,7 @@ def test_a_job_reads_and_writes_what_its_stage_declares(
         inside = {p for p in seen if p.is_relative_to("results") and not p.is_dir() and p.suffix != ".tmp"}
         # a job also looks whether its inputs' models are what they were: their receipts
         inside = {p for p in inside if p.name != RECEIPT}
-        declared = wanted | set(map(Path, results.inputs(stage, unit)))
+        declared = wanted | set(map(Path, [*results.inputs(stage, unit), *results.outside(stage, unit)]))
         assert {p for p in inside - declared if not any(p.is_relative_to(o) for o in (*own, *models))} == set()
 
 
@@ -121,5 +121,5 @@ def test_every_file_has_one_job_that_writes_it(base: Workflow) -> None:
     written = [f for job in jobs for f in results.outputs(*job)]
     assert len(written) == len(set(written))
     for job in jobs:
-        for path in results.inputs(*job):
+        for path in [*results.inputs(*job), *results.outside(*job[:2])]:
             assert path in written or Path(path).is_relative_to(results.root / "models"), (job, path)

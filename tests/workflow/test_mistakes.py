@@ -1,6 +1,7 @@
 """Mistakes on a recipe of one's own, by the real snakemake: the last good output stays, and saying it again says it again."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,31 @@ def test_a_file_where_the_results_go_is_one_line(tmp_path: Path) -> None:
     said = workflow.run(check=False)
     assert "error: results: a file, where the results go" in said
     assert "Traceback" not in said
+
+
+def test_another_content_counts_whatever_its_time_and_a_touch_does_not(workflow: Workflow) -> None:
+    """`mv old.jsonl mine.jsonl`, rsync -a, a clock set back: an older file is another input."""
+    path = workflow.folder / "mine.jsonl"
+    other = workflow.folder / "older.jsonl"
+    other.write_text("".join(json.dumps(r) + "\n" for r in rows(6)))
+    os.utime(other, (0, 0))
+    other.rename(path)
+    workflow.run("set")
+    assert workflow.table("sets", "sets", "preference").height == 6
+    path.touch()
+    said = workflow.run("set")
+    assert "Nothing to be done" in said, said
+
+
+def test_what_is_asked_for_and_not_used_is_said_before_the_run(workflow: Workflow) -> None:
+    model = {"name": "m", "id": "some/model", "revision": "0" * 40}
+    pairs = [{"name": "mine", "format": "trl_pairs", "path": "mine.jsonl", "license": "mit"}]
+    workflow.write({**RECIPE, "generate": {"models": [model]}, "sources": {"sources": pairs}})
+    said = workflow.run("-n", "set")
+    assert "warning: generate.models is given, but sets.method is source" in said
+    assert "warning: prune.drop_ranks has 2" in said
+    judge = {"name": "j", "kind": "likelihood", "model": {"id": "some/model", "revision": "0" * 40}}
+    workflow.write({**RECIPE, "judge": [judge]})
+    assert "warning: the judge j ranks nothing: sets.method is source" in workflow.run("-n", "set")
+    workflow.write(RECIPE)
+    assert "warning: " not in workflow.run("-n", "set")
