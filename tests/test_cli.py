@@ -54,7 +54,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
         (["split", "--settings", "r.yaml", "--shards", "9"], "no shards [9]: the recipe has 1, numbered from 0"),
         (["split", "--settings", "r.yaml", "--shards", "x"], "'x' is no shard"),
         (["rank", "--settings", "r.yaml", "--unit", "y"], "rank has no unit 'y'; choose one of ['source']"),
-        (["split", "--settings", "r.yaml"], "no such file; run the stage that makes it"),
+        (["split", "--settings", "r.yaml"], "no such file; make it: prefdata sources, or run the whole recipe"),
         (["prune", "--settings", "r.yaml", "--unit", "x"], "prune has no unit 'x'"),
     ],
 )

@@ -9,7 +9,7 @@ import yaml
 
 from prefdata.recipe.read import describe, read_recipe
 from prefdata.tables.schema import TABLES
-from train.from_file import FileSettings
+from train.file_settings import FileSettings
 from train.objectives.registry import OBJECTIVES
 from train.resolve import validate
 

@@ -135,6 +135,7 @@ def test_values_are_escaped_and_the_header_parses_back(make_run) -> None:
         "candidates": {"train": 2},
         "sources": [{"source": hostile, "license": "| x", "prompts": 1}],
         "stages": [],
+        "warnings": [hostile],
     }
     text = card.render(
         settings,

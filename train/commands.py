@@ -69,7 +69,7 @@ def objectives(name: Annotated[str | None, typer.Argument(help="one of them; def
 
 
 def _show_keys() -> None:
-    from train.from_file import FileSettings
+    from train.file_settings import FileSettings
 
     print("train.runs.<objective>/<variant> of a recipe takes all of these keys but the last group (objective to threads).")
     print_settings(FileSettings)

@@ -5,16 +5,16 @@ already is not done again. A set that prefdata published is taken with its log-p
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from prefdata.errors import ConfigError, did_you_mean
-from prefdata.kinds import Commit, Share
 from prefdata.models import scorer
 from prefdata.models.identity import revision_of
 from prefdata.models.scorer import problem
@@ -27,10 +27,9 @@ from prefdata.recipe.results import BringUp, Results
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part, reference_unit
 from prefdata.sources import readers
-from prefdata.sources.settings import SourceSettings
-from prefdata.sources.shapes import SHAPES
 from prefdata.tables import files
 from prefdata.tables.finished import ChunkStore
+from train.file_settings import PUBLISHED, DataSettings, FileSettings, own_keys
 from train.left_out import LeftOut, of_preparation
 from train.objectives.losses import LOSSES
 from train.objectives.registry import OBJECTIVES, Objective
@@ -38,57 +37,8 @@ from train.receipt import require_own
 from train.resolve import validate
 from train.settings import TrainingSettings
 
-PUBLISHED = "sets"
-"""The format of a set that prefdata published."""
 STAGES = ("sources", "split", "prune", "rank", "noise", "score", "sets")
 CHUNK = 128
-
-
-class DataSettings(BaseModel, frozen=True, extra="forbid"):
-    """The set that is trained on."""
-
-    format: str = Field("trl_pairs", description=f"{PUBLISHED} = as prefdata publishes; or one of " + ", ".join(SHAPES))
-    path: str | list[str] | None = Field(
-        None, description="local .jsonl or .parquet files, patterns too; of a published set its folder"
-    )
-    dataset: str | None = Field(None, description="or a data set on the Hub, with its revision")
-    revision: Commit | None = Field(None, description="commit hash of the data set on the Hub: always pinned")
-    config: str | None = Field(None, description="configuration of the data set on the Hub")
-    hub_split: str = Field("train", description="which split of the Hub data set is read")
-    max_reject_rate: Share = Field(0.01, description="training is refused when more of the rows than this are bad")
-    license: str = Field("unknown", description="for the model's card")
-    fields: dict[str, str] = Field(default_factory=dict, description="ours: theirs, where the names differ")
-    validation: Share = Field(0.0, description="share of prompts held out, where the rows do not say; for evaluation")
-
-    @model_validator(mode="after")
-    def _place(self) -> "DataSettings":
-        if self.format == PUBLISHED:
-            if isinstance(self.path, list) or (self.path is None) == (self.dataset is None):
-                raise ValueError("give either path (one folder) or dataset")
-            if self.dataset is not None and self.revision is None:
-                raise ValueError("a data set on the Hub needs its revision (a commit hash): data under a name can change")
-        elif self.format not in SHAPES:
-            raise ValueError(f"format {self.format!r} is unknown{did_you_mean(self.format, [PUBLISHED, *SHAPES])}")
-        else:
-            self.source()
-        return self
-
-    def source(self) -> SourceSettings:
-        """The same as a recipe's source."""
-        return SourceSettings(name="data", **self.model_dump(exclude={"validation", "max_reject_rate"}))
-
-
-class FileSettings(TrainingSettings, frozen=True, extra="forbid"):
-    """A run's own keys, and what a recipe would say around it."""
-
-    objective: str = Field(description="what is optimised; prefdata objectives lists them")
-    data: DataSettings
-    output: str = Field(description="the model's folder; <output>.work holds tables, log-probs and checkpoints")
-    reference_models: list[ReferenceSettings] | None = Field(
-        None, description="reference models; default: those of a published set, else the model that is trained"
-    )
-    score_dtype: str = Field("float32", description="of the references' forward: float32, float64 or bfloat16")
-    threads: int | None = Field(None, ge=1, description="torch's threads; default: every processor")
 
 
 @dataclass(frozen=True)
@@ -108,6 +58,11 @@ class FileRun:
 
 def load(path: Path) -> FileRun:
     """Read and validate the file. Raises ConfigError with every mistake."""
+    with own_keys():
+        return _load(path)
+
+
+def _load(path: Path) -> FileRun:
     raw = read_yaml(path)
     if "objective" not in raw:
         raise ConfigError(
@@ -183,10 +138,18 @@ def _require_whole(published: pl.DataFrame | None, names: Sequence[str]) -> None
 
 
 def _require_start(settings: FileSettings, objective: Objective, primary: Recorded) -> None:
-    """Losses that score by a copy of the start need the start to be the primary reference. Raises ConfigError."""
-    if LOSSES[objective.loss].needs != "mismatched" or settings.model is None:
+    """Losses that score by a copy of the start need the start to be the primary reference. Raises ConfigError; of others it is
+    said, for every margin then starts far from 0."""
+    if objective.references == "none" or settings.model is None:
         return
     if (now := revision_of(settings.model, settings.revision)) != primary.made_with:
+        if LOSSES[objective.loss].needs != "mismatched":
+            print(
+                f"warning: the run starts from {settings.model} ({now}), the set's primary reference {primary.name} is "
+                f"{primary.made_with}: log-ratios do not start at 0; give that model, or name reference_models",
+                file=sys.stderr,
+            )
+            return
         raise ConfigError(
             f"{settings.objective} must start from the set's primary reference {primary.name} ({primary.made_with}), not {now}",
             "model",
@@ -258,7 +221,8 @@ def prepare(run: FileRun, bring_up: BringUp, left: LeftOut | None = None) -> Non
     left = LeftOut() if left is None else left
     results, place = run.results, str(run.settings.data.path or run.settings.data.dataset)
     if run.published is None:
-        bring_up(results, STAGES, readers.files_of(run.recipe.sources.sources[0]))
+        with own_keys():
+            bring_up(results, STAGES, readers.files_of(run.recipe.sources.sources[0]))
         left.take(of_preparation(results, "sft" if run.settings.objective == "sft" else "preference"))
         left.say()
         left.require_some(place)

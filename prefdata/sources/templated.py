@@ -33,7 +33,7 @@ class Templated:
         """Print what was found."""
         if self.rows:
             print(
-                f"warning: {self.first} is text of a chat template ({self.rows} rows have some): it is taken as plain text, and "
-                "template: chat puts another template around it; if these prompts are rendered already, set template: rendered",
+                f"warning: {self.first} is text of a chat template ({self.rows} rows have some): it is taken as plain text, "
+                "and template: chat puts another around it; if these prompts are rendered already, set template: rendered",
                 file=sys.stderr,
             )

@@ -140,7 +140,7 @@ def parse(row: Record, source: SourceSettings, where: str, settings: SourcesSett
 
 
 def _split(fields: Fields, source: SourceSettings) -> str | None:
-    if source.split is not None or ("split" not in source.fields and "split" not in fields.row):
+    if source.split is not None or ("split" not in source.fields and not fields.has("split")):
         return source.split or held_out(source)
     value = fields.get("split", str)
     if value not in schema.SPLITS:

@@ -64,7 +64,9 @@ REASONS: dict[str, Reason] = {
     "chosen_dropped": Reason("the chosen answer was left out by another stage", "see what drops candidates: prune, score"),
     "contaminated": Reason("a prompt that an evaluation set holds", "see decontaminate"),
     "duplicate": Reason("a prompt that repeats another", "see dedup, or set dedup: null"),
-    "duplicate_prompt": Reason("a second row of one prompt in a source of one row a prompt", "give such rows as trl_pairs"),
+    "duplicate_prompt": Reason(
+        "a second row of one prompt in a source of one row a prompt", "give such rows in a format of pairs, which are joined"
+    ),
     "excluded": Reason("a row of a subset that the source leaves out", "see exclude of the source"),
     "failed_answer": Reason("an answer that the engine could not give", "see the log of generate"),
     "filtered": Reason("a row outside a limit", "see sets.filters"),

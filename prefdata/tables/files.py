@@ -135,7 +135,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError("no such file", str(path), "run the stage that makes it") from error
+        raise DataError("no such file", str(path), _how_to_make(path)) from error
     except PermissionError as error:
         raise DataError("cannot read: permission denied", str(path), "fix the permissions") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError, ValueError, KeyError) as error:
@@ -148,6 +148,14 @@ def _reading(path: Path) -> Iterator[None]:
             ) from error
         reason = str(error).splitlines()[0][:200]
         raise DataError(f"damaged or not a table of ours ({reason})", str(path), "delete it and run again") from error
+
+
+def _how_to_make(path: Path) -> str:
+    """The command that makes a table: tables/<table>/<stage>/<unit>/<shard>.parquet."""
+    if len(path.parts) < 5 or path.parts[-5] != "tables":
+        return "run the stage that makes it"
+    stage, unit = path.parts[-3], path.parts[-2]
+    return f"make it: prefdata {stage}{'' if unit == 'all' else f' --unit {unit}'}, or run the whole recipe"
 
 
 def manifest(path: Path) -> dict[str, Any]:

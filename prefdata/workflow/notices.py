@@ -1,9 +1,11 @@
 """What a recipe asks for and will not get, or pays for and does not use: said once before the first job."""
 
 from prefdata.recipe.settings.whole import Settings
+from prefdata.sources.pairs import by_pairs, scored_or_paired
+from prefdata.sources.shapes import SHAPES
 
-PAIRS = ("trl_pairs", "transcript_pairs", "ultrafeedback_binarized")
-"""Formats whose rows often hold two answers a prompt."""
+PAIRS = (by_pairs, scored_or_paired)
+"""Joins of formats whose rows hold two answers, and often all of their prompt."""
 
 
 def notices(settings: Settings) -> list[str]:
@@ -22,7 +24,7 @@ def notices(settings: Settings) -> list[str]:
             f"the judge {idle[0]} ranks nothing: sets.method is source; its verdicts go to the report alone{used}; "
             f"set sets.method: {idle[0]}, or leave judge out"
         )
-    if pairs := [s.name for s in settings.sources.sources if s.format in PAIRS and 2 in settings.prune.drop_ranks]:
+    if pairs := [s.name for s in settings.sources.sources if SHAPES[s.format].join in PAIRS and 2 in settings.prune.drop_ranks]:
         said.append(
             f"prune.drop_ranks has 2, which is the rejected answer where the source {pairs[0]} has one pair a prompt; "
             "set prune: {drop_ranks: []}"

@@ -48,7 +48,7 @@ def linked(place: Place, name: str) -> None:
 def two_schemas(place: Place, name: str) -> None:
     """One source in two Parquet files, of which the second has another type in a column."""
     pq.write_table(pa.Table.from_pylist(place.rows[:6]), place.folder / "one.parquet")
-    other = [{**r, "split": None, "extra": 1} for r in place.rows[6:]]
+    other = [{**r, "prompt": 1} for r in place.rows[6:]]
     pq.write_table(pa.Table.from_pylist(other), place.folder / "two.parquet")
     place.source["path"] = ["one.parquet", "two.parquet"]
 
