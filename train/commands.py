@@ -1,6 +1,7 @@
 """What training adds to the command line: `prefdata train`, `prefdata objectives`. torch is loaded when one is called."""
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -77,10 +78,16 @@ def _show_keys() -> None:
 
 def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp) -> None:
     from train import from_file
+    from train.receipt import request_of
 
     file_run = from_file.load(path)
     if check:
         _say(file_run.name, file_run.recipe)
+        return
+    output, request = Path(file_run.settings.output).expanduser(), from_file.request(file_run)
+    if request_of(output) == request:
+        print(f"{output}: trained already, by these settings from this data: nothing to do", file=sys.stderr)
+        print(output)
         return
     os.environ["OMP_NUM_THREADS"] = str(file_run.recipe.threads)  # before torch is imported
     from train.left_out import LeftOut
@@ -88,7 +95,7 @@ def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp) -> 
 
     results = file_run.results
     left = LeftOut()
-    call = partial(train, file_run.recipe, file_run.name, results, left)
+    call = partial(train, file_run.recipe, file_run.name, results, left, request)
     _train(log, results.root / "locks" / "train", call, partial(from_file.prepare, file_run, bring_up, left))
 
 

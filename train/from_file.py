@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
+from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, did_you_mean
 from prefdata.models import scorer
 from prefdata.models.identity import revision_of
@@ -36,6 +37,7 @@ from train.objectives.registry import OBJECTIVES, Objective
 from train.receipt import require_own
 from train.resolve import validate
 from train.settings import TrainingSettings
+from train.version import VERSION
 
 STAGES = ("sources", "split", "prune", "rank", "noise", "score", "sets")
 CHUNK = 128
@@ -210,6 +212,19 @@ def _source(data: DataSettings) -> dict[str, Any]:
 def _processors() -> int:
     """This process's share of them."""
     return max(1, processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def request(run: FileRun) -> str:
+    """What identifies a run before anything is loaded: its settings, and what its data and local models hold."""
+    settings = run.settings
+    if run.published is None:
+        data = readers.files_of(run.recipe.sources.sources[0])
+    else:
+        folder = Path(str(settings.data.path)).expanduser()
+        data = [] if settings.data.path is None else sorted(p for p in folder.rglob("*") if p.suffix in (".parquet", ".json"))
+    models = [settings.model, *(r.model for r in run.recipe.score.references)]
+    files_ = [Path(f) for m in dict.fromkeys(models) if m is not None for f in run.results.model_files(m)]
+    return hex_id("request", settings.model_dump_json(), VERSION, scorer.VERSION, *run.results.hashes.of([*data, *files_]))
 
 
 def prepare(run: FileRun, bring_up: BringUp, left: LeftOut | None = None) -> None:

@@ -30,8 +30,8 @@ class LeftOut:
     rows: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     answers: int = 0
-    bad: int = 0
-    """Rows and answers that are bad input, of `rows` and `answers`."""
+    bad: Counter[str] = field(default_factory=Counter)
+    """Rows and answers that are bad input, of `rows` and `answers`, by reason."""
     examples: dict[str, Example] = field(default_factory=dict)
     """The first drop of each reason."""
 
@@ -50,11 +50,12 @@ class LeftOut:
 
     def require_few_bad(self, limit: float, source: SourceSettings) -> None:
         """Raise DataError where bad input is a larger share of rows and answers than `limit`, as in a recipe."""
-        if self.bad > limit * (self.rows + self.answers):
-            bad = [reason for reason in self.reasons if reason_of(reason).bad]
+        total = self.rows + self.answers
+        if self.bad.total() > limit * total:
+            reasons = ", ".join(f"{reason} {n}" for reason, n in self.bad.most_common())
             raise DataError(
-                f"{self}, more bad input than {limit:.2%} of rows and answers{self._told(bad)}",
-                self._place(bad, source),
+                f"{self.bad.total()} of {total} rows and answers are bad, more than {limit:.2%}: {reasons}{self._told(self.bad)}",
+                self._place(self.bad, source),
                 "mend the rows, or raise data.max_reject_rate",
             )
 
@@ -88,7 +89,9 @@ def of_preparation(results: Results, unit: str) -> LeftOut:
         parts = [*(Part("drops", *early) for early in EARLY), *_scoring(results), Part("drops", "sets", unit)]
         for part in parts:
             for scope, prompt, reason, row, detail in _drops(results, part, shard):
-                left.bad += reason_of(reason).bad
+                if reason_of(reason).bad:
+                    left.bad[reason] += 1
+                    left.examples.setdefault(reason, (row, detail))
                 if scope == "candidate":
                     answers.setdefault(prompt, (reason, (row, detail)))
                     continue

@@ -16,6 +16,16 @@ def ours(folder: Path) -> bool:
         return False
 
 
+def request_of(folder: Path) -> str | None:
+    """What the finished run in a folder was asked for, where all of its files are there; see train.from_file.request."""
+    try:
+        receipt = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
+        whole = all((folder / name).exists() for name in receipt["files"])
+        return receipt.get("request") if whole else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def require_own(output: Path) -> None:
     """An output folder is replaced by a new one. Raises ConfigError where it holds anything else than a model of ours."""
     if output.exists() and not output.is_dir():

@@ -1,5 +1,6 @@
 """A training run of a recipe: its set is read, its steps are taken, the model is written where the recipe says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,15 +21,23 @@ from train.resolve import resolve
 from train.result import save
 
 
-def train(recipe: Settings, name: str, results: Results | None = None, left: LeftOut | None = None) -> Path:
-    """Train one run of a recipe; returns the folder of the model. Resumes by itself, exactly. `left`: what was left out before.
+def train(
+    recipe: Settings,
+    name: str,
+    results: Results | None = None,
+    left: LeftOut | None = None,
+    request: str | None = None,
+) -> Path:
+    """Train one run of a recipe; returns the folder of the model. Resumes by itself, exactly. `left`: what was left out before;
+    `request`: what identifies a run of a file of its own (train.from_file.request), kept in its receipt.
 
     SIGTERM ends it after the step at hand with a checkpoint (SystemExit 143): the same command goes on. Under torchrun every
     process calls it.
     """
     world, results = join(), results or Results(recipe, {})
     torch.set_num_threads(recipe.threads)
-    trained = steps(prepare(results, name, world, left or LeftOut()), world)
+    prepared = prepare(results, name, world, left or LeftOut())
+    trained = steps(replace(prepared, facts={**prepared.facts, "request": request}), world)
     folder = Path(results.model_path(f"run:{name}"))
     if trained is not None:
         save(folder, name, trained, About.of(recipe))
