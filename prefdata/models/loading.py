@@ -31,7 +31,9 @@ def load_classifier(path: str, revision: str | None = None, dtype: str = "float3
 
 def _loaded(kind: Any, path: str, revision: str | None, dtype: str) -> Any:
     import torch
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a bar for a second of work, in every job's log
     capped = getattr(load_config(path, revision).get_text_config(), "attn_logit_softcapping", None)
     try:
         model = kind.from_pretrained(

@@ -1,6 +1,6 @@
-"""Two things that Snakemake does otherwise than our files need, changed in the process that runs our Snakefile.
+"""Three things that Snakemake does otherwise than our files and their readers need, changed in the process that runs our Snakefile.
 
-Written against Snakemake 9.27 (constraints.txt); tests/workflow shows that both still hold.
+Written against Snakemake 9.27 (constraints.txt); tests/workflow shows that they still hold.
 """
 
 from pathlib import Path
@@ -8,9 +8,10 @@ from typing import Any
 
 
 def apply() -> None:
-    """Both."""
+    """All of them."""
     keep_outputs()
     find_producers_by_name()
+    say_less()
 
 
 def keep_outputs() -> None:
@@ -60,3 +61,21 @@ def find_producers_by_name() -> None:
         return str(requested) in names
 
     Rule.is_producer = is_producer
+
+
+SAID_OFTEN = ("Select jobs to execute", "Execute ", "Singularity containers", "Rules claiming more threads", "Using shell")
+
+
+def say_less() -> None:
+    """Leave out of the terminal (not out of Snakemake's log file) what is said at every job: jobs say themselves what they made,
+    and Snakemake how many are done."""
+    import logging
+
+    from snakemake.logging import logger
+
+    def told(record: logging.LogRecord) -> bool:
+        return str(getattr(record, "event", "")) != "job_finished" and not str(record.msg).startswith(SAID_OFTEN)
+
+    for handler in logger.handlers:
+        if type(handler).__module__ == "snakemake.logging":  # the terminal's
+            handler.addFilter(told)

@@ -156,6 +156,7 @@ def failed(results: Results) -> None:
     lines = [line for p in sorted(logs) for line in p.read_text(encoding="utf-8", errors="replace").splitlines()]
     for line in dict.fromkeys(line for line in lines if line.startswith("error: ")):
         print(line, file=sys.stderr)
+    print("Nothing that is finished is lost: after mending it, the same command goes on from here.", file=sys.stderr)
 
 
 def finish(results: Results) -> None:
