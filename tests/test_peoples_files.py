@@ -116,7 +116,9 @@ def test_datasets_gives_tool_calls_as_objects_and_reasoning_as_text(publish: Pub
 def test_a_set_without_extras_has_role_and_content_only(publish: Published) -> None:
     rows = load(publish(PLAIN))
     assert {"tools", "chat_template_kwargs"} < set(rows[0])
-    assert {frozenset(m) for r in rows for k in ("prompt", "chosen", "rejected") for m in r[k]} == {frozenset(("role", "content"))}
+    assert {frozenset(m) for r in rows for k in ("prompt", "chosen", "rejected") for m in r[k]} == {
+        frozenset(("role", "content"))
+    }
 
 
 def test_all_files_of_a_config_have_one_schema_though_one_shard_has_tool_calls(publish: Published) -> None:
@@ -257,7 +259,9 @@ def test_duplicates_that_take_a_large_share_are_shown(
     stages = ("sources", "signatures", "dedup", *SET[1:])
     warnings, card = reported(make_run, write_rows(rows), *stages, dedup={}, prune={"drop_ranks": []})
     first, *shown = warnings
-    assert first.startswith("dedup leaves out 2 of 6 prompts (duplicate: a prompt that repeats another); see dedup, or set dedup")
+    assert first.startswith(
+        "dedup leaves out 2 of 6 prompts (duplicate: a prompt that repeats another); see dedup, or set dedup"
+    )
     assert len(shown) == 2
     assert all(w.startswith("dedup holds these for one: ") and len(re.findall("(?i)why is it so", w)) == 2 for w in shown)
     assert all(f"warning: {w}\n" in capsys.readouterr().err or True for w in warnings)
@@ -595,4 +599,6 @@ def test_another_start_than_the_primary_reference_is_said(
     from_file.load(settings_file(objective="dpo", data=data, model=str(other)))
     said = capsys.readouterr().err
     assert said.count("warning: ") == said.count("\n") == 1
-    assert re.match(rf"warning: the run starts from {other} \(\w+\), the set's primary reference primary is \w+: log-ratios", said)
+    assert re.match(
+        rf"warning: the run starts from {other} \(\w+\), the set's primary reference primary is \w+: log-ratios", said
+    )

@@ -414,6 +414,21 @@ def test_parquet_files_with_different_columns_are_an_error_naming_both(read, tmp
         run_stages(run, "sources")
 
 
+def test_arena_hard_answers_of_several_models_are_joined(read) -> None:
+    def second(model: str, answer: object) -> dict[str, object]:
+        asked = {"role": "user", "content": "Why?"}
+        return {"uid": "1", "model": model, "messages": [asked, {"role": "assistant", "content": answer}]}
+
+    first = {"question_id": "2", "model_id": "c", "choices": [{"index": 0, "turns": [{"content": "because"}]}]}
+    made = read([second("a", {"answer": "so"}), second("b", "thus"), {**first, "prompt": "How?"}], format="arena_hard")
+    assert sorted(made["candidates"].select("producer", "response").rows()) == [("a", "so"), ("b", "thus"), ("c", "because")]
+    assert sorted(contents(made)) == [[("user", "How?")], [("user", "Why?")]]
+    with pytest.raises(PrefdataError, match="rows.jsonl:1:prompt: an answer without the text of its question"):
+        read([first], format="arena_hard")
+    with pytest.raises(PrefdataError, match="rows.jsonl:1:messages: no answer: None"):
+        read([second("a", {"text": "so"})], format="arena_hard")
+
+
 @pytest.mark.parametrize(
     ("path", "said"), [("/nowhere/*.jsonl", "no file matches"), ("/tmp", "a folder, not a file; give its files, or a pattern")]
 )

@@ -1,4 +1,5 @@
-"""Three things that Snakemake does otherwise than our files and their readers need, changed in the process that runs our Snakefile.
+"""Three things that Snakemake does otherwise than our files and their readers need, changed in the process that runs our
+Snakefile.
 
 Written against Snakemake 9.27 (constraints.txt); tests/workflow shows that they still hold.
 """
@@ -67,8 +68,8 @@ SAID_OFTEN = ("Select jobs to execute", "Execute ", "Singularity containers", "R
 
 
 def say_less() -> None:
-    """Leave out of the terminal (not out of Snakemake's log file) what is said at every job: jobs say themselves what they made,
-    and Snakemake how many are done."""
+    """Leave out of the terminal (not out of Snakemake's log file) what is said at every job: jobs say themselves what they
+    made, and Snakemake how many are done."""
     import logging
 
     from snakemake.logging import logger

@@ -1,7 +1,17 @@
 """SHAPES: how the rows of each kind of source are read; `format` of a source names one."""
 
 from prefdata.sources.rows import Shape
-from prefdata.sources.shapes import alpaca_eval, binarized, helpsteer, nectar, questions, transcript_pairs, trl, ultrafeedback
+from prefdata.sources.shapes import (
+    alpaca_eval,
+    arena_hard,
+    binarized,
+    helpsteer,
+    nectar,
+    questions,
+    transcript_pairs,
+    trl,
+    ultrafeedback,
+)
 
 SHAPES: dict[str, Shape] = {
     "nectar": nectar.SHAPE,
@@ -12,6 +22,7 @@ SHAPES: dict[str, Shape] = {
     "trl_unpaired": trl.UNPAIRED,
     "transcript_pairs": transcript_pairs.SHAPE,
     "alpaca_eval": alpaca_eval.SHAPE,
+    "arena_hard": arena_hard.SHAPE,
     "questions": questions.SHAPE,
 }
 COMMON_FIELDS = ("split", "id")
