@@ -269,9 +269,9 @@ MUTANTS = [
     ("prefdata/models/scorer.py", "if k in lossy and not against[k]", "if False", "test_engines.py"),
     # conversations
     ("prefdata/models/chat.py", "prompt == bare)", "False)", "test_chat.py"),
-    ("prefdata/models/tokens.py", "[] if around.ignored or not around.before", "[] if True", "test_chat.py"),
-    ("prefdata/models/tokens.py", 'finish != "length" else ids[:place]', "True else ids[:place]", "test_chat.py"),
-    ("prefdata/models/tokens.py", "if not whole.startswith(before):", "if False:", "test_chat.py"),
+    ("prefdata/models/answers.py", "[] if around.ignored or not around.before", "[] if True", "test_chat.py"),
+    ("prefdata/models/answers.py", 'finish != "length" else ids[:place]', "True else ids[:place]", "test_chat.py"),
+    ("prefdata/models/answers.py", "if not whole.startswith(before):", "if False:", "test_chat.py"),
     ("prefdata/models/chat.py", "{marked(k): marked(v)", "{k: marked(v)", "test_chat.py"),
     (
         "prefdata/tables/messages.py",

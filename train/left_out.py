@@ -53,8 +53,9 @@ class LeftOut:
         total = self.rows + self.answers
         if self.bad.total() > limit * total:
             reasons = ", ".join(f"{reason} {n}" for reason, n in self.bad.most_common())
+            what = f"{self.bad.total()} of {total} rows and answers are bad, more than {limit:.2%}: {reasons}"
             raise DataError(
-                f"{self.bad.total()} of {total} rows and answers are bad, more than {limit:.2%}: {reasons}{self._told(self.bad)}",
+                f"{what}{self._told(self.bad)}",
                 self._place(self.bad, source),
                 "mend the rows, or raise data.max_reject_rate",
             )

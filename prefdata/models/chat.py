@@ -4,6 +4,7 @@ A template is a program of the model's author. It is asked for the prompt (with 
 conversation, and both must agree: a prompt followed by an answer has to be a rendering of the conversation.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ Render = Callable[[Sequence[Message], bool, Extra], str]
 
 class Refused(DataError):
     """A conversation that a tokenizer cannot render; its row is left out and counted."""
+
+
+def arguments(tools: str | None, kwargs: str | None) -> Extra:
+    """What the template is given beside the messages."""
+    return {"tools": json.loads(tools) if tools else None, **(json.loads(kwargs) if kwargs else {})}
 
 
 def plain_text(messages: Sequence[Message], where: str) -> str:

@@ -11,7 +11,10 @@ class ReferenceSettings(BaseModel, frozen=True, extra="forbid"):
     name: Name = Field(description="the name in logps and in the objectives")
     model: str = Field(description="run:<objective>/<variant>, a local folder or a Hub id")
     revision: Commit | None = Field(None, description="commit hash, for a Hub id")
-    template: Template = Field("chat", description="how prompts are rendered")
+    template: Template = Field(
+        "chat",
+        description="how prompts are rendered: chat = by the tokenizer's template, plain = as the text is, rendered = not at all",
+    )
     end: End = Field("eos", description="whether the end token is scored")
     max_tokens: int | None = Field(
         None,

@@ -7,7 +7,6 @@ stripped, + the end id; of an answer that says more than a text (tool calls, rea
 the rendering without it. What a template writes after the end id is not scored.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from typing import Any, cast
 from prefdata.errors import ConfigError
 from prefdata.kinds import End, Message, Template
 from prefdata.models import chat
+from prefdata.models.answers import answer_ids
 from prefdata.models.chat import Refused
-from prefdata.tables.messages import answer, prompt_of
+from prefdata.tables.messages import prompt_of
 
 PromptColumns = tuple[Sequence[Message], str | None, str | None]
 """A prompt: messages with all they say, and its JSON columns tools and template_kwargs."""
@@ -83,37 +83,37 @@ class Encoder:
             if self.tokenizer.eos_token_id is None:
                 raise ConfigError("the tokenizer has no eos token", self.where, "set end: none")
             return int(self.tokenizer.eos_token_id)
-        if (found := self._template_end) is not None:
+        if (found := self.template_end) is not None:
             return found
         raise ConfigError("the chat template writes no special token after an answer", self.where, "set end: none")
 
     @cached_property
-    def _template_end(self) -> int | None:
+    def template_end(self) -> int | None:
         """The first control id that the chat template writes after an answer."""
         mark = chat.sentinels(1, [str(self.tokenizer.chat_template)])[0]
         turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
-        tail = self._render(turns, False, {}).rpartition(mark)[2]
-        return next((i for i in self._with_specials(tail) if i in self.control_ids), None)
+        tail = self.render(turns, False, {}).rpartition(mark)[2]
+        return next((i for i in self.with_specials(tail) if i in self.control_ids), None)
 
     @cached_property
-    def _render(self) -> chat.Render:
+    def render(self) -> chat.Render:
         return chat.renderer(self.tokenizer, self.where)
 
     @cached_property
     def _known(self) -> dict[tuple[chat.Kind, str | None], chat.Around | Refused]:
         return {}
 
-    def _around(self, messages: Sequence[Message], kwargs: str | None) -> chat.Around:
+    def around(self, messages: Sequence[Message], kwargs: str | None) -> chat.Around:
         """What stands around an answer, found once a kind of conversation and template arguments. Raises Refused."""
         key = (chat.kind_of(messages), kwargs)
         if key not in self._known:
             try:
                 made = chat.around(
-                    self._render,
+                    self.render,
                     str(self.tokenizer.chat_template),
                     self._controls,
                     key[0],
-                    _arguments(None, kwargs),
+                    chat.arguments(None, kwargs),
                     self.where,
                 )
                 self._known[key] = made
@@ -131,23 +131,23 @@ class Encoder:
             return
         user, mark = chat.sentinels(2, [str(self.tokenizer.chat_template)])
         asked = [{"role": "user", "content": user}]
-        prompt = self._with_specials(self._render(asked, True, {}))
+        prompt = self.with_specials(self.render(asked, True, {}))
         bos = self.tokenizer.bos_token_id
         if bos is not None and prompt.count(int(bos)) > 1 and prompt[:2] == [bos, bos]:
             raise ConfigError("the chat template writes the bos token twice", self.where, "correct its chat_template")
-        generated, bare = (self._render(asked, g, {}) for g in (True, False))
+        generated, bare = (self.render(asked, g, {}) for g in (True, False))
         header = generated.removeprefix(bare) if generated.startswith(bare) else ""
-        if self.end_id in self._with_specials(header):
+        if self.end_id in self.with_specials(header):
             raise ConfigError(
                 "the chat template's generation prompt contains the end token", self.where, "correct its chat_template"
             )
-        whole = self._render([*asked, {"role": "assistant", "content": mark}], False, {})
+        whole = self.render([*asked, {"role": "assistant", "content": mark}], False, {})
         inside = whole.removeprefix(generated).partition(mark)[0]
-        if inside != whole.partition(mark)[0] and self.end_id in self._with_specials(inside):
+        if inside != whole.partition(mark)[0] and self.end_id in self.with_specials(inside):
             raise ConfigError(
                 "the chat template writes the end token before an answer", self.where, "correct its chat_template"
             )
-        self._around(asked, None)
+        self.around(asked, None)
 
     def prompt(self, messages: Sequence[Message], tools: str | None = None, kwargs: str | None = None) -> list[int]:
         """Ids of a prompt, ready for an answer. `tools` and `kwargs` are the prompt's JSON columns. Raises Refused."""
@@ -176,7 +176,7 @@ class Encoder:
             except Refused as refused:
                 made[place] = refused
         ids: dict[int, list[int]] = {i: self._bos() for i, m in enumerate(made) if m is None}
-        for place, encoded in self._encoded(pieces):
+        for place, encoded in self.encoded(pieces):
             ids[place] += encoded
         return [ids[i] if m is None else m for i, m in enumerate(made)]
 
@@ -184,7 +184,7 @@ class Encoder:
         bos = self.tokenizer.bos_token_id
         return [int(bos)] if self.template == "plain" and bos is not None else []
 
-    def _encoded(self, pieces: Sequence[tuple[int, str, bool]]) -> list[tuple[int, list[int]]]:
+    def encoded(self, pieces: Sequence[tuple[int, str, bool]]) -> list[tuple[int, list[int]]]:
         """(place, ids) of (place, text, whether it is plain content), in order; two batches."""
         made: dict[int, list[int]] = {}
         for plain, backend in ((True, self._plain), (False, self._special)):
@@ -203,21 +203,21 @@ class Encoder:
                 what = f"template: rendered needs one text, not {len(messages)} messages"
                 raise Refused(what, self.where, "set template: chat")
             return [(messages[0]["content"] or "", False)]
-        fenced = self._fence(messages, tools, kwargs)
-        chat.require_shown(self._render, messages, _arguments(tools, kwargs), self.where)
-        return fenced.pieces(self._prompt_text(fenced, len(messages), kwargs, generation))
+        fenced = self.fence(messages, tools, kwargs)
+        chat.require_shown(self.render, messages, chat.arguments(tools, kwargs), self.where)
+        return fenced.pieces(self.prompt_text(fenced, len(messages), kwargs, generation))
 
-    def _fence(self, messages: Sequence[Message], tools: str | None, kwargs: str | None) -> chat.Fenced:
+    def fence(self, messages: Sequence[Message], tools: str | None, kwargs: str | None) -> chat.Fenced:
         """Control-token text in a content or an argument stays text."""
-        extra, template = _arguments(tools, kwargs), str(self.tokenizer.chat_template)
-        return chat.fence(self._render, messages, extra, template, self._controls)
+        extra, template = chat.arguments(tools, kwargs), str(self.tokenizer.chat_template)
+        return chat.fence(self.render, messages, extra, template, self._controls)
 
-    def _prompt_text(self, fenced: chat.Fenced, messages: int, kwargs: str | None, generation: bool) -> str:
+    def prompt_text(self, fenced: chat.Fenced, messages: int, kwargs: str | None, generation: bool) -> str:
         """The first `messages` messages, before an answer."""
         asked = fenced.messages[:messages]
-        text = self._render(asked, True, fenced.extra)
+        text = self.render(asked, True, fenced.extra)
         try:
-            around = self._around(asked, kwargs)
+            around = self.around(asked, kwargs)
         except Refused:
             if generation:
                 return text
@@ -233,67 +233,9 @@ class Encoder:
     ) -> tuple[list[list[int] | Refused], dict[int, str]]:
         """(ids of each answer or why it cannot be rendered; by place the answers that their ids do not give back, and what they
         give). `prompts` has the prompt of each answer, `extras` what an answer says beside its text, as JSON."""
-        texts = [self._without_end(r) for r in responses] if self.template == "rendered" else list(responses)
-        contents = self.contents(texts)
-        lossy = self.unfaithful(contents, texts)
-        ids: list[list[int] | Refused] = []
-        for place, more in enumerate(extras):
-            try:
-                if more is None:
-                    ids.append(self._ended(prompts[place], contents[place], finishes[place]))
-                    continue
-                lossy.pop(place, None)
-                made, wrong = self._structured(prompts[place], responses[place], finishes[place], more)
-                ids.append(made)
-                lossy |= {place: wrong} if wrong is not None else {}
-            except Refused as refused:
-                ids.append(refused)
-        return ids, lossy
+        return answer_ids(self, prompts, responses, finishes, extras)
 
-    def _ended(self, prompt: PromptColumns, content: list[int], finish: str) -> list[int]:
-        """An answer's ids with what the template writes around it, and the end id where it ended by itself."""
-        (made,) = self.ended([content], [finish])
-        if self.template != "chat":
-            return made
-        around = self._around(prompt[0], prompt[2])
-        before = [] if around.ignored or not around.before else self._with_specials(around.before)
-        if around.after and len(made) > len(content):
-            made = [*content, *self._with_specials(around.after), made[-1]]
-        return [*before, *made]
-
-    def _without_end(self, text: str) -> str:
-        """A rendered answer without the end token's own text, whose id is added."""
-        return text if self.end_id is None else text.removesuffix(str(self.tokenizer.convert_ids_to_tokens(self.end_id)))
-
-    def _structured(self, prompt: PromptColumns, response: str, finish: str, extras: str) -> tuple[list[int], str | None]:
-        """(ids, what they give back where it is not what was rendered): the conversation's rendering minus the prompt's."""
-        said = answer(response, extras)
-        keys = sorted(k for k in said if k not in ("role", "content"))
-        if self.template != "chat":
-            raise Refused(f"template: {self.template} has no place for {', '.join(keys)} of an answer", self.where)
-        chat.require_shown(self._render, [*prompt[0], said], _arguments(*prompt[1:]), self.where)
-        fenced = self._fence([*prompt[0], said], *prompt[1:])
-        before = self._prompt_text(fenced, len(prompt[0]), prompt[2], generation=False)
-        whole = self._render(fenced.messages, False, fenced.extra)
-        if not whole.startswith(before):
-            raise Refused(
-                f"the chat template's rendering with {', '.join(keys)} of the answer does not begin with its prompt", self.where
-            )
-        pieces = fenced.pieces(whole[len(before) :])
-        ids = [i for _, encoded in self._encoded([(0, text, plain) for text, plain in pieces]) for i in encoded]
-        text, given = "".join(text for text, _ in pieces), self.decode(ids)
-        return self._cut(ids, response, finish), None if given == text else given
-
-    def _cut(self, ids: list[int], response: str, finish: str) -> list[int]:
-        """Ids up to the first end that the whole response stands before; the end stays where the answer ended by itself."""
-        controls = [k for k, i in enumerate(ids) if i in self.control_ids]
-        ends = [k for k in controls if ids[k] == self._template_end] or controls[-1:]
-        if not ends:
-            raise Refused("the chat template does not end such an answer", self.where, "correct its chat_template")
-        place = next((k for k in ends if response.strip() in self.decode(ids[:k])), ends[0])
-        return ids[: place + 1] if self.end_id is not None and finish != "length" else ids[:place]
-
-    def _with_specials(self, text: str) -> list[int]:
+    def with_specials(self, text: str) -> list[int]:
         return _encode(self._special, [text])[0]
 
     def contents(self, texts: Sequence[str]) -> list[list[int]]:
@@ -323,11 +265,6 @@ class Encoder:
 def _encode(backend: Any, texts: Sequence[str]) -> list[list[int]]:
     """Ids of texts as they are: no token added, nothing padded or cut."""
     return [e.ids for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-
-def _arguments(tools: str | None, kwargs: str | None) -> dict[str, Any]:
-    """What the template is given beside the messages."""
-    return {"tools": json.loads(tools) if tools else None, **(json.loads(kwargs) if kwargs else {})}
 
 
 def require_rows(encoder: Encoder, model: Any) -> None:

@@ -206,7 +206,7 @@ def parsed(shaped: Shaped, common: Record, limits: Limits, exclude: Iterable[str
     )
     whose = {**common, "prompt_id": own}
     for number, answer in enumerate(shaped.answers):
-        said = [answer.text, *texts_in(json.loads(answer.extras or "{}"))]
+        said = [answer.text, *(texts_in(json.loads(answer.extras)) if answer.extras else ())]
         problem = next(filter(None, map(limits.problem, said)), None)
         problem = problem or ("bad_text" if not is_text(answer.producer) else None)
         if problem:
@@ -223,7 +223,7 @@ def parsed(shaped: Shaped, common: Record, limits: Limits, exclude: Iterable[str
 
 def _row_problem(shaped: Shaped, limits: Limits, exclude: Iterable[str]) -> tuple[str | None, str | None]:
     messages, extras = split(shaped.messages)
-    texts = [*(m["content"] for m in messages), *texts_in(json.loads(extras or "[]"))]
+    texts = [*(m["content"] for m in messages), *(texts_in(json.loads(extras)) if extras else ())]
     shown = snippet(texts[-1]) if texts else None
     excluded = sorted(set(shaped.subsets) & set(exclude))
     if excluded:

@@ -14,6 +14,7 @@ from prefdata.recipe.units import Part, evaluation_unit, judge_settings, judge_u
 from prefdata.stages.graph import PROMPTS
 from prefdata.stages.judge import model_of, slice_of
 from prefdata.tables import atomic
+from prefdata.tables.messages import prompt_of
 
 
 def run(job: Job) -> None:
@@ -24,7 +25,7 @@ def run(job: Job) -> None:
     prompts = {r["prompt_id"]: r for part in job.parts() for r in part["prompts"].to_dicts()}
     answers = {name: _greedy(job, name) for name in names}
     for name in names:
-        texts = {conversation(prompts[i]["messages"]): text for i, text in answers[name].items()}
+        texts = {conversation(prompt_of(prompts[i])): text for i, text in answers[name].items()}
         atomic.atomic_text(job.output(places.answers(name)), outputs(name, texts))
     shared, found, values = common(answers), [], {}
     pairs = {name: [TextPair(prompts[i], answers[name][i], answers[names[0]][i]) for i in shared] for name in names[1:]}

@@ -14,7 +14,7 @@ from prefdata.models.engines.prompts import NO_ROOM, prompts_of
 from prefdata.models.engines.protocol import Completion, Replies, Request, batches, chosen
 from prefdata.models.forward import logprob
 from prefdata.models.loading import context_of, load_model
-from prefdata.models.tokens import load_encoder
+from prefdata.models.tokens import load_encoder, require_rows
 
 BATCH_ROWS = 256
 
@@ -25,6 +25,7 @@ class TransformersEngine:
     def __init__(self, path: str, revision: str | None, template: Template, end: End, producer: str, seed: int) -> None:
         self.encoder = load_encoder(path, revision, template, end)
         self.model = load_model(path, revision)
+        require_rows(self.encoder, self.model)
         self.context = context_of(path, revision)
         self.producer, self.seed = producer, seed
         self.stops = self._stops()
