@@ -58,21 +58,21 @@ class Clusters:
     """Row numbers joined in pairs; what is joined, directly or through others, is one cluster."""
 
     def __init__(self, size: int) -> None:
-        self._size, self._pairs = size, list[tuple[int, int]]()
+        self._size, self._pairs = size, [np.empty((0, 2), np.int64)]
 
     def numbers(self) -> pl.Series:
         """The number of each row's cluster."""
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
-        ones, others = zip(*self._pairs, strict=True) if self._pairs else ((), ())
+        ones, others = np.concatenate(self._pairs).T
         joined = coo_array((np.ones(len(ones)), (ones, others)), shape=(self._size, self._size))
         return pl.Series(connected_components(joined, directed=False)[1], dtype=pl.Int64)
 
     def join_equal(self, keys: npt.NDArray[Any]) -> None:
         """Join rows with equal keys."""
         for group in _groups(keys):
-            self._pairs += [(int(group[0]), int(row)) for row in group[1:]]
+            self._pairs.append(np.stack([np.full(len(group) - 1, group[0]), group[1:]], axis=1))
 
     def join_similar(self, band: Signatures, matrix: Signatures, threshold: float) -> None:
         """Join rows that agree in a band and in at least `threshold` of the whole signature (the Jaccard estimate).
@@ -81,14 +81,16 @@ class Clusters:
         phrase does not make the work quadratic in the copies of one text.
         """
         keys = np.ascontiguousarray(band).view(np.dtype((np.void, band.dtype.itemsize * band.shape[1]))).ravel()
+        found: list[tuple[int, int]] = []
         for group in _groups(keys):
             leaders: list[int] = []
             for row in group:
                 similar = np.mean(matrix[leaders] == matrix[row], axis=1) >= threshold
                 if similar.any():
-                    self._pairs += [(leaders[int(place)], int(row)) for place in np.flatnonzero(similar)]
+                    found += [(leaders[int(place)], int(row)) for place in np.flatnonzero(similar)]
                 else:
                     leaders.append(int(row))
+        self._pairs.append(np.array(found, np.int64).reshape(-1, 2))
 
 
 def _groups(keys: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.int64]]:
