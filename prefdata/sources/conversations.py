@@ -79,7 +79,10 @@ def _message(value: Any, place: int, at: str, columnar: bool) -> Message:
     content = _content(given.get("content"), f"{at}[{place}].content")
     if content is None and not any(more.get(key) for key in ACTIONS):
         raise DataError(f"message {place} has no content: {snippet(dict(value))}", at, "correct the row")
-    return {"role": role, "content": content, **(_without_nulls(more) if columnar else more)}
+    more = _without_nulls(more) if columnar else more
+    # as published sets have them: JSON in a text column
+    parsed = {k: json_value(more[k], f"{at}[{place}].{k}") for k in ACTIONS if isinstance(more.get(k), str)}
+    return {"role": role, "content": content, **more, **parsed}
 
 
 def _content(value: Any, at: str) -> str | None:

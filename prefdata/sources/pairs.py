@@ -21,8 +21,11 @@ def together(rows: Sequence[Sequence[Record]]) -> tuple[list[Record], list[str]]
 
 
 def scored_or_paired(rows: Sequence[Sequence[Record]]) -> tuple[list[Record], list[str]]:
-    """Answers ordered by their scores where all have one, by the pairs where not; equal answers are one."""
-    if all(c["source_score"] is not None for row in rows for c in row):
+    """Answers ordered by their scores where each has one and the same in all rows, by the pairs where not."""
+    scores: dict[tuple[Any, ...], set[float | None]] = {}
+    for candidate in (c for row in rows for c in row):
+        scores.setdefault(_key(candidate), set()).add(candidate["source_score"])
+    if all(len(own) == 1 and None not in own for own in scores.values()):
         return list(_distinct(rows).values()), []
     return by_pairs([_as_pair(row) for row in rows])
 

@@ -40,6 +40,12 @@ def talk(text: str) -> list[Message] | None:
     return [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
 
 
+def ends_open(text: str) -> bool:
+    """Whether a transcript ends where the assistant is to answer."""
+    *_, last = _MARK.finditer(_plain(text))
+    return last[1] == "Assistant" and not _plain(text)[last.end() :].strip()
+
+
 def prompt(text: str) -> list[Message] | None:
     """The messages of a text that ends before the answer ("Assistant:" last, with nothing after it); a text without markers is
     one user message. None where it is a broken transcript."""

@@ -230,11 +230,17 @@ def _prompt(group: list[Record], source: SourceSettings, seed: int) -> rows.Pars
     joined, contradictions = shape.join(listed) if shape.join and len(listed) > 1 else (listed[0], [])
     drops += [drop("row", "sources", "contradictory", prompt, detail=text) for text in contradictions]
     for candidate in joined:
-        if "dropped" in candidate:
+        if "dropped" in candidate and candidate["dropped"]["source_row"] is None:
             candidate["dropped"] |= {"source": prompt["source"], "source_row": prompt["source_row"]}
     candidates, more = rows.finish(joined)
-    if shape.needs_first and not any(c["source_rank"] == 1 for c in candidates):
-        return rows.Parsed(drops=[*drops, drop("row", "sources", "no_good_answer", prompt)])
+    lost = {d["candidate_id"] for d in more}
+    if (
+        shape.needs_first
+        and not source.prompts_only
+        and not any(c["source_rank"] == 1 and c["candidate_id"] not in lost for c in candidates)
+    ):
+        bare = [{**d, "scope": "row", "candidate_id": None} for d in more]  # there is no candidate then
+        return rows.Parsed(drops=[*drops, *bare, drop("row", "sources", "no_good_answer", prompt)])
     return rows.Parsed(prompt, candidates, drops + more)
 
 
@@ -259,7 +265,7 @@ def _slice(settings: Settings, unit: str) -> Slice:
 STAGE = Stage(
     name="sources",
     help="Read prompts and answers from files or the Hub into tables.",
-    version=2,
+    version=3,
     run=run,
     per="run",
     writes=("prompts", "candidates", "drops"),

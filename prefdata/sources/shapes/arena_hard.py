@@ -31,7 +31,7 @@ def read(row: Fields) -> Shaped:
     if row.has("messages"):
         text, at = _last(row.get("messages", list)), row.at("messages")
     else:
-        text, at = _first_turn(row.get("choices", list)), row.at("choices")
+        text, at = _only_turn(row.get("choices", list)), row.at("choices")
     if not isinstance(text, str):
         raise DataError(f"no answer: {snippet(text)}", at, "correct the row")
     return replace(shaped, answers=[Answer(text, row.get("model" if row.has("model") else "model_id", str))])
@@ -43,10 +43,10 @@ def _last(messages: list[Any]) -> Any:
     return content.get("answer") if isinstance(content, Mapping) else content
 
 
-def _first_turn(choices: list[Any]) -> Any:
-    """The first choice's last turn."""
+def _only_turn(choices: list[Any]) -> Any:
+    """The one turn of the first choice."""
     turns = choices[0].get("turns") if choices and isinstance(choices[0], Mapping) else None
-    turn = turns[-1] if isinstance(turns, list) and turns else None
+    turn = turns[0] if isinstance(turns, list) and len(turns) == 1 else None
     return turn.get("content") if isinstance(turn, Mapping) else turn
 
 

@@ -46,5 +46,6 @@ SHAPE = Shape(
     {n: n for n in ("chosen", "rejected", "score_chosen", "score_rejected")},
     extras=("prompt", "prompt_id", "messages"),
     join=scored_or_paired,
+    needs_first=True,
 )
 """`prompt` repeats the first message and `messages` the chosen conversation; neither is read."""

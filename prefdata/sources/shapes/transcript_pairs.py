@@ -34,4 +34,4 @@ def _read(row: Fields) -> tuple[Shaped, list[Message]]:
     return Shaped(chosen[:-1], problem=problem), [chosen[-1], rejected[-1]]
 
 
-SHAPE = Shape(prompt, read, {"chosen": "chosen", "rejected": "rejected"}, join=by_pairs)
+SHAPE = Shape(prompt, read, {"chosen": "chosen", "rejected": "rejected"}, join=by_pairs, needs_first=True)

@@ -25,7 +25,7 @@ def prompt(row: Fields) -> Shaped:
     own = _own_prompt(row)
     if own is not None or not row.has("chosen"):
         value = row.get(own or "prompt", str, list, dict)
-        if not isinstance(value, str) or not transcripts.is_transcript(value):
+        if not isinstance(value, str) or not transcripts.is_transcript(value) or not transcripts.ends_open(value):
             return Shaped(row.prompt(own or "prompt"), **_extras(row))
         messages = transcripts.prompt(value)
         problem = None if messages else "bad_dialogue"
@@ -84,7 +84,13 @@ def _extras(row: Fields) -> dict[str, Any]:
 
 
 _MORE = {"tools": "tools", "chat_template_kwargs": "chat_template_kwargs", "conversations": "conversations"}
-PAIRS = Shape(prompt, read_pair, {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected", **_MORE}, join=by_pairs)
+PAIRS = Shape(
+    prompt,
+    read_pair,
+    {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected", **_MORE},
+    join=by_pairs,
+    needs_first=True,
+)
 UNPAIRED = Shape(
     prompt,
     read_unpaired,
