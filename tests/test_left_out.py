@@ -102,6 +102,15 @@ def test_where_no_row_is_left_the_reason_and_the_remedy_are_told(run_file: Calla
         prepared(run_file([{**PAIR, "prompt": "S" + "9" * (80 + i)} for i in range(2)]))
 
 
+def test_a_row_is_left_out_once_whatever_its_answers_and_not_where_its_prompt_is_there(run_file: Callable[..., Path]) -> None:
+    long = "x" * 100_001
+    both = {"prompt": "Sbbb", "chosen": long, "rejected": long + "y"}
+    one = {"prompt": "Saaa", "chosen": "ab", "rejected": long}
+    pairs = [{"prompt": "Sba", "chosen": a, "rejected": b} for a, b in (("ab", "c"), ("c", "ab"), ("ab", "bb"))]
+    left = prepared(run_file([*rows(4), both, one, *pairs], data={"max_reject_rate": 0.5}))
+    assert (left.rows, dict(left.reasons)) == (7, {"no_candidate": 1, "too_many_chars": 1})
+
+
 def test_errors_speak_of_the_files_own_keys(run_file: Callable[..., Path]) -> None:
     with pytest.raises(ConfigError) as caught:
         from_file.load(run_file(rows(2), steps=None, epochs=None, references={"weights": "fixed"}))

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
+from prefdata import __version__
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, did_you_mean
 from prefdata.models import scorer
@@ -224,7 +225,9 @@ def request(run: FileRun) -> str:
         data = [] if settings.data.path is None else sorted(p for p in folder.rglob("*") if p.suffix in (".parquet", ".json"))
     models = [settings.model, *(r.model for r in run.recipe.score.references)]
     files_ = [Path(f) for m in dict.fromkeys(models) if m is not None for f in run.results.model_files(m)]
-    return hex_id("request", settings.model_dump_json(), VERSION, scorer.VERSION, *run.results.hashes.of([*data, *files_]))
+    return hex_id(
+        "request", settings.model_dump_json(), __version__, VERSION, scorer.VERSION, *run.results.hashes.of([*data, *files_])
+    )
 
 
 def prepare(run: FileRun, bring_up: BringUp, left: LeftOut | None = None) -> None:

@@ -1,6 +1,7 @@
 """Rows given in memory (prompt, chosen, rejected) as the table `sets` has them, with log-probs under the references."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -113,7 +114,11 @@ def scored(
                 for candidate, tokens, total in zip(kept[i][1]["candidates"], kept[i][2], of_row.tolist(), strict=True):
                     candidate["logps"].append({"reference": name, "logp": total, "num_tokens": len(tokens)})
         model.train(was)
-    return [row for _, row, _ in kept]
+    finite = [row for _, row, _ in kept if all(isfinite(x["logp"]) for c in row["candidates"] for x in c["logps"])]
+    if len(finite) < len(kept):
+        left.reasons["not_finite"] += len(kept) - len(finite)
+        left.require_some("fit: rows")
+    return finite
 
 
 def _encoded(row: Row, prompt: list[int], encoder: Encoder, limit: int) -> tuple[list[list[int]], dict[int, str]]:

@@ -15,10 +15,8 @@ from prefdata.sources.settings import SourceSettings
 from prefdata.tables import files
 from prefdata.tables.drops import reason_of
 
-EARLY = (("sources", "all"), ("decontaminate", "all"))
-"""Stages that drop a row or a prompt before the set is made, with their unit."""
-
-
+LOST = ("need_2", "chosen_dropped")
+"""Reasons of the set behind which stands what dropped an answer."""
 Example = tuple[str | None, str | None]
 """source_row and detail of a drop."""
 
@@ -82,26 +80,32 @@ class LeftOut:
 def of_preparation(results: Results, unit: str) -> LeftOut:
     """What the stages before training left out of the set `unit`. A prompt without its pair is counted under what took the
     pair."""
-    left = LeftOut()
-    answers: dict[str, tuple[str, Example]] = {}
+    left, counted = LeftOut(), set[tuple[str | None, ...]]()
+    answers: dict[str | None, tuple[str, Example]] = {}
     for shard in results.shards:
-        left.rows += files.read_table(results.table(Part("prompts", "sources"), shard), "prompts").height
+        prompts = set(files.read_table(results.table(Part("prompts", "sources"), shard), "prompts")["prompt_id"])
+        left.rows += len(prompts)
         left.answers += files.read_table(results.table(Part("candidates", "sources"), shard), "candidates").height
-        parts = [*(Part("drops", *early) for early in EARLY), *_scoring(results), Part("drops", "sets", unit)]
-        for part in parts:
-            for scope, prompt, reason, row, detail in _drops(results, part, shard):
-                if reason_of(reason).bad:
+        for part in [Part("drops", "sources"), *_scoring(results), Part("drops", "sets", unit)]:
+            for prompt, candidate, reason, row, detail in _drops(results, part, shard):
+                found = reason, (row, detail)
+                # an answer is bad once, under however many references
+                if reason_of(reason).bad and (candidate is None or (prompt, candidate) not in counted):
+                    counted.add((prompt, candidate))
                     left.bad[reason] += 1
                     left.examples.setdefault(reason, (row, detail))
-                if scope == "candidate":
-                    answers.setdefault(prompt, (reason, (row, detail)))
+                if part.stage == "sets":
+                    found = answers.get(prompt, found) if reason in LOST else found
+                elif candidate is not None or prompt in prompts:  # an answer of a prompt that is there
+                    answers.setdefault(prompt, found)
                     continue
-                cause, example = (
-                    answers.get(prompt, (reason, (row, detail))) if part.stage == "sets" else (reason, (row, detail))
-                )
-                left.reasons[cause] += 1
-                left.examples.setdefault(cause, example)
-                left.rows += part.stage == "sources"  # it made no prompt
+                elif (prompt, row, "row") in counted:  # another answer of a row that made no prompt
+                    continue
+                else:
+                    counted.add((prompt, row, "row"))
+                    left.rows += 1
+                left.reasons[found[0]] += 1
+                left.examples.setdefault(*found)
     return left
 
 
@@ -109,11 +113,10 @@ def _scoring(results: Results) -> list[Part]:
     return [Part("drops", "score", reference_unit(r)) for r in results.settings.score.references]
 
 
-def _drops(results: Results, part: Part, shard: int) -> Sequence[tuple[str, str, str, str | None, str | None]]:
-    """(scope, prompt_id, reason without what it is about, source_row, detail) of a table of drops, none where it was not
-    made."""
+def _drops(results: Results, part: Part, shard: int) -> Sequence[tuple[str | None, str | None, str, str | None, str | None]]:
+    """(prompt_id, candidate_id, reason without what it is about, source_row, detail) of a table of drops."""
     path = results.table(part, shard)
     if not path.exists():
         return []
     base = pl.col("reason").str.split(":").list.first()
-    return files.read_table(path, "drops").select("scope", "prompt_id", base, "source_row", "detail").rows()
+    return files.read_table(path, "drops").select("prompt_id", "candidate_id", base, "source_row", "detail").rows()

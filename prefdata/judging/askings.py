@@ -19,7 +19,7 @@ from prefdata.models.engines.protocol import Completion, Engine, Request, batche
 from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.tables.finished import ChunkStore, Value
 
-KEYS_VERSION = 3
+KEYS_VERSION = 4
 """In every key: verdicts of another way to ask or to read are other verdicts."""
 LOOKED_UP = 32
 """Askings made and looked up together: while more are made, no place of a server's that becomes free is taken."""

@@ -86,7 +86,8 @@ class Rubric(BaseModel, frozen=True, extra="forbid"):
         and the only one of its kind that has a line of its own; or a sentence that ends in one, where the reply holds no other.
         Anything else is None."""
         verdicts = {self.verdict.replace("{label}", label): place for place, label in self.labels.items()}
-        lines = [_bare(line) for line in text.rstrip().splitlines()]
+        lines = [line.strip() for line in text.rstrip().splitlines()]
+        lines = [line if line in verdicts else _bare(line) for line in lines]
         last = lines[-1] if lines else ""
         if last in verdicts:
             return verdicts[last] if len({line for line in lines if line in verdicts}) == 1 else None

@@ -13,7 +13,7 @@ class ReferenceSettings(BaseModel, frozen=True, extra="forbid"):
     revision: Commit | None = Field(None, description="commit hash, for a Hub id")
     template: Template = Field(
         "chat",
-        description="how prompts are rendered: chat = by the tokenizer's template, plain = as the text is, rendered = not at all",
+        description="chat = by the tokenizer's template, plain = as the text is, rendered = the text carries its template",
     )
     end: End = Field("eos", description="whether the end token is scored")
     max_tokens: int | None = Field(

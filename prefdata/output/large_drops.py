@@ -5,7 +5,13 @@ from typing import Any
 
 from prefdata.tables.drops import reason_of
 
-COUNTED = {"sources": "prompts", "dedup": "signatures", "prune": "candidates", "score": "candidates", "generate": "candidates"}
+COUNTED = {
+    "sources": "rows and answers",
+    "dedup": "signatures",
+    "prune": "candidates",
+    "score": "candidates",
+    "generate": "candidates",
+}
 """What a stage's drops are a share of; for all others prompts. `sources` and `generate` make what they count, and drop
 besides."""
 CALLED = {"signatures": "prompts", "candidates": "answers"}
@@ -18,7 +24,7 @@ def large(stages: Sequence[Mapping[str, Any]], limit: float) -> list[str]:
         counted = COUNTED.get(entry["stage"], "prompts")
         made = entry["stage"] in ("sources", "generate")
         for reason, dropped in sorted(entry["drops"].items(), key=lambda pair: -pair[1]):
-            total = entry["out"].get(counted, 0) + dropped if made else entry["in"].get(counted, 0)
+            total = sum(entry["out"].values()) + dropped if made else entry["in"].get(counted, 0)
             if dropped > limit * total:
                 about, unit = reason_of(reason), "" if entry["unit"] == "all" else f" {entry['unit']}"
                 what = f"{dropped} of {total} {CALLED.get(counted, counted)} ({reason}: {about.meaning})"

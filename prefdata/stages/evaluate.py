@@ -29,7 +29,7 @@ from prefdata.tables import schema, views
 from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.views import Frames, fixed_pair
 
-VERSION = 2
+VERSION = 3
 Work = tuple[str, Request | Item]
 
 

@@ -54,6 +54,7 @@ def run(job: Job) -> None:
             job.settings.seed,
             job.server_log("generate", job.unit),
             store.total("cost"),
+            store.total("num_tokens") > 0,
         )
         engine = cache(lambda: stack.enter_context(started(start)))
 

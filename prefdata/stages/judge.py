@@ -50,7 +50,7 @@ def _per_engine(settings: Settings, unit: str) -> int | None:
 STAGE = Stage(
     name="judge",
     help="Ask a judge which of two candidates is better, in both orders, or for a score of each.",
-    version=3,
+    version=4,
     run=run,
     per="engine",
     writes=("verdicts",),

@@ -143,7 +143,7 @@ def _slice(settings: Settings, unit: str) -> Slice:
 STAGE = Stage(
     name="noise",
     help="Make token-swap noise of the chosen answers.",
-    version=1,
+    version=2,
     run=each_part(noise),
     writes=("candidates", "drops"),
     reads=lambda s, u: [*PROMPTS, *pool(s, s.sets.method), ranks_of(s, s.sets.method)],

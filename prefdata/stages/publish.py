@@ -86,7 +86,7 @@ def parts_of(settings: Settings) -> list[Part]:
 STAGE = Stage(
     name="publish",
     help="Write the published configs to a folder and, where repo_id is set, commit them to the Hub.",
-    version=1,
+    version=2,
     run=run,
     per="run",
     reads=lambda s, u: [*parts_of(s), *_logps(s)],

@@ -58,7 +58,8 @@ def _alike(job: Job) -> list[tuple[str, str]]:
 
 def _require_rate(gathered: Sequence[Facts], limit: float) -> None:
     """The share of bad input over all stages: what only a tokenizer finds comes on top of what `sources` found."""
-    drops = sum((Counter(e["drops"]) for e in gathered), Counter[str]())
+    # a model's own empty answers are no bad input; too many are said as a large drop
+    drops = sum((Counter(e["drops"]) for e in gathered if e["stage"] != "generate"), Counter[str]())
     bad = {reason: n for reason, n in drops.items() if reason_of(reason).bad}
     made = [e["out"] for e in gathered if e["stage"] in ("sources", "generate")]
     total = sum(n for out in made for n in out.values()) + sum(n for r, n in bad.items() if reason_of(r).found == "rows")
@@ -150,9 +151,10 @@ def _needed(settings: Settings, stage: Stage) -> list[str]:
 STAGE = Stage(
     name="report",
     help="Gather rows in, out and dropped over all shards; say what the set is like.",
-    version=2,
+    version=3,
     run=run,
     per="run",
     reads=lambda s, u: list(dict.fromkeys([*_parts(s), *published_parts(s)])),
+    slice=lambda s, u: {"warn_share": s.warn_share},
     writes_files=lambda s, u: [places.REPORT, places.QUALITY, places.QUALITY_PAGE, *map(places.chart, CHARTS)],
 )

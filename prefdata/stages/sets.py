@@ -202,7 +202,7 @@ def _slice(settings: Settings, unit: str) -> Slice:
 STAGE = Stage(
     name="sets",
     help="Join everything into the SFT set and the preference set.",
-    version=1,
+    version=2,
     run=each_part(make),
     writes=("sets", "drops"),
     units=lambda s: ["sft", "preference"],

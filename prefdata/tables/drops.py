@@ -73,7 +73,7 @@ REASONS: dict[str, Reason] = {
     "identical": Reason("answers that are one and the same text", "raise the temperature, or add answers"),
     "incomparable": Reason("an answer that no pair of its prompt compares with the best", "add pairs, or rank by a judge"),
     "need_2": Reason("fewer than two answers are left", "add answers, or see what drops them"),
-    "no_good_answer": Reason("a prompt whose answers are all labelled bad", "add a good answer"),
+    "no_good_answer": Reason("a prompt without a usable good answer", "add a good answer"),
     "no_preference": Reason("answers that are all ranked alike", "rank them, or use another judge"),
     "not_sampled": Reason("left out of the mixture by its source's weight", "raise weight of the source"),
     "other_source": Reason("a prompt that an earlier source has", "reorder sources.sources"),

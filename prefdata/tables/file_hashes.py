@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.tables import atomic
+from prefdata.tables.locks import lock
 
 Stamps = list[int]
 
@@ -33,9 +34,12 @@ class FileHashes:
 
     def of(self, paths: list[Path]) -> list[str]:
         """The hashes, in order; "missing" for what is not there. They are kept where there are results already."""
+        before = json.dumps(self._known, sort_keys=True)
         made = [self._one(p) for p in paths]
-        if self._path.parent.is_dir():
-            atomic.atomic_text(self._path, json.dumps(self._known, sort_keys=True))
+        now = json.dumps(self._known, sort_keys=True)
+        if now != before and self._path.parent.is_dir():
+            with lock(self._path.with_suffix(".lock")):
+                atomic.atomic_text(self._path, now)
         return made
 
     def _one(self, path: Path) -> str:

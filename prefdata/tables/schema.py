@@ -217,6 +217,8 @@ def require(frame: pl.DataFrame, table: Table, where: str = "rows") -> pl.DataFr
             continue
         column = frame[name]
         if column.dtype != dtype:
+            column = _with_extras(column, dtype)
+        if column.dtype != dtype:
             column = _as_enum(column, dtype, table, where)
         if name not in table.nullable and column.null_count():
             row = int(column.is_null().arg_max() or 0)
@@ -235,6 +237,23 @@ def _require_numbers(column: pl.Series, table: Table, where: str) -> None:
         if bad.any():
             row = int(bad.arg_max() or 0)
             raise DataError(f"{column[row]} in a table of {table.name}", f"{where}:{row}:{column.name}", AGAIN)
+
+
+def _with_extras(column: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Candidates of a set from before they had extras, with null ones."""
+    fields = _fields(dtype)
+    if "extras" not in fields or not (known := _fields(column.dtype)) or "extras" in known:
+        return column
+    null = pl.lit(None, dtype=pl.String).alias("extras")
+    wanted = [n for n in fields if n in known or n == "extras"]
+    filled = pl.element().struct.with_fields(null).struct.field(wanted)
+    return column.list.eval(pl.struct(filled)) if set(known) | {"extras"} == set(fields) else column
+
+
+def _fields(dtype: pl.DataType) -> list[str]:
+    """The names of the fields of a list of structs."""
+    inner = dtype.inner if isinstance(dtype, pl.List) else None
+    return [f.name for f in inner.fields] if isinstance(inner, pl.Struct) else []
 
 
 def _as_enum(column: pl.Series, dtype: pl.DataType, table: Table, where: str) -> pl.Series:

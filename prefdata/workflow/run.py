@@ -32,13 +32,14 @@ def recipe_file(name: str) -> Path:
 
 def command(recipe: Path, options: Sequence[str]) -> list[str]:
     """Snakemake's call: everything that it would look for in the user's folder is named."""
-    own = ["--snakefile", str(HERE / "Snakefile"), "--workflow-profile", str(shipped("profile").resolve())]
+    own = ["--configfile", str(recipe)]
     if not any(o == "--resources" or o.startswith("--resources=") for o in options):
         # a job has no device of its own yet, and two on one would run out of its memory; without GPUs models run on
         # processors, one thread each by default
         own += ["--resources", f"gpu={1 if devices.count() else processors()}"]
-    # --configfile and --resources take all words up to the next option: a target of the user's must stand before them
-    return [sys.executable, "-P", "-m", "snakemake", *options, *own, "--configfile", str(recipe)]
+    # the options above take all words up to the next one, a target of the user's too; the last of ours takes one word
+    own += ["--snakefile", str(HERE / "Snakefile"), "--workflow-profile", str(shipped("profile").resolve())]
+    return [sys.executable, "-P", "-m", "snakemake", *own, *options]
 
 
 def run(name: str, options: Sequence[str]) -> None:

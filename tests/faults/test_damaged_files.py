@@ -94,7 +94,7 @@ CUT = [
     ),
 ]
 DAMAGED = [
-    Case("a table that is gone", gone, Error("splits/split/.*: no such file; run the stage", "rank"), "rank"),
+    Case("a table that is gone", gone, Error("splits/split/.*: no such file; make it: prefdata split", "rank"), "rank"),
     Case("a table of another kind", of_another_kind, Error("splits/split/.*: not a splits table", "rank"), "rank"),
     Case("a folder where a table belongs", folder_for_a_table, Error("splits/split/", "rank"), "rank"),
     Case("a chunk store that is none", no_chunk_store, Error("chunks/score/.*: not a chunk store", "score"), "score"),

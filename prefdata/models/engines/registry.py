@@ -79,7 +79,8 @@ class GeneratorSettings(LanguageModelSettings, frozen=True, extra="forbid"):
 @dataclass(frozen=True)
 class Start:
     """What an engine is started with. `path`: the model as transformers takes it; `producer` (model@revision) and `seed` key
-    draws; `log`: what a server that is started here says; `spent`: what earlier runs of the same work have cost."""
+    draws; `log`: what a server that is started here says; `spent`: what earlier runs of the same work have cost,
+    `answered`: whether they got any answer."""
 
     model: LanguageModelSettings
     path: str
@@ -87,6 +88,7 @@ class Start:
     seed: int
     log: Path
     spent: float = 0.0
+    answered: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _server(start: Start) -> Iterator[Engine]:
 
     settings = _server_of(start.model)
     with served(start.path, settings, start.log) as url:
-        engine = ServerEngine(start.model.id, settings, url, start.spent)
+        engine = ServerEngine(start.model.id, settings, url, start.spent, start.answered)
         try:
             yield engine
         finally:
@@ -166,6 +168,7 @@ ENGINES: dict[str, EngineFacts] = {
         gpus=lambda model: int(bool(_server_of(model).command)),
         runs_here=lambda model: bool(_server_of(model).command),
         reads_files=lambda model: is_local(model.id),
+        identity=lambda model: {} if _server_of(model).send_temperature else {"send_temperature": False},
     ),
 }
 

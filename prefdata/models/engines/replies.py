@@ -94,8 +94,8 @@ class SameFailure(Exception):
 class Alike:
     """Watches whether every request fails alike: no use in sending the rest."""
 
-    def __init__(self) -> None:
-        self.answered, self.reasons = False, Counter[str]()
+    def __init__(self, answered: bool = False) -> None:
+        self.answered, self.reasons = answered, Counter[str]()
 
     def add(self, reply: Completion) -> None:
         """Raises SameFailure."""

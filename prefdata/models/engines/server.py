@@ -73,9 +73,10 @@ class Later(Exception):
 
 
 class ServerEngine:
-    """Talks to one model at one address. `spent` is what earlier runs of the same work have cost."""
+    """Talks to one model at one address. `spent` is what earlier runs of the same work have cost,
+    `answered`: whether they got any answer."""
 
-    def __init__(self, model: str, settings: ServerSettings, url: str, spent: float = 0.0) -> None:
+    def __init__(self, model: str, settings: ServerSettings, url: str, spent: float = 0.0, answered: bool = False) -> None:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         self.model, self.settings, self.spent, self.url = model, settings, spent, url
@@ -96,6 +97,7 @@ class ServerEngine:
         ]
         self._turns = cycle(self._clients)
         self._paused_until = 0.0
+        self._alike = Alike(answered)
 
     def complete(self, requests: Iterable[Request]) -> Replies:
         """Chat completions, as they arrive."""
@@ -139,7 +141,7 @@ class ServerEngine:
         """Keep `concurrency` requests in flight, and a few more ready: a place is free when its reply has been taken in."""
         finished: queue.SimpleQueue[tuple[int, Completion | BaseException | None]] = queue.SimpleQueue()
         waiting: dict[int, Any] = {}
-        places, unsent, alike = asyncio.Semaphore(self.settings.concurrency), 0, Alike()
+        places, unsent = asyncio.Semaphore(self.settings.concurrency), 0
 
         def take() -> Replies:
             nonlocal unsent
@@ -151,7 +153,7 @@ class ServerEngine:
                 unsent += 1
             else:
                 yield place, reply
-                alike.add(reply)
+                self._alike.add(reply)
             # whoever asks for the next reply has committed this one: a kill then repeats what was in flight, no more
             self._loop.call_soon_threadsafe(places.release)
 
