@@ -273,12 +273,7 @@ MUTANTS = [
     ("prefdata/models/answers.py", 'finish != "length" else ids[:place]', "True else ids[:place]", "test_chat.py"),
     ("prefdata/models/answers.py", "if not whole.startswith(before):", "if False:", "test_chat.py"),
     ("prefdata/models/chat.py", "{marked(k): marked(v)", "{k: marked(v)", "test_chat.py"),
-    (
-        "prefdata/tables/messages.py",
-        "own = {k: v for k, v in message.items() if",
-        "own = {k: v for k, v in sorted(message.items()) if",
-        "test_conversations.py",
-    ),
+    ("prefdata/tables/ids.py", "dict(sorted(m.items()))", "m", "test_peoples_files.py"),
     ("prefdata/sources/pairs.py", "if reached[i] == reached[most]}", "}", "test_pairs.py"),
     ("prefdata/sources/pairs.py", "rank[one] + 1:", "rank[one] + 2:", "test_pairs.py"),
     ("prefdata/sources/conversations.py", "_without_nulls(more) if columnar else more", "more", "test_conversations.py"),

@@ -191,7 +191,8 @@ def test_prompts_that_differ_in_extras_only_are_different_prompts(read) -> None:
 
 
 def test_tools_and_extras_of_the_same_text_are_different_prompts() -> None:
-    found = {prompt_id([user()], *more) for more in ((), ("x",), (None, "x"), (None, None, "x"), ("x", None, "x"), ("x", "x"))}
+    x = '[{"a":1}]'
+    found = {prompt_id([user()], *more) for more in ((), (x,), (None, x), (None, None, x), (x, None, x), (x, x))}
     assert len(found) == 6
 
 

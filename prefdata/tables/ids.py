@@ -13,7 +13,14 @@ def prompt_id(
     """16 hex of blake2b over the canonical messages, and tools, template_kwargs and extras (JSON) where there are any."""
     canonical = json.dumps([[m["role"], m["content"]] for m in messages], separators=(",", ":"))
     more = [tools or "", template_kwargs or ""] if tools or template_kwargs or extras else []
-    return hex_id(canonical, *more, *([extras] if extras else []))
+    return hex_id(canonical, *more, *([_by_name(extras)] if extras else []))
+
+
+def _by_name(extras: str) -> str:
+    """Extras with each message's keys in order: templates ask for them by name. What a key holds stays in its own order."""
+    said = json.loads(extras)
+    made = [dict(sorted(m.items())) for m in (said if isinstance(said, list) else [said])]
+    return json.dumps(made, separators=(",", ":"))
 
 
 def candidate_id(
@@ -27,7 +34,7 @@ def candidate_id(
 ) -> str:
     """16 hex over prompt_id, response, origin, producer, temperature, sample, and extras where there are any."""
     heat = -1.0 if temperature is None else float(temperature)
-    return hex_id(prompt, response, origin, producer, heat, sample, *([extras] if extras else []))
+    return hex_id(prompt, response, origin, producer, heat, sample, *([_by_name(extras)] if extras else []))
 
 
 def is_text(text: str) -> bool:
