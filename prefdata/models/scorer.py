@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from prefdata.draws import item_key
-from prefdata.errors import snippet
+from prefdata.errors import EngineError, snippet
 from prefdata.models.chat import Refused
 from prefdata.models.loading import context_of, load_model
 from prefdata.models.settings import ReferenceSettings
@@ -35,7 +35,7 @@ class Scorer:
 
     def __init__(self, path: str, settings: ReferenceSettings, dtype: str, batch_tokens: int) -> None:
         self.path, self.settings, self.dtype, self.batch_tokens = path, settings, dtype, batch_tokens
-        self.checked = False
+        self.checked = self.gave_numbers = False
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -63,7 +63,16 @@ class Scorer:
             for group, sums in zip(groups, self._sums([prompts[p] for p in owners], groups, ids), strict=True):
                 for k, total in zip(group, sums, strict=True):
                     values[k] = {"logp": total, "num_tokens": len(ids[k])} if isfinite(total) else {"not_finite": str(total)}
+        self._require_numbers([values[k] for k in fitting])
         return values
+
+    def _require_numbers(self, values: Sequence[Value]) -> None:
+        """Raise EngineError where the model has given no finite log-prob at all, naming weights that are none."""
+        self.gave_numbers = self.gave_numbers or not values or any("logp" in v for v in values)
+        if not self.gave_numbers:
+            wrong = next((n for n, weight in self.model.named_parameters() if not weight.isfinite().all()), None)
+            why = f"the weights of {wrong} hold NaN or infinity" if wrong else "it overflows"
+            raise EngineError(f"every log-prob is NaN: {why}", self.path, "use another checkpoint, or a wider dtype")
 
     def encoded(self, items: Sequence[Item]) -> tuple[dict[str, list[int]], list[list[int]], list[Value]]:
         """(ids of each prompt, ids of each answer, what stands against each item; {} where nothing does)."""

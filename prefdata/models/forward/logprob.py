@@ -256,8 +256,7 @@ def require_equal_rows(model: Any, prompts: Ids, completions: Sequence[Ids]) -> 
     rows = row_token_logps(model, [prompts[b] for b in owner], flat)
     if not rows.numel():
         return
-    if not rows.isfinite().all():  # of these items' tokens: whoever asked sees it in the sums
-        _require_finite_weights(model, rows)
+    if not rows.isfinite().all():  # nothing to compare: whoever asked sees it in the sums
         return
     apart = (ours - rows).abs()
     exact = model.dtype in (torch.float32, torch.float64)
@@ -267,15 +266,3 @@ def require_equal_rows(model: Any, prompts: Ids, completions: Sequence[Ids]) -> 
             f"shared-prefix log-probs differ from plain rows by {gap:.2e} nats on a token (limit {limit})",
             "start-up check",
         )
-
-
-def _require_finite_weights(model: Any, logps: Tensor) -> None:
-    """Raise EngineError where every log-prob is NaN, naming weights that are."""
-    if logps.isfinite().any():
-        return
-    wrong = next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
-    raise EngineError(
-        f"every log-prob is NaN: {'the weights of ' + wrong + ' hold NaN or infinity' if wrong else 'the model overflows'}",
-        "the model",
-        "use another checkpoint, or a wider dtype",
-    )
