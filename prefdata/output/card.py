@@ -102,11 +102,12 @@ def merge(card: str, existing: str | None) -> str:
     start = text.find(BEGIN)
     stop = text.find(END, start)
     kept = f"{text[:start]}{block}{text[stop + len(END) :]}" if 0 <= start < stop else f"{text.rstrip()}\n\n{block}\n"
-    if any(c.get("default") or c["config_name"] == "default" for c in _foreign(theirs)):
+    if any(c.get("default") or c["config_name"] == "default" for c in _foreign(theirs, "configs")):
         ours["configs"] = [{k: v for k, v in c.items() if k != "default"} for c in _named(ours, "configs")]
     keys = {**theirs, **ours}
     for key in ("configs", "dataset_info"):
-        named = {c["config_name"]: c for c in [*_named(theirs, key), *_named(ours, key)]}
+        # a config of ours that has no files any more is not theirs to keep
+        named = {c["config_name"]: c for c in [*_foreign(theirs, key), *_named(ours, key)]}
         keys |= {key: list(named.values())} if named else {}
     return f"---\n{yaml.safe_dump(keys, sort_keys=False, allow_unicode=False)}---\n{kept.lstrip()}"
 
@@ -129,9 +130,9 @@ def _named(header: Facts, key: str) -> list[Facts]:
     return [c for c in (listed if isinstance(listed, list) else [listed]) if isinstance(c, dict) and "config_name" in c]
 
 
-def _foreign(header: Facts) -> list[Facts]:
+def _foreign(header: Facts, key: str) -> list[Facts]:
     """The configs of a target that are not ours."""
-    return [c for c in _named(header, "configs") if c["config_name"] not in CONFIGS]
+    return [c for c in _named(header, key) if c["config_name"] not in CONFIGS]
 
 
 def with_files(card: str, files: Mapping[str, Built]) -> str:
