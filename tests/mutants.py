@@ -275,7 +275,7 @@ MUTANTS = [
     ("prefdata/models/chat.py", "{marked(k): marked(v)", "{k: marked(v)", "test_chat.py"),
     ("prefdata/tables/ids.py", "dict(sorted(m.items()))", "m", "test_peoples_files.py"),
     ("prefdata/sources/pairs.py", "if reached[i] == reached[most]}", "}", "test_pairs.py"),
-    ("prefdata/sources/pairs.py", "rank[one] + 1:", "rank[one] + 2:", "test_pairs.py"),
+    ("prefdata/sources/pairs.py", "rank[worse] = rank[one] + 1", "rank[worse] = rank[one] + 2", "test_pairs.py"),
     ("prefdata/sources/conversations.py", "_without_nulls(more) if columnar else more", "more", "test_conversations.py"),
-    ("prefdata/stages/generate.py", "elif not text.strip():", "elif not text:", "test_generating.py"),
+    ("prefdata/stages/generate.py", "elif not text.strip():", "elif not text:", "test_peoples_files.py"),
 ]
