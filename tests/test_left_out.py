@@ -11,13 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 import yaml
-from models import config
 
 from prefdata.errors import ConfigError, DataError
-from prefdata.models.tokens import load_encoder
-from prefdata.sources.toy import tokenizers
 from prefdata.workflow.execute import bring_up
 from train import from_file
 from train import run as run_
@@ -25,19 +21,6 @@ from train.left_out import LeftOut
 from train.saving import save_tensors
 
 PAIR = {"prompt": "Sab", "chosen": "ab", "rejected": "c"}
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with the toy tokenizer, 64 tokens long."""
-    folder = tmp_path_factory.mktemp("lm")
-    tokenizers.write(folder / "t")
-    encoder = load_encoder(str(folder / "t" / "small"))
-    torch.manual_seed(0)
-    shape = config("llama", vocab_size=len(encoder.tokenizer), max_position_embeddings=64, initializer_range=0.1)
-    transformers.LlamaForCausalLM(shape).save_pretrained(folder / "m")
-    encoder.tokenizer.save_pretrained(folder / "m")
-    return folder / "m"
 
 
 @pytest.fixture
@@ -56,9 +39,7 @@ def run_file(tmp_path: Path, lm: Path) -> Callable[..., Path]:
 
 
 def prepared(path: Path) -> LeftOut:
-    left = LeftOut()
-    from_file.prepare(from_file.load(path), bring_up, left)
-    return left
+    return from_file.prepare(from_file.load(path), bring_up)
 
 
 def rows(count: int, **keys: str) -> list[dict[str, object]]:
@@ -70,8 +51,7 @@ def test_long_rows_are_counted_on_the_terminal_and_on_the_card(
 ) -> None:
     path = run_file([*rows(4), *({**PAIR, "prompt": "S" + "9" * (80 + i)} for i in range(6))])
     made = from_file.load(path)
-    left = LeftOut()
-    from_file.prepare(made, bring_up, left)
+    left = from_file.prepare(made, bring_up)
     assert "train: 6 of 10 rows left out: too_long 6\n" in capsys.readouterr().err
     run_.train(made.recipe, made.name, made.results, left)
     assert "6 of 10 rows left out: too\\_long 6" in (tmp_path / "out" / "README.md").read_text()

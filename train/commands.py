@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from prefdata.recipe.read import print_settings
 from prefdata.recipe.results import BringUp, Results
 from prefdata.recipe.settings.whole import Settings
 from prefdata.tables.locks import lock
+
+if TYPE_CHECKING:
+    from train.left_out import LeftOut
 
 
 def add(app: typer.Typer, bring_up: BringUp, read: Callable[[Path], Settings]) -> None:
@@ -90,13 +93,11 @@ def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp) -> 
         print(output)
         return
     os.environ["OMP_NUM_THREADS"] = str(file_run.recipe.threads)  # before torch is imported
-    from train.left_out import LeftOut
     from train.run import train
 
     results = file_run.results
-    left = LeftOut()
-    call = partial(train, file_run.recipe, file_run.name, results, left, request)
-    _train(log, results.root / "locks" / "train", call, partial(from_file.prepare, file_run, bring_up, left))
+    call = partial(train, file_run.recipe, file_run.name, results, request=request)
+    _train(log, results.root / "locks" / "train", call, partial(from_file.prepare, file_run, bring_up))
 
 
 def _of_recipe(recipe: Settings, path: Path, name: str | None, check: bool, log: Path | None) -> None:
@@ -115,17 +116,18 @@ def _of_recipe(recipe: Settings, path: Path, name: str | None, check: bool, log:
     _train(log, results.root / "locks" / f"train-{name.replace('/', '-')}", partial(train, recipe, name, results))
 
 
-def _train(log: Path | None, lock_: Path, call: Callable[[], Path], prepare: Callable[[], None] = lambda: None) -> None:
+def _train(
+    log: Path | None, lock_: Path, call: Callable[..., Path], prepare: Callable[[], "LeftOut | None"] = lambda: None
+) -> None:
     """Prepare and train. Of several processes (torchrun) the first one locks, prepares, writes and says where."""
     from train import processes
 
     here = processes.join()
     try:
         with logged(log if here.first else None), lock(lock_) if here.first else nullcontext():
-            if here.first:
-                prepare()
+            left = prepare() if here.first else None
             here.any(False)  # wait for the first
-            folder = call()
+            folder = call(left=left)
             if here.first:
                 print(folder)
     finally:

@@ -126,9 +126,7 @@ def usable(
     if not fitting:
         raise DataError(f"every row is longer than the model's {limit} tokens", where)
     if left is not None:
-        left.update({"too_long": len(kept) - len(fitting), "need_2": len(data) - len(kept)})
-        for reason in [r for r, n in left.items() if n == 0]:
-            del left[reason]
+        left += Counter(too_long=len(kept) - len(fitting), need_2=len(data) - len(kept))  # which leaves out zeros
     return fitting
 
 

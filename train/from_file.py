@@ -230,30 +230,28 @@ def request(run: FileRun) -> str:
     )
 
 
-def prepare(run: FileRun, bring_up: BringUp, left: LeftOut | None = None) -> None:
-    """Make the set under <output>.work, as far as it is not there. `bring_up` runs the data stages; `left` is told what was
-    left out.
+def prepare(run: FileRun, bring_up: BringUp) -> LeftOut:
+    """Make the set under <output>.work, as far as it is not there; what was left out of it. `bring_up` runs the data stages.
 
     Raises DataError where no row is left, or where too many are bad.
     """
-    left = LeftOut() if left is None else left
     results, place = run.results, str(run.settings.data.path or run.settings.data.dataset)
     if run.published is None:
         with own_keys():
             bring_up(results, STAGES, readers.files_of(run.recipe.sources.sources[0]))
-        left.take(of_preparation(results, "sft" if run.settings.objective == "sft" else "preference"))
+        left = of_preparation(results, "sft" if run.settings.objective == "sft" else "preference")
         left.say()
         left.require_some(place)
         left.require_few_bad(run.settings.data.max_reject_rate, run.recipe.sources.sources[0])
-        return
-    rows = run.published
-    left.rows = rows.height
+        return left
+    rows, left = run.published, LeftOut(run.published.height)
     for reference in run.recipe.score.references:
         rows = with_logps(rows, reference, results, left)
     left.say()
     left.require_some(place)
     for unit in ("preference", "sft"):
         files.write_table(results.table(Part("sets", "sets", unit), 0), "sets", rows)
+    return left
 
 
 def with_logps(rows: pl.DataFrame, reference: ReferenceSettings, results: Results, left: LeftOut) -> pl.DataFrame:

@@ -23,7 +23,7 @@ from train.card import About
 from train.examples import Order, examples, usable
 from train.given import Row, scored, set_row
 from train.left_out import LeftOut
-from train.loop import Prepared, identity_of, steps
+from train.loop import Prepared, facts_of, identity_of, steps
 from train.mistakes import mistakes
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
@@ -123,8 +123,7 @@ def fit(
             limit=limit,
             identity=identity_of(name, settings, seed, data_hash, start, list(compared), []),
             scratch=kept.with_name(f"{kept.name}.work") if kept is not None else Path(nowhere),
-            facts={"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data_hash}
-            | {"left_out": str(left)},
+            facts=facts_of(settings, seed, data_hash, start, left),
         )
         with lock(run.scratch / "lock") if kept is not None else nullcontext():
             trained = steps(run)

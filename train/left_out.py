@@ -2,8 +2,9 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import polars as pl
 
@@ -17,8 +18,16 @@ from prefdata.tables.drops import reason_of
 
 LOST = ("need_2", "chosen_dropped")
 """Reasons of the set behind which stands what dropped an answer."""
-Example = tuple[str | None, str | None]
-"""source_row and detail of a drop."""
+
+
+class Drop(NamedTuple):
+    """A row of `drops`, its reason without what it is about."""
+
+    prompt: str | None
+    candidate: str | None
+    reason: str
+    row: str | None
+    detail: str | None
 
 
 @dataclass
@@ -30,12 +39,8 @@ class LeftOut:
     answers: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     """Rows and answers that are bad input, of `rows` and `answers`, by reason."""
-    examples: dict[str, Example] = field(default_factory=dict)
+    examples: dict[str, Drop] = field(default_factory=dict)
     """The first drop of each reason."""
-
-    def take(self, other: "LeftOut") -> None:
-        """Become what another one says."""
-        self.__dict__.update(other.__dict__)
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{reason} {n}" for reason, n in self.reasons.most_common())
@@ -60,7 +65,7 @@ class LeftOut:
 
     def _place(self, reasons: Iterable[str], source: SourceSettings) -> str:
         """file:row of the first row with one of the reasons."""
-        rows = [self.examples[r][0] for r in reasons if r in self.examples]
+        rows = [self.examples[r].row for r in reasons if r in self.examples]
         found = readers.place_of(rows[0], source) if rows and rows[0] else None
         return found or "data"
 
@@ -72,7 +77,7 @@ class LeftOut:
 
     def _told(self, reasons: Iterable[str]) -> str:
         """What is behind the reasons: their meaning, and what the first drop says."""
-        said = {r: (self.examples[r][1] or "") if r in self.examples else "" for r in reasons}
+        said = {r: (self.examples[r].detail or "") if r in self.examples else "" for r in reasons}
         texts = [f"{reason_of(r).meaning}{': ' if text else ''}{text}" for r, text in said.items()]
         return f" ({'; '.join(texts)})"
 
@@ -80,32 +85,24 @@ class LeftOut:
 def of_preparation(results: Results, unit: str) -> LeftOut:
     """What the stages before training left out of the set `unit`. A prompt without its pair is counted under what took the
     pair."""
-    left, counted = LeftOut(), set[tuple[str | None, ...]]()
-    answers: dict[str | None, tuple[str, Example]] = {}
+    left = LeftOut()
     for shard in results.shards:
         prompts = set(files.read_table(results.table(Part("prompts", "sources"), shard), "prompts")["prompt_id"])
-        left.rows += len(prompts)
+        early = [d for part in [Part("drops", "sources"), *_scoring(results)] for d in _drops(results, part, shard)]
+        of_rows = {(d.prompt, d.row): d for d in reversed(early) if d.candidate is None and d.prompt not in prompts}
+        of_answers = {d.prompt: d for d in reversed(early) if d.candidate is not None or d.prompt in prompts}
+        left.rows += len(prompts) + len(of_rows)  # a row that was dropped made no prompt
         left.answers += files.read_table(results.table(Part("candidates", "sources"), shard), "candidates").height
-        for part in [Part("drops", "sources"), *_scoring(results), Part("drops", "sets", unit)]:
-            for prompt, candidate, reason, row, detail in _drops(results, part, shard):
-                found = reason, (row, detail)
-                # an answer is bad once, under however many references
-                if reason_of(reason).bad and (candidate is None or (prompt, candidate) not in counted):
-                    counted.add((prompt, candidate))
-                    left.bad[reason] += 1
-                    left.examples.setdefault(reason, (row, detail))
-                if part.stage == "sets":
-                    found = answers.get(prompt, found) if reason in LOST else found
-                elif candidate is not None or prompt in prompts:  # an answer of a prompt that is there
-                    answers.setdefault(prompt, found)
-                    continue
-                elif (prompt, row, "row") in counted:  # another answer of a row that made no prompt
-                    continue
-                else:
-                    counted.add((prompt, row, "row"))
-                    left.rows += 1
-                left.reasons[found[0]] += 1
-                left.examples.setdefault(*found)
+        lost = _drops(results, Part("drops", "sets", unit), shard)
+        for drop in [*of_rows.values(), *(of_answers.get(d.prompt, d) if d.reason in LOST else d for d in lost)]:
+            left.reasons[drop.reason] += 1
+            left.examples.setdefault(drop.reason, drop)
+        # an answer is bad once, under however many references
+        once = {(d.prompt, d.candidate): d for d in reversed(early) if d.candidate is not None}
+        for drop in [*(d for d in early if d.candidate is None), *once.values()]:
+            if reason_of(drop.reason).bad:
+                left.bad[drop.reason] += 1
+                left.examples.setdefault(drop.reason, drop)
     return left
 
 
@@ -113,10 +110,11 @@ def _scoring(results: Results) -> list[Part]:
     return [Part("drops", "score", reference_unit(r)) for r in results.settings.score.references]
 
 
-def _drops(results: Results, part: Part, shard: int) -> Sequence[tuple[str | None, str | None, str, str | None, str | None]]:
-    """(prompt_id, candidate_id, reason without what it is about, source_row, detail) of a table of drops."""
+def _drops(results: Results, part: Part, shard: int) -> list[Drop]:
+    """The rows of a table of drops."""
     path = results.table(part, shard)
     if not path.exists():
         return []
     base = pl.col("reason").str.split(":").list.first()
-    return files.read_table(path, "drops").select("prompt_id", "candidate_id", base, "source_row", "detail").rows()
+    frame = files.read_table(path, "drops").select("prompt_id", "candidate_id", base, "source_row", "detail")
+    return [Drop(*row) for row in frame.iter_rows()]

@@ -18,6 +18,7 @@ from train import checkpoint
 from train.batch_statistics import RunningMean
 from train.examples import Example, Order
 from train.first_batch import check
+from train.left_out import LeftOut
 from train.metrics import Metrics, merged
 from train.objectives.registry import Objective
 from train.precision import forwards, warn_of_slow_bf16
@@ -52,6 +53,11 @@ class Prepared:
     scratch: Path
     before: Path | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def facts_of(settings: TrainingSettings, seed: int, data: str, start: str, left: LeftOut) -> dict[str, Any]:
+    """What the receipt and the card tell of a run before its first step."""
+    return {"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data, "left_out": str(left)}
 
 
 def identity_of(

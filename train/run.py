@@ -13,7 +13,7 @@ from train.card import About
 from train.data import held_out, read_examples, read_set, with_alpha
 from train.examples import Order
 from train.left_out import LeftOut
-from train.loop import Prepared, identity_of, steps
+from train.loop import Prepared, facts_of, identity_of, steps
 from train.objectives.registry import OBJECTIVES
 from train.policy import policy, reference
 from train.processes import World, join
@@ -75,6 +75,5 @@ def prepare(results: Results, name: str, world: World, left: LeftOut) -> Prepare
         identity=identity_of(name, settings, seed, data_hash, start, [r.name for r in recipe.score.references], held),
         scratch=results.root / "chunks" / "train" / name,
         before=before or None,
-        facts={"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data_hash}
-        | {"left_out": str(LeftOut(max(left.rows, here.rows), left.reasons + here.reasons))},
+        facts=facts_of(settings, seed, data_hash, start, LeftOut(max(left.rows, here.rows), left.reasons + here.reasons)),
     )
