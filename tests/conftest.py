@@ -36,6 +36,25 @@ def toy_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Llama of 64 tokens with the toy tokenizer `small`."""
+    import torch
+    import transformers
+    from models import config
+
+    from prefdata.models.tokens import load_encoder
+
+    folder = tmp_path_factory.mktemp("lm")
+    tokenizers.write(folder / "t")
+    encoder = load_encoder(str(folder / "t" / "small"))
+    torch.manual_seed(0)
+    shape = config("llama", vocab_size=len(encoder.tokenizer), max_position_embeddings=64, initializer_range=0.1)
+    transformers.LlamaForCausalLM(shape).save_pretrained(folder / "m")
+    encoder.tokenizer.save_pretrained(folder / "m")
+    return folder / "m"
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Results]:
     """make_run(sources=..., ...) -> Results in this test's folder."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from test_from_file import lm, pairs, settings_file, train
+from test_from_file import pairs, settings_file, train
 
 import prefdata
 from prefdata.errors import ConfigError, DataError
@@ -19,7 +19,7 @@ from train import in_memory as module
 from train import loop
 from train.objectives.registry import OBJECTIVES
 
-__all__ = ["lm", "settings_file"]
+__all__ = ["settings_file"]
 ROOT = Path(__file__).parents[1]
 ROWS = [
     {"prompt": "2+2=", "chosen": "4", "rejected": ["5", "22", "3"]},

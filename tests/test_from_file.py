@@ -10,18 +10,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import torch
 import yaml
 from conftest import nectar, run_stages
-from models import config
 
 from prefdata.errors import ConfigError, DataError
 from prefdata.models import scorer
-from prefdata.models.tokens import load_encoder
 from prefdata.recipe.job import Job
 from prefdata.recipe.results import Results
 from prefdata.recipe.units import Part
-from prefdata.sources.toy import tokenizers
 from prefdata.stages.registry import STAGES
 from prefdata.tables import schema
 from prefdata.tables.files import read_table, write_table
@@ -29,21 +25,6 @@ from prefdata.workflow.execute import bring_up
 from train import from_file
 from train import run as run_
 from train.left_out import LeftOut
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with the toy tokenizer."""
-    import transformers
-
-    folder = tmp_path_factory.mktemp("lm")
-    tokenizers.write(folder / "t")
-    encoder = load_encoder(str(folder / "t" / "small"))
-    torch.manual_seed(0)
-    shape = config("llama", vocab_size=len(encoder.tokenizer), max_position_embeddings=64, initializer_range=0.1)
-    transformers.LlamaForCausalLM(shape).save_pretrained(folder / "m")
-    encoder.tokenizer.save_pretrained(folder / "m")
-    return folder / "m"
 
 
 def pairs(count: int = 12) -> list[dict[str, str]]:

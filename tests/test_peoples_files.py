@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import config
 from servers.scripted import Scripted, Server
-from test_from_file import lm, pairs, published, settings_file
+from test_from_file import pairs, published, settings_file
 from test_generating import generated, made, says
 
 import prefdata
@@ -41,7 +41,7 @@ from prefdata.tables.schema import TABLES, Table
 from prefdata.workflow import cli
 from train import from_file
 
-__all__ = ["generated", "lm", "published", "settings_file"]
+__all__ = ["generated", "published", "settings_file"]
 Row = dict[str, Any]
 Published = Callable[..., Path]
 Scored = Callable[..., Results]

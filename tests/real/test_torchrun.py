@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_from_file import lm, pairs, settings_file
+from test_from_file import pairs, settings_file
 
 pytestmark = pytest.mark.real
-__all__ = ["lm", "settings_file"]
+__all__ = ["settings_file"]
 ROOT = Path(__file__).parents[2]
 
 
