@@ -666,3 +666,11 @@ def test_text_that_the_template_writes_as_json_is_rendered_as_ever(toy_tokenizer
     as_json = "{% if m['role'] == 'tool' %}{{ m['content'] | tojson }}{% else %}{{ m['content'] or '' }}{% endif %}"
     encoder = _encoder(toy_tokenizers, SHOWING.replace("{{ m['content'] or '' }}", as_json))
     assert encoder.tokenizer.decode(encoder.prompt(asked)) == _text(encoder, asked, generation=True)
+
+
+def test_a_template_that_changes_answers_is_refused(toy_tokenizers: Path) -> None:
+    """Where an answer stands in the conversation is then not known."""
+    encoder = _encoder(toy_tokenizers, BASE.replace("m['content']", "m['content'] | upper"))
+    (found,) = encoder.prompts_or_refusals([(USER, None, None)])
+    assert isinstance(found, Refused)
+    assert "does not show an answer as it is" in str(found)

@@ -116,7 +116,9 @@ def around(render: Render, template: str, controls: re.Pattern[str], kind: Kind,
     asked += [{"role": "user", "content": first}]
     asked += [{"role": "assistant", "content": second}, {"role": "user", "content": second}] if kind[1] else []
     prompt, bare = (render(asked, g, extra) for g in (True, False))
-    before, _, after = render([*asked, {"role": "assistant", "content": mark}], False, extra).partition(mark)
+    before, shown, after = render([*asked, {"role": "assistant", "content": mark}], False, extra).partition(mark)
+    if not shown:
+        raise Refused("the chat template does not show an answer as it is", where, "correct its chat_template")
     if not before.startswith(prompt):
         raise Refused(
             f"prompt and answer would be no rendering of the conversation: the chat template's prompt ends in "
