@@ -10,7 +10,7 @@ from typing import Any
 from prefdata.errors import ConfigError
 from prefdata.judging import verify
 from prefdata.models.chat import Refused
-from prefdata.models.engines.protocol import batches
+from prefdata.models.engines.protocol import REFUSED, batches
 from prefdata.models.engines.registry import LanguageModelSettings
 from prefdata.models.loading import context_of, load_classifier
 from prefdata.models.scorer import Item, Scorer
@@ -92,7 +92,7 @@ class Rewards:
         pairs = enumerate(zip(prompts, answers, strict=True))
         rows = {k: p + a for k, (p, a) in pairs if not isinstance(p, Refused) and not isinstance(a, Refused)}
         limit = context_of(self.path, self.settings.revision)
-        made: list[Score] = [(None, "too_long" if k in rows else "refused_by_template") for k in range(len(items))]
+        made: list[Score] = [(None, "too_long" if k in rows else REFUSED) for k in range(len(items))]
         fitting = sorted((k for k, row in rows.items() if len(row) <= limit), key=lambda k: len(rows[k]))
         for _, alike in groupby(fitting, key=lambda k: len(rows[k])):
             for batch in batches(alike, BATCH_ROWS):

@@ -243,7 +243,8 @@ class Encoder:
         return _encode(self._plain, texts)
 
     def completions(self, responses: Sequence[str], finishes: Sequence[str]) -> list[list[int]]:
-        """Ids of answers; an answer cut by the length limit (finish = length) gets no end id."""
+        """Ids of texts as answers, without what a chat template writes around one (`answers` has it); an answer cut by the
+        length limit (finish = length) gets no end id."""
         return self.ended(self.contents(responses), finishes)
 
     def ended(self, contents: Sequence[list[int]], finishes: Sequence[str]) -> list[list[int]]:

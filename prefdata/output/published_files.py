@@ -118,7 +118,7 @@ def preference(rows: pl.DataFrame, origins: Sequence[str], seed: int, keys: Keys
         picked = picked.with_columns(
             column("prompt", prompts, keys),
             *[
-                column(name, [[answer(text, extras)] if text is not None else [] for text, extras in said.iter_rows()], keys)
+                column(name, [[answer(text, extras)] for text, extras in said.iter_rows()], keys)
                 for name in ("chosen", "rejected")
                 for said in [picked.select(f"_{name}", f"_{name}_extras")]
             ],

@@ -36,8 +36,8 @@ def decontaminate(frames: Frames, job: Job) -> Frames:
         if (hit := first_overlap([m["content"] for m in row["messages"]], known, settings.ngram))
     }
     dropped = prompts.filter(pl.col("prompt_id").is_in(list(found))).select("prompt_id", "source", "source_row")
-    where = pl.lit(pl.Series([found[i] for i in dropped["prompt_id"]], dtype=pl.String))
-    return {"drops": drops_of(dropped, "decontaminate", "contaminated", where)}
+    named = dropped.with_columns(pl.Series("where", [found[i] for i in dropped["prompt_id"]], dtype=pl.String))
+    return {"drops": drops_of(named, "decontaminate", "contaminated", pl.col("where"))}
 
 
 @dataclass(frozen=True)

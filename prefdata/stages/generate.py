@@ -12,7 +12,7 @@ import polars as pl
 
 from prefdata.draws import hash64, item_key
 from prefdata.errors import EngineError
-from prefdata.models.engines.protocol import Completion, Engine, Request, in_order
+from prefdata.models.engines.protocol import NO_ROOM, REFUSED, Completion, Engine, Request, in_order
 from prefdata.models.engines.registry import Start, started
 from prefdata.recipe import fill
 from prefdata.recipe.job import Job
@@ -29,7 +29,7 @@ from prefdata.tables.messages import prompt_of
 from prefdata.tables.views import Frames, prompts_of
 
 VERSION = 3
-NEVER_ASKED = {"no_room": "too_long", "refused_by_template": "refused_by_template"}
+NEVER_ASKED = {NO_ROOM: "too_long", REFUSED: "refused_by_template"}
 """Reasons of engines that are about a prompt, which no sample of it can mend, and what its drop is called."""
 EMPTY = "empty_answer"
 

@@ -51,8 +51,10 @@ def _alike(job: Job) -> list[tuple[str, str]]:
         texts = {i: user_text(m) for i, m in frames["prompts"].select("prompt_id", "messages").iter_rows()}
         for prompt, detail in frames["drops"].select("prompt_id", "detail").iter_rows():
             kept = str(detail).removeprefix("of ")
-            if kept in texts and len(found) < EXAMPLES:
+            if kept in texts:
                 found.append((texts[prompt], texts[kept]))
+            if len(found) == EXAMPLES:
+                return found
     return found
 
 

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from prefdata.models.chat import Refused
-from prefdata.models.engines.protocol import Completion, Request
+from prefdata.models.engines.protocol import NO_ROOM, REFUSED, Completion, Request
 from prefdata.models.tokens import Encoder
 
-NO_ROOM = Completion("", "error", 0, "no_room")
-REFUSED = "refused_by_template"
+WITHOUT_ROOM = Completion("", "error", 0, NO_ROOM)
 
 
 def prompts_of(encoder: Encoder, requests: Sequence[Request]) -> tuple[list[list[int]], dict[int, Completion]]:

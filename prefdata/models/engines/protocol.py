@@ -46,6 +46,8 @@ class Completion:
     transient: bool = False
 
 
+NO_ROOM, REFUSED = "no_room", "refused_by_template"
+"""Reasons of replies that are about the prompt: no other sample of it will do."""
 Replies = Iterator[tuple[int, Completion]]
 """(place of the request, its reply), as they finish."""
 

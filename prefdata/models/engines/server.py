@@ -18,7 +18,7 @@ from itertools import cycle
 from typing import Any
 
 from prefdata.errors import EngineError, snippet
-from prefdata.models.engines.protocol import Completion, Replies, Request
+from prefdata.models.engines.protocol import NO_ROOM, Completion, Replies, Request
 from prefdata.models.engines.replies import (
     Alike,
     SameFailure,
@@ -275,7 +275,7 @@ class ServerEngine:
         # every server says it in its own words; the code is OpenAI's, the sentence vLLM's
         no_room = "context_length_exceeded" in error.response.text or "maximum context length" in error.response.text
         said = snippet(message_of(error.response.text.replace(self._key, "***")), 160)
-        return Bad("no_room", transient=False) if no_room else Bad(f"status {status}: {said}", transient=True)
+        return Bad(NO_ROOM, transient=False) if no_room else Bad(f"status {status}: {said}", transient=True)
 
     def _pause(self, seconds: float) -> None:
         """Nobody sends before then. Called on the loop's thread only."""

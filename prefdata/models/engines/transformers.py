@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from prefdata.draws import uniform
 from prefdata.kinds import End, Template
-from prefdata.models.engines.prompts import NO_ROOM, prompts_of
+from prefdata.models.engines.prompts import WITHOUT_ROOM, prompts_of
 from prefdata.models.engines.protocol import Completion, Replies, Request, batches, chosen
 from prefdata.models.forward import logprob
 from prefdata.models.loading import context_of, load_model
@@ -48,7 +48,7 @@ class TransformersEngine:
         prompts, refused = prompts_of(self.encoder, requests)
         fitting = [i for i, p in enumerate(prompts) if 0 < len(p) < self.context]
         made = dict(zip(fitting, self._sample([requests[i] for i in fitting], [prompts[i] for i in fitting]), strict=True))
-        return [made.get(i) or refused.get(i, NO_ROOM) for i in range(len(requests))]
+        return [made.get(i) or refused.get(i, WITHOUT_ROOM) for i in range(len(requests))]
 
     def _sample(self, requests: list[Request], prompts: list[list[int]]) -> list[Completion]:
         if not requests:
@@ -124,4 +124,4 @@ class TransformersEngine:
         fitting = [i for i, p in enumerate(prompts) if 0 < len(p) <= room]
         sums = logprob.grouped_logps(self.model, [prompts[i] for i in fitting], [ids] * len(fitting)) if fitting else []
         made = {i: chosen(labels, s.tolist(), len(prompts[i])) for i, s in zip(fitting, sums, strict=True)}
-        return [made.get(i) or refused.get(i, NO_ROOM) for i in range(len(requests))]
+        return [made.get(i) or refused.get(i, WITHOUT_ROOM) for i in range(len(requests))]

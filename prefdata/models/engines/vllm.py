@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from prefdata.errors import ConfigError
 from prefdata.kinds import End, Template
-from prefdata.models.engines.prompts import NO_ROOM, prompts_of
+from prefdata.models.engines.prompts import WITHOUT_ROOM, prompts_of
 from prefdata.models.engines.protocol import Completion, Replies, Request, batches, chosen
 from prefdata.models.loading import context_of
 from prefdata.models.tokens import load_encoder
@@ -130,7 +130,7 @@ class VllmEngine:
             use_tqdm=False,
         )
         made = {i: read(output) for i, output in zip(fitting, outputs, strict=True)}
-        return [made.get(i) or refused.get(i, NO_ROOM) for i in range(len(requests))]
+        return [made.get(i) or refused.get(i, WITHOUT_ROOM) for i in range(len(requests))]
 
     def _completion(self, output: Any) -> Completion:
         made = output.outputs[0]

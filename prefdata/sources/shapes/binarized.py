@@ -33,7 +33,7 @@ def read(row: Fields) -> Shaped:
 
 def conversation(row: Fields, name: str) -> list[Message]:
     """A conversation that ends with the answer. Raises DataError."""
-    row.get(name, list)
+    row.get(name, list)  # no text: a conversation has several messages
     messages = row.messages(name)
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
         raise DataError("not a conversation that ends with the assistant's answer", row.at(name), "correct the row")
