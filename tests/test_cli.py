@@ -9,6 +9,7 @@ import pytest
 
 from prefdata.recipe.units import unit_of
 from prefdata.stages.registry import STAGES
+from prefdata.workflow.run import command
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,3 +92,13 @@ def test_a_secret_in_the_environment_reaches_no_message(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("name: t\nsources: {sources: [{name: s, path: nowhere.jsonl}]}\n")
     done = call("sources", "--settings", "r.yaml", "--debug", cwd=tmp_path, HF_TOKEN="hf_canary")
     assert "hf_canary" not in done.stdout + done.stderr
+
+
+def test_prefdata_run_gives_snakemake_the_users_targets_and_options() -> None:
+    """--configfile and --resources take all words up to the next option, a target too."""
+    for options in (["publish"], ["-n", "set"], ["--resources", "gpu=2", "--cores", "1", "set"]):
+        words = command(Path("r.yaml"), options)
+        assert words[-len(options) :] == options
+        before = words[: -len(options)]
+        assert before[-2].startswith("--")
+        assert before[-2] not in ("--configfile", "--resources")

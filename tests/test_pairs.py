@@ -317,6 +317,16 @@ def test_binarized_rows_of_a_prompt_are_one_set_ordered_by_all_scores(read) -> N
     assert all(made[t].equals(again[t]) for t in TABLES)
 
 
+def test_an_answer_with_two_scores_is_ordered_by_the_pairs(read) -> None:
+    """a 5 > b 3 and b 8 > c 6: scores of different rows do not compare, each row's order does."""
+    for listed in (
+        [binarized("a", "b", 5, 3), binarized("b", "c", 8, 6)],
+        [binarized("b", "c", 8, 6), binarized("a", "b", 5, 3)],
+    ):
+        made = read(listed, "ultrafeedback_binarized")
+        assert dict(made["candidates"].select("response", "source_rank").iter_rows()) == {"a": 1.0, "b": 2.0, "c": 3.0}
+
+
 def test_binarized_rows_without_scores_are_pairs(read) -> None:
     made = read([binarized("a", "b"), binarized("b", "c"), binarized("d", "c")], "ultrafeedback_binarized")
     assert ranked(made) == [("a", 1.0), ("b", 2.0), ("c", 3.0), ("d", None)]

@@ -144,3 +144,9 @@ def test_an_unknown_rubric_is_named_with_ours() -> None:
     with pytest.raises(ConfigError, match="no rubric 'helpful'; give the path of a file, or one of helpfulness, toy"):
         load("helpful")
     assert isinstance(load("helpfulness"), Rubric)
+
+
+def test_a_rubric_whose_verdict_is_decorated_itself_is_read() -> None:
+    for verdict in ("**{label}**", "_{label}_.", "Verdict: {label}."):
+        own = load("helpfulness").model_copy(update={"verdict": verdict})
+        assert own.place("so\n" + verdict.replace("{label}", "B")) == "second"

@@ -10,6 +10,7 @@ from servers.scripted import Scripted, Server
 
 from prefdata.errors import EngineError
 from prefdata.models.engines.protocol import Completion, Request, in_order
+from prefdata.models.engines.registry import LanguageModelSettings
 from prefdata.models.engines.replies import retry_after, usage_of
 from prefdata.models.engines.server import AHEAD, PAUSES, ServerEngine
 from prefdata.models.engines.server_settings import ServerSettings
@@ -213,6 +214,28 @@ def test_a_request_says_what_it_asks_for() -> None:
     assert sampled["chat_template_kwargs"] == {"enable_thinking": False}
     assert (chosen["max_tokens"], chosen["temperature"], chosen["logprobs"], chosen["top_logprobs"]) == (1, 0.0, True, 5)
     assert "seed" not in chosen
+
+
+def test_the_limits_name_and_the_temperature_follow_the_server() -> None:
+    with engine(scripted := Scripted(), max_tokens_field="max_completion_tokens", send_temperature=False) as made:
+        in_order(made.complete(asks("x", temperature=0.7, max_tokens=9)))
+        in_order(made.choose(asks("x"), ["A"]))
+    for body, limit in zip(scripted.bodies, (9, 1), strict=True):
+        assert body["max_completion_tokens"] == limit
+        assert not {"max_tokens", "temperature"} & body.keys()
+    plain, fixed = (LanguageModelSettings(id="m", server={"send_temperature": sent}) for sent in (True, False))
+    assert plain.identity() != fixed.identity(), "answers under another temperature are other answers"
+
+
+def test_a_run_whose_first_requests_all_fail_alike_stops_and_one_that_got_answers_goes_on() -> None:
+    with engine() as made, pytest.raises(EngineError, match="the first 8 requests all failed .status 400"):
+        in_order(made.complete(asks(*["cue:bad"] * 20)))
+    for many in (["fine", *["cue:bad"] * 20], ["cue:bad"] * 7):
+        with engine(concurrency=1) as made:
+            assert [r.finish for r in in_order(made.complete(asks(*many)))].count("error") == many.count("cue:bad")
+    with engine() as made:  # an earlier run of the same work got answers
+        made._alike.answered = True
+        assert len(in_order(made.complete(asks(*["cue:bad"] * 20)))) == 20
 
 
 def test_retry_after_reads_seconds_and_dates() -> None:

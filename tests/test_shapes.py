@@ -414,6 +414,19 @@ def test_parquet_files_with_different_columns_are_an_error_naming_both(read, tmp
         run_stages(run, "sources")
 
 
+def test_a_text_prompt_is_read_as_turns_where_it_ends_open_only(read) -> None:
+    pair = {"chosen": "a", "rejected": "b"}
+    for text, turns in (
+        ("Human: Why?\n\nAssistant:", [("user", "Why?")]),
+        ("Human: Why is that a name?", [("user", "Human: Why is that a name?")]),
+        ("Explain this log:\n\nAssistant: hi", [("user", "Explain this log:\n\nAssistant: hi")]),
+    ):
+        assert contents(read([{"prompt": text, **pair}], format="trl_pairs")) == [turns]
+    assert reasons(read([{"prompt": "So:\n\nHuman: Why?\n\nAssistant:", **pair}], format="trl_pairs")) == [
+        ("row", "bad_dialogue")
+    ]
+
+
 def test_arena_hard_answers_of_several_models_are_joined(read) -> None:
     def second(model: str, answer: object) -> dict[str, object]:
         asked = {"role": "user", "content": "Why?"}
@@ -425,6 +438,9 @@ def test_arena_hard_answers_of_several_models_are_joined(read) -> None:
     assert sorted(contents(made)) == [[("user", "How?")], [("user", "Why?")]]
     with pytest.raises(PrefdataError, match="rows.jsonl:1:prompt: an answer without the text of its question"):
         read([first], format="arena_hard")
+    twice = {**first, "prompt": "How?", "choices": [{"turns": [{"content": "one"}, {"content": "two"}]}]}
+    with pytest.raises(PrefdataError, match="rows.jsonl:1:choices: no answer: None"):
+        read([twice], format="arena_hard")
     with pytest.raises(PrefdataError, match="rows.jsonl:1:messages: no answer: None"):
         read([second("a", {"text": "so"})], format="arena_hard")
 

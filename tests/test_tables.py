@@ -69,3 +69,25 @@ def test_shard_of_covers_both_ends() -> None:
 def test_a_nullable_column_added_later_does_not_make_old_files_unreadable() -> None:
     old = schema.frame("ranks", [RANK]).drop("win_prob")
     assert schema.require(old, TABLES["ranks"])["win_prob"].to_list() == [None]
+
+
+def test_sets_from_before_candidates_had_extras_are_read() -> None:
+    """A nullable field inside a list is added as a nullable column is."""
+    now = TABLES["sets"]
+    candidate = {f.name: None for f in schema.SET_CANDIDATE.fields} | {
+        "candidate_id": "0" * 16,
+        "role": "chosen",
+        "response": "a",
+    }
+    rows = pl.DataFrame(
+        [{"prompt_id": "0" * 16, "split": "train", "prompt": [], "candidates": [candidate, {**candidate, "role": "other"}]}],
+        schema={k: v for k, v in now.schema.items() if k in ("prompt_id", "split", "prompt", "candidates")},
+    )
+    before = rows.with_columns(
+        pl.col("candidates").list.eval(pl.struct(pl.element().struct.field(f.name) for f in schema.SET_CANDIDATE.fields[:-1]))
+    )
+    assert schema.SET_CANDIDATE.fields[-1].name == "extras"
+    assert before.schema["candidates"] != now.schema["candidates"]
+    read = schema.require(schema.stored(before), now)
+    assert read.schema == now.schema
+    assert read.equals(schema.require(rows, now))
