@@ -91,7 +91,7 @@ class Ours:
         self.model, self.data = llama.small() if model is None else model, data
         self.settings = with_defaults(settings, row)
         self.optimizer = loop.make_optimizer(self.model, self.settings)
-        self.plan = loop.Plan(self.settings, Order(tuple(e.prompt_id for e in data), len(data), 0))
+        self.plan = loop.Plan.of(self.settings, Order(tuple(e.prompt_id for e in data), len(data), 0), {"step": 0})
         self.step, self.running = Step(row, self.settings, 0), RunningMean()
 
     def __call__(self) -> None:

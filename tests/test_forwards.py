@@ -149,7 +149,7 @@ def test_adapters_start_at_the_model_and_train_alone() -> None:
     settings = with_defaults(run_settings(steps=3, batch_prompts=4, optimizer={"learning_rate": 0.05}), OBJECTIVES["dpo"])
     data = [example(i, 3) for i in range(4)]
     optimizer = loop.make_optimizer(lm, settings)
-    plan = loop.Plan(settings, Order(tuple(e.prompt_id for e in data), 4, 0))
+    plan = loop.Plan.of(settings, Order(tuple(e.prompt_id for e in data), 4, 0), {"step": 0})
     step = Step(OBJECTIVES["dpo"], settings, 0)
     losses = [loop.one_step(lm, optimizer, step, data, plan, s, RunningMean())["loss"] for s in range(3)]
     assert losses[-1] < losses[0]

@@ -9,6 +9,7 @@ from prefdata.draws import hash64
 from prefdata.errors import ConfigError, DataError
 from prefdata.kinds import SplitName
 from prefdata.models.tokens import Encoder
+from prefdata.recipe import prompts
 from prefdata.recipe.results import Results
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part
@@ -18,7 +19,8 @@ from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
 from train.objectives.reference_weights import alpha
 from train.objectives.registry import Objective
-from train.settings import TrainingSettings
+from train.resolve import of_set
+from train.settings import SFT, TrainingSettings
 
 
 def read_set(run: Results, settings: TrainingSettings) -> tuple[pl.DataFrame, str]:
@@ -44,10 +46,31 @@ def with_alpha(run: Results, settings: TrainingSettings, recipe: Settings, seed:
     section = settings.references
     if section.weights == "per_example":
         return settings
-    names = [r.name for r in recipe.score.references]
+    names = references_of(recipe, settings)
     found = alpha(whole_set(run, settings), names, settings.negatives.origins, seed, section.weights)
     print(f"train: {section.weights}: {', '.join(f'{n} {a:.3f}' for n, a in zip(names, found, strict=True))}", file=sys.stderr)
     return settings.model_copy(update={"references": section.model_copy(update={"alpha": found})})
+
+
+def references_of(recipe: Settings, settings: TrainingSettings) -> list[str]:
+    """The names of the references that the run's set has log-probs of, the primary one first."""
+    return [r.name for r in of_set(recipe, settings.set).score.references]
+
+
+def steps_of_all_parts(run: Results, settings: TrainingSettings) -> int | None:
+    """Optimizer steps of the longer run that this one is a part of, known before its first step: of an online run by the
+    prompts of the train split, whatever is dropped of their answers later. None where the run is no part."""
+    if settings.part is None:
+        return None
+    if settings.steps is None:
+        return (settings.epochs or 1) * -(-_prompts(run, settings) // settings.batch_prompts)
+    return settings.steps
+
+
+def _prompts(run: Results, settings: TrainingSettings) -> int:
+    if of_set(run.settings, settings.set).segment is not None:
+        return prompts.count(run, settings.split or "train")
+    return split_of(whole_set(run, settings), settings.split).height
 
 
 def read_examples(
@@ -61,7 +84,7 @@ def read_examples(
 ) -> list[Example]:
     """The usable rows in ids; a row without any rejected candidate is none, but for plain SFT. `left` counts the others."""
     negatives = objective.negatives
-    references = [r.name for r in recipe.score.references] if settings.set == "preference" else []
+    references = [] if settings.set == SFT else references_of(recipe, settings)
     origins = NEGATIVES[negatives].origins or tuple(settings.negatives.origins)
     wanted = origins if negatives != "none" else ()
     data = examples(frame.to_dicts(), encoder, wanted, references, LOSSES[objective.loss].needs, left)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from prefdata.draws import hash64
+from prefdata.draws import hash64, hex_id
 from prefdata.errors import ConfigError, DataError
 from prefdata.models.chat import Refused
 from prefdata.models.tokens import Encoder, columns_of
@@ -145,9 +145,14 @@ class Order:
     def epoch(self, step: int) -> int:
         return step // self.steps_per_epoch
 
-    def members(self, step: int) -> list[int]:
-        """Indices of the examples of a step; the last batch of an epoch may be smaller."""
-        order = self._shuffled(self.epoch(step))
+    @property
+    def identity(self) -> str:
+        """Of the same prompts in the same batches by the same seed: such an order can go on in another run."""
+        return hex_id("order", self.batch, self.seed, *self.ids)
+
+    def members(self, step: int, before: int = 0) -> list[int]:
+        """Indices of the examples of a step; the last batch of an epoch may be smaller. `before`: epochs that came before."""
+        order = self._shuffled(before + self.epoch(step))
         start = (step % self.steps_per_epoch) * self.batch
         return order[start : start + self.batch]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from prefdata.draws import hex_id
-from prefdata.errors import EngineError
+from prefdata.errors import ConfigError, EngineError
 from prefdata.models.tokens import Encoder
 from prefdata.progress import Progress
 from train import checkpoint
@@ -36,7 +36,7 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 class Prepared:
     """All that the steps of a run need. `held`: what it is evaluated on while it trains; `reference`: the primary one as a
     model, for losses that score what no table holds; `scratch`: where checkpoints go; `before`: the folder of the optimizer
-    that it continues with."""
+    that it continues with; `whole`: steps of all parts, where the run is a part of a longer one."""
 
     name: str
     objective: Objective
@@ -52,6 +52,7 @@ class Prepared:
     identity: checkpoint.Identity
     scratch: Path
     before: Path | None = None
+    whole: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -82,7 +83,7 @@ def steps(run: Prepared, world: World = SINGLE) -> Trained | None:
     optimizer = make_optimizer(model, settings)
     before = checkpoint.continued(run.before, optimizer)
     state = checkpoint.resume(run.scratch, run.identity, model, optimizer, world) or before
-    plan = Plan(settings, run.order, before["step"])
+    plan = Plan.of(settings, run.order, before, run.whole)
     step_of = Step(run.objective, settings, run.seed, run.reference, run.limit)
     running, best = RunningMean(*state.get("running", ())), state.get("best")
     saved = time.monotonic()
@@ -111,31 +112,70 @@ def steps(run: Prepared, world: World = SINGLE) -> Trained | None:
     final = plain(world.settled(model), world)
     if final is None:
         return None
-    kept_state = {"step": plan.last, "running": [running.total, running.count]}
+    kept_state = {"step": plan.last, "running": [running.total, running.count], **plan.state()}
     return Trained(final, run.encoder, moments, run.scratch, state["rows"], {**run.facts, "best": best}, kept_state)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which steps a run takes: from `first` (0 unless it continues another run) to before `last`."""
+    """Which steps a run takes: from `first` to before `last`, on a schedule of `total`. Its order began at the step `origin`,
+    after `visits` epochs over these or other data."""
 
     settings: TrainingSettings
     order: Order
-    first: int = 0
+    first: int
+    last: int
+    total: int
+    origin: int
+    visits: int
+
+    @classmethod
+    def of(cls, settings: TrainingSettings, order: Order, before: Mapping[str, Any], whole: int | None = None) -> "Plan":
+        """`before`: the state that the run starts with (checkpoint.continued); `whole`: steps of all parts, where it is a part.
+
+        A run that continues another one on the same data goes on in its order; on other data it begins a new one. Raises
+        ConfigError where a part has no step or is not the next one.
+        """
+        first: int = before["step"]
+        same = before.get("order") == order.identity
+        origin, visits = (before["origin"], before["visits"]) if same else (first, before.get("epochs", 0))
+        if settings.part is None or whole is None:
+            last = first + (settings.steps or (settings.epochs or 1) * order.steps_per_epoch)
+            return cls(settings, order, first, last, last, origin, visits)
+        begins, last = settings.part.ends(whole)
+        if whole < settings.part.of:
+            raise ConfigError(
+                f"{settings.part.of} parts of {whole} steps",
+                "train.runs",
+                "take fewer segments, more epochs or smaller batches",
+            )
+        if begins != first:
+            raise ConfigError(
+                f"part {settings.part.number} begins at step {begins}, what it continues from ended at {first}",
+                "train.runs: part",
+                "train the part before it again",
+            )
+        return cls(settings, order, first, last, whole, origin, visits)
 
     @property
-    def last(self) -> int:
-        return self.first + (self.settings.steps or (self.settings.epochs or 1) * self.order.steps_per_epoch)
+    def rows(self) -> int:
+        """Rows that its steps go through, of one or several visits."""
+        return sum(len(self.order.members(s - self.origin, self.visits)) for s in range(self.first, self.last))
 
     def members(self, step: int) -> list[int]:
-        return self.order.members(step - self.first)
+        return self.order.members(step - self.origin, self.visits)
 
     def epoch(self, step: int) -> int:
-        return self.order.epoch(step - self.first)
+        return self.visits + self.order.epoch(step - self.origin)
+
+    def state(self) -> dict[str, Any]:
+        """What a run that continues from this one needs to know of its order."""
+        kept = {"order": self.order.identity, "origin": self.origin, "visits": self.visits}
+        return {**kept, "epochs": self.epoch(self.last - 1) + 1}
 
     def learning_rate(self, step: int) -> float:
         """The rate of a step (0-based): linear warm-up, then linear, cosine or constant to the end."""
-        knobs, steps = self.settings.optimizer, self.last
+        knobs, steps = self.settings.optimizer, self.total
         warmup = max(knobs.warmup_steps, math.ceil(knobs.warmup_share * steps))
         if step < warmup:
             return knobs.learning_rate * (step + 1) / warmup

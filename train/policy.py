@@ -17,6 +17,7 @@ from train import bpe
 from train.examples import Order
 from train.objectives.losses import LOSSES
 from train.objectives.registry import Objective
+from train.resolve import of_set
 from train.settings import InitSettings, LoraSettings, TrainingSettings
 
 
@@ -122,12 +123,13 @@ def merged(model: Any) -> Any:
 
 
 def reference(run: Results, settings: TrainingSettings, objective: Objective, order: Order) -> Any:
-    """The primary reference as a model, a second copy of the start, for losses that score what no table holds; else None."""
+    """The primary reference as a model, a copy of what the run started from, for losses that score what no table holds; else
+    None."""
     if LOSSES[objective.loss].needs != "mismatched":
         return None
     require_others(order)
-    assert settings.model is not None
-    return load_model(run.model_path(settings.model), settings.revision)
+    primary = of_set(run.settings, settings.set).score.references[0]
+    return load_model(run.model_path(primary.model), primary.revision)
 
 
 def require_others(order: Order) -> None:

@@ -3,10 +3,13 @@
 import json
 
 from prefdata.models.identity import made_here
+from prefdata.recipe.prompts import PROMPTS, prompt_drops
 from prefdata.recipe.results import Results
 from prefdata.recipe.rule import Rule, with_contents
 from prefdata.recipe.units import Part
-from train.resolve import resolve
+from train.data import references_of
+from train.resolve import of_set, resolve
+from train.settings import TrainingSettings
 from train.version import VERSION
 
 BESIDE = ("metrics.jsonl", "metrics.png", "metrics.html", "README.md")
@@ -15,12 +18,12 @@ BESIDE = ("metrics.jsonl", "metrics.png", "metrics.html", "README.md")
 
 def rules(results: Results) -> list[Rule]:
     """A job for each run of the recipe."""
-    return [_rule(results, name) for name in results.settings.train.runs]
+    return [_rule(results, name) for name in results.settings.runs]
 
 
 def models(results: Results) -> list[str]:
     """The files of every trained model."""
-    return [file for name in results.settings.train.runs for file in results.model_files(f"run:{name}")]
+    return [file for name in results.settings.runs for file in results.model_files(f"run:{name}")]
 
 
 def _rule(results: Results, name: str) -> Rule:
@@ -30,7 +33,7 @@ def _rule(results: Results, name: str) -> Rule:
     outside = [] if made_here(start) or not start else results.model_files(start)
     return Rule(
         name=f"train_{name.replace('/', '_')}",
-        inputs=results.tables([Part("sets", "sets", own.set)]) + (results.model_files(start) if made_here(start) else []),
+        inputs=results.tables(_tables(results, own)) + (results.model_files(start) if made_here(start) else []),
         outputs=[*results.model_files(f"run:{name}"), *(f"{folder}/{file}" for file in BESIDE)],
         log=str(results.root / "logs" / "train" / f"{name}.log"),
         trigger=with_contents(trigger(results, name), outside, results.hashes),
@@ -40,8 +43,13 @@ def _rule(results: Results, name: str) -> Rule:
     )
 
 
+def _tables(results: Results, own: TrainingSettings) -> list[Part]:
+    read = [Part("sets", "sets", own.set)]
+    return read if of_set(results.settings, own.set).segment is None else [*read, *PROMPTS, *prompt_drops(results.settings)]
+
+
 def trigger(results: Results, name: str) -> str:
     """What runs a training again: its resolved settings, the seed, the references, the trainer's version."""
-    own = resolve(results.settings, name).model_dump(mode="json", exclude={"checkpoint_s"})
-    names = [r.name for r in results.settings.score.references]
+    settings = resolve(results.settings, name)
+    own, names = settings.model_dump(mode="json", exclude={"checkpoint_s"}), references_of(results.settings, settings)
     return json.dumps({"version": VERSION, "seed": results.settings.seed, "references": names, **own}, sort_keys=True)

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 
+from prefdata.draws import hex_id
 from prefdata.models.loading import context
 from prefdata.recipe.results import Results
 from prefdata.recipe.settings.whole import Settings
 from train import checkpoint
 from train.card import About
-from train.data import held_out, read_examples, read_set, with_alpha
+from train.data import held_out, read_examples, read_set, references_of, steps_of_all_parts, with_alpha
 from train.examples import Order
 from train.left_out import LeftOut
 from train.loop import Prepared, facts_of, identity_of, steps
@@ -52,13 +53,14 @@ def prepare(results: Results, name: str, world: World, left: LeftOut) -> Prepare
     settings = with_alpha(results, settings, recipe, seed)
     with world.first_then_all():  # the first one hashes a local model and keeps the hash
         model, encoder, start = policy(results, settings, seed, frame)
-    limit = context(model.config)
+    limit, whole = context(model.config), steps_of_all_parts(results, settings)
     here = LeftOut(frame.height)
     data = read_examples(frame, encoder, recipe, settings, objective, limit, here.reasons)
     if world.first:
         here.say()
     held = held_out(results, encoder, recipe, settings, objective, limit, seed) if settings.evaluation.every else []
     order = Order(tuple(e.prompt_id for e in data), settings.batch_prompts, seed)
+    rows = data_hash if whole is None else hex_id(data_hash, whole)
     before = settings.continue_from and Path(results.model_path(f"run:{settings.continue_from}")) / checkpoint.OPTIMIZER
     return Prepared(
         name=name,
@@ -72,7 +74,8 @@ def prepare(results: Results, name: str, world: World, left: LeftOut) -> Prepare
         order=order,
         reference=reference(results, settings, objective, order),
         limit=limit,
-        identity=identity_of(name, settings, seed, data_hash, start, [r.name for r in recipe.score.references], held),
+        identity=identity_of(name, settings, seed, rows, start, references_of(recipe, settings), held),
+        whole=whole,
         scratch=results.root / "chunks" / "train" / name,
         before=before or None,
         facts=facts_of(settings, seed, data_hash, start, LeftOut(max(left.rows, here.rows), left.reasons + here.reasons)),

@@ -11,6 +11,8 @@ from train.objectives.negatives import NEGATIVES, WEIGHTS
 from train.objectives.registry import Objective
 
 Section = TypeVar("Section", bound=BaseModel)
+SFT, PREFERENCE = "sft", "preference"
+"""The sets that every recipe makes."""
 
 
 class InitSettings(BaseModel, frozen=True, extra="forbid"):
@@ -128,10 +130,27 @@ class EvaluationSettings(BaseModel, frozen=True, extra="forbid"):
     prompts: int = Field(256, ge=1, description="at most so many, the same ones every time")
 
 
+class PartSettings(BaseModel, frozen=True, extra="forbid"):
+    """One of the equal parts of a longer run, whose steps or epochs and whose schedule are those of all parts together."""
+
+    number: int = Field(ge=1, description="1 is the first")
+    of: int = Field(ge=1, description="parts in all")
+
+    @model_validator(mode="after")
+    def _inside(self) -> "PartSettings":
+        if self.number > self.of:
+            raise ValueError(f"there is no part {self.number} of {self.of}")
+        return self
+
+    def ends(self, total: int) -> tuple[int, int]:
+        """The first step of the part and the one after its last, of `total` in all."""
+        return total * (self.number - 1) // self.of, total * self.number // self.of
+
+
 class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     """One training run."""
 
-    set: Literal["sft", "preference"] = Field("preference", description="which set it reads")
+    set: str = Field("preference", description="which set it reads: sft, preference, or an online run's segment's")
     split: SplitName | None = Field(
         None, description="which split of the set; default: all splits for sft, train for preference"
     )
@@ -140,7 +159,11 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     init: InitSettings | None = Field(None, description="a fresh model instead")
     lora: LoraSettings | None = Field(None, description="train low-rank adapters only")
     continue_from: str | None = Field(
-        None, description="<objective>/<variant> whose model, optimizer, schedule and step counter go on, on this run's data"
+        None,
+        description="<objective>/<variant> whose model, optimizer, schedule and steps go on; on the same data its order too",
+    )
+    part: PartSettings | None = Field(
+        None, description="steps, epochs and schedule are those of a longer run, of which this is one part; online sets it"
     )
     keep_optimizer: bool = Field(False, description="keep the optimizer beside the model, for a run that continues from it")
     seed: int | None = Field(None, description="of the data order and the draws; default: the recipe's")

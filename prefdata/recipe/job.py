@@ -15,7 +15,7 @@ from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, snippet
 from prefdata.recipe.results import Results
 from prefdata.recipe.stage import Stage
-from prefdata.recipe.units import Part
+from prefdata.recipe.units import Part, in_segment, split_unit
 from prefdata.tables import atomic, files, schema
 from prefdata.tables.finished import ChunkStore
 from prefdata.tables.schema import TABLES
@@ -26,13 +26,17 @@ PART_PROMPTS = 128
 
 
 class Job:
-    """What a stage's code is given. Raises ConfigError where unit or shards are not the stage's."""
+    """What a stage's code is given. Raises ConfigError where unit or shards are not the stage's.
+
+    `settings` and `unit` are those of the recipe that the unit belongs to: a segment of an online run has one of its own.
+    """
 
     def __init__(self, results: Results, stage: str, unit: str = "all", shards: Sequence[int] | None = None) -> None:
-        self._results, self.settings, self.unit = results, results.settings, unit
+        self._results, self._settings, self._unit = results, results.settings, unit
+        self.settings, self.unit = split_unit(results.settings, unit)
         self.stage: Stage = results.stages[stage]
         self.shards = results.shards if shards is None else list(shards)
-        if unit not in (known := self.stage.units(self.settings)):
+        if unit not in (known := self.stage.units(self._settings)):
             raise ConfigError(f"{stage} has no unit {unit!r}", do=f"choose one of {known}")
         if outside := set(self.shards) - set(results.shards):
             raise ConfigError(f"no shards {sorted(outside)}: the recipe has {len(results.shards)}, numbered from 0")
@@ -43,19 +47,19 @@ class Job:
 
     @property
     def reads(self) -> list[Part]:
-        return self.stage.reads(self.settings, self.unit)
+        return self.stage.reads(self._settings, self._unit)
 
     def input(self, name: str) -> Path:
         """A file of the results folder that the stage reads."""
-        return self._declared(name, self.stage.reads_files(self.settings, self.unit))
+        return self._declared(name, self.stage.reads_files(self._settings, self._unit))
 
     def output(self, name: str) -> Path:
         """A file of the results folder that the stage writes."""
-        return self._declared(name, self.stage.writes_files(self.settings, self.unit))
+        return self._declared(name, self.stage.writes_files(self._settings, self._unit))
 
     def own_folder(self, name: str) -> Path:
         """A folder of the results folder that is the stage's own."""
-        return self._declared(name, self.stage.folders(self.settings))
+        return self._declared(name, self.stage.folders(self._settings))
 
     def _declared(self, name: str, names: Sequence[str]) -> Path:
         if name not in names:
@@ -102,15 +106,19 @@ class Job:
 
     @cached_property
     def models(self) -> list[str]:
-        return [ref for ref, _ in self.stage.models(self.settings, self.unit)]
+        return [ref for ref, _ in self.stage.models(self._settings, self._unit)]
 
     def store(self, unit: str | None = None) -> ChunkStore:
         """The finished items of the unit."""
-        return ChunkStore(self._results.chunks(self.stage.name, self.unit if unit is None else unit))
+        return ChunkStore(self._results.chunks(self.stage.name, self._own(unit or self.unit)))
+
+    def _own(self, unit: str) -> str:
+        """A unit of the job's recipe as the folders call it."""
+        return in_segment(unit, self.settings.segment) if self.settings.segment else unit
 
     def server_log(self, stage: str, unit: str) -> Path:
         """What a server says that the job starts."""
-        return self._results.server_log(stage, unit)
+        return self._results.server_log(stage, self._own(unit))
 
     @property
     def num_shards(self) -> int:
@@ -122,7 +130,7 @@ class Job:
     def locks(self) -> list[Path]:
         """A lock for each shard, in order, so that two jobs never wait for each other; one where all are taken together."""
         shards = self.shards[:1] if self.stage.per == "run" else self.shards
-        return [self._results.lock(self.stage.name, self.unit, shard) for shard in shards]
+        return [self._results.lock(self.stage.name, self._unit, shard) for shard in shards]
 
     # ---- what its files were made with ----
 
@@ -154,7 +162,7 @@ class Job:
 
     def manifest(self, shard: int) -> dict[str, Any]:
         """This job's share of the manifest of the files of a shard it writes."""
-        trigger = self._results.trigger(self.stage.name, self.unit)
+        trigger = self._results.trigger(self.stage.name, self._unit)
         inputs, rows_in = {}, Counter[str]()
         for path in self._results.tables(self.reads, [shard]):
             read = files.manifest(Path(path))
@@ -162,7 +170,7 @@ class Job:
             rows_in[read["table"]] += read["rows"] if read["table"] != "drops" else 0
         return {
             "stage": self.stage.name,
-            "unit": self.unit,
+            "unit": self._unit,
             "settings": hex_id(trigger),
             "slice": json.loads(trigger),
             "models": self._revisions,
@@ -173,7 +181,7 @@ class Job:
     @cached_property
     def _revisions(self) -> dict[str, str]:
         """The models a job uses, by reference, with what identifies each: its pinned revision or content hash."""
-        return self._results.known_revisions(self.stage.name, self.unit)
+        return self._results.known_revisions(self.stage.name, self._unit)
 
     def rows_made(self) -> Counter[str]:
         """How many rows the job's tables have."""
@@ -184,7 +192,7 @@ class Job:
         return counts
 
     def _output(self, table: str, shard: int) -> Path:
-        return self._results.table(Part(table, self.stage.name, self.unit), shard)
+        return self._results.table(Part(table, self.stage.name, self._unit), shard)
 
     # ---- its rows ----
 

@@ -49,4 +49,4 @@ def win_rate_files(settings: Settings) -> list[str]:
     """What comparing the trained models leaves; nothing where no judge compares them."""
     if settings.evaluate.judge is None:
         return []
-    return [WIN_RATES, *map(answers, settings.evaluate.runs)]
+    return [WIN_RATES, *map(answers, settings.evaluated)]

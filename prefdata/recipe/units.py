@@ -7,6 +7,8 @@ from prefdata.draws import hex_id
 from prefdata.models.engines.registry import GeneratorSettings
 from prefdata.models.settings import ReferenceSettings
 from prefdata.recipe.settings.judging import JudgeSettings
+from prefdata.recipe.settings.online import Segment
+from prefdata.recipe.settings.segments import recipe_of
 from prefdata.recipe.settings.whole import Settings
 
 
@@ -17,6 +19,18 @@ class Part:
     table: str
     stage: str
     unit: str = "all"
+
+
+def in_segment(unit: str, segment: Segment) -> str:
+    """The unit of a stage in a segment of an online run."""
+    return f"{segment.name}.{unit}"
+
+
+def split_unit(settings: Settings, unit: str) -> tuple[Settings, str]:
+    """The recipe that a unit belongs to, the whole one or that of a segment, and how the unit is called there."""
+    name, inside, own = unit.partition(".")
+    found = next((s for s in settings.segments if s.name == name), None) if inside else None
+    return (recipe_of(settings, found), own) if found else (settings, unit)
 
 
 def unit_of(name: str, *identity: str | None) -> str:
@@ -64,7 +78,7 @@ def judge_settings(settings: Settings, unit: str) -> JudgeSettings:
 
 def evaluated(settings: Settings, unit: str) -> str:
     """The training run that an evaluation unit is about."""
-    return {evaluation_unit(r): r for r in settings.evaluate.runs}[unit]
+    return {evaluation_unit(r): r for r in settings.evaluated}[unit]
 
 
 def method(settings: Settings, unit: str) -> str:

@@ -11,12 +11,12 @@ from pathlib import Path
 import polars as pl
 
 from prefdata.recipe.job import Job, each_part
+from prefdata.recipe.prompts import PROMPTS, prompt_drops
 from prefdata.recipe.settings.data import DecontaminateSettings
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage, without
 from prefdata.sources.evaluation_sets import texts
 from prefdata.sources.words import ngrams, words
-from prefdata.stages.graph import PROMPTS, prompt_drops
 from prefdata.tables import schema
 from prefdata.tables.drops import drops_of
 from prefdata.tables.views import Frames

@@ -21,10 +21,11 @@ from prefdata.models.scorer import Item, Scorer
 from prefdata.models.settings import ReferenceSettings
 from prefdata.recipe import fill
 from prefdata.recipe.job import Job
+from prefdata.recipe.prompts import PROMPTS
 from prefdata.recipe.stage import Stage, without
 from prefdata.recipe.units import Part, evaluated, evaluation_unit
 from prefdata.stages import generate
-from prefdata.stages.graph import PROMPTS, source_drops
+from prefdata.stages.graph import source_drops
 from prefdata.tables import schema, views
 from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.views import Frames, fixed_pair
@@ -124,7 +125,7 @@ STAGE = Stage(
     run=run,
     per="engine",
     writes=("candidates", "ranks", "logps"),
-    units=lambda s: [evaluation_unit(r) for r in s.evaluate.runs],
+    units=lambda s: [evaluation_unit(r) for r in s.evaluated],
     reads=lambda s, u: [*PROMPTS, *source_drops(s), Part("sets", "sets", "preference")],
     slice=lambda s, u: {**without(s.evaluate, "runs", "shards_per_engine"), "seed": s.seed},
     models=lambda s, u: [(f"run:{evaluated(s, u)}", None)],

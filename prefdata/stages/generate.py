@@ -16,11 +16,12 @@ from prefdata.models.engines.protocol import NO_ROOM, REFUSED, Completion, Engin
 from prefdata.models.engines.registry import Start, started
 from prefdata.recipe import fill
 from prefdata.recipe.job import Job
+from prefdata.recipe.prompts import PROMPTS, prompt_drops
 from prefdata.recipe.settings.data import GenerateSettings
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Slice, Stage, shares, without
 from prefdata.recipe.units import generator, generator_unit
-from prefdata.stages.graph import PROMPTS, prompt_drops
+from prefdata.stages.segmented import number_of, of_segment
 from prefdata.tables import schema
 from prefdata.tables.drops import drop
 from prefdata.tables.finished import ChunkStore, Value
@@ -41,7 +42,8 @@ def run(job: Job) -> None:
     common = (producer, job.settings.seed, json.dumps(model.identity(), sort_keys=True), settings.max_tokens)
 
     def items(frames: Frames) -> dict[str, Request]:
-        wanted = requests(prompts_of(frames, settings.splits), sampling(settings), settings.max_tokens)
+        prompts = of_segment(prompts_of(frames, settings.splits), job.settings)
+        wanted = requests(prompts, sampling(settings), settings.max_tokens)
         if not model.facts.draws_by_key:
             wanted = [replace(r, seed=seed_of(job.settings.seed, producer, r)) for r in wanted]
         return keyed(wanted, common)
@@ -68,7 +70,13 @@ def run(job: Job) -> None:
         fill.fill(job, store, settings.chunk_prompts, items, compute)
         made = partial(rows, store=store, producer=producer, seed=job.settings.seed, reasoning_end=model.reasoning_end)
         _require_few_failures(job, settings, items, store)
-        fill.write(job, lambda frames: made(frames, items(frames)))
+        fill.write(job, lambda frames: with_segment(made(frames, items(frames)), job.settings))
+
+
+def with_segment(made: Frames, settings: Settings) -> Frames:
+    """What was made in a segment says so."""
+    number = pl.lit(number_of(settings), dtype=pl.Int32).alias("segment")
+    return {**made, "candidates": made["candidates"].with_columns(number)}
 
 
 def seed_of(seed: int, producer: str, request: Request) -> int:

@@ -1,15 +1,8 @@
-"""Parts of tables that several stages read: the prompts, a ranking's candidates, and what dropped some of them."""
+"""Parts of tables that several stages read: a ranking's candidates, and what dropped some of them."""
 
+from prefdata.recipe.prompts import prompt_drops
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part, generator_unit, method_unit
-
-PROMPTS = [Part("prompts", "sources"), Part("splits", "split")]
-
-
-def prompt_drops(settings: Settings) -> list[Part]:
-    """What dropped whole prompts before anything was made of them."""
-    stages = ["sources", *(["dedup"] if settings.dedup else []), *(["decontaminate"] if settings.decontaminate else [])]
-    return [Part("drops", stage) for stage in stages]
 
 
 def source_drops(settings: Settings) -> list[Part]:
@@ -18,8 +11,9 @@ def source_drops(settings: Settings) -> list[Part]:
 
 
 def pool(settings: Settings, of_method: str) -> list[Part]:
-    """Candidates that a method ranks, and what dropped some of them: the source's own order knows source answers only."""
-    parts = [Part("candidates", "sources"), *source_drops(settings)]
+    """Candidates that a method ranks, and what dropped some of them: the source's own order knows source answers only, a
+    segment of an online run its own answers."""
+    parts = prompt_drops(settings) if settings.segment else [Part("candidates", "sources"), *source_drops(settings)]
     if of_method != "source":
         for unit in map(generator_unit, settings.generate.models):
             parts += [Part("candidates", "generate", unit), Part("drops", "generate", unit)]
@@ -31,4 +25,4 @@ def ranks_of(settings: Settings, of_method: str) -> Part:
 
 
 def noise_parts(settings: Settings) -> list[Part]:
-    return [Part("candidates", "noise"), Part("drops", "noise")]
+    return [] if settings.segment else [Part("candidates", "noise"), Part("drops", "noise")]

@@ -6,10 +6,11 @@ from prefdata.judging.rounds import compare
 from prefdata.judging.scores import score_each
 from prefdata.models.identity import Model
 from prefdata.recipe.job import Job
+from prefdata.recipe.prompts import PROMPTS
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Slice, Stage, shares, without
 from prefdata.recipe.units import Part, judge_settings, judge_unit
-from prefdata.stages.graph import PROMPTS, pool
+from prefdata.stages.graph import pool
 
 
 def run(job: Job) -> None:

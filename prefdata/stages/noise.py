@@ -13,9 +13,10 @@ import polars as pl
 from prefdata.draws import uniform
 from prefdata.models.tokens import Encoder, load_encoder
 from prefdata.recipe.job import Job, each_part
+from prefdata.recipe.prompts import PROMPTS
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Slice, Stage, without
-from prefdata.stages.graph import PROMPTS, pool, ranks_of
+from prefdata.stages.graph import pool, ranks_of
 from prefdata.tables import schema
 from prefdata.tables.drops import drop
 from prefdata.tables.ids import candidate_id

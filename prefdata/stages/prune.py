@@ -4,9 +4,9 @@ import polars as pl
 
 from prefdata.draws import gumbels
 from prefdata.recipe.job import Job, each_part
+from prefdata.recipe.prompts import PROMPTS, prompt_drops
 from prefdata.recipe.stage import Stage, without
 from prefdata.recipe.units import Part
-from prefdata.stages.graph import PROMPTS, prompt_drops
 from prefdata.tables import schema
 from prefdata.tables.drops import drops_of
 from prefdata.tables.views import Frames

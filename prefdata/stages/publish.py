@@ -10,11 +10,11 @@ from prefdata.output.commit import Facts, publish
 from prefdata.output.targets import Folder, Hub, Target
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
+from prefdata.recipe.prompts import PROMPTS
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage, without
 from prefdata.recipe.units import Part, reference_unit
 from prefdata.stages import sets
-from prefdata.stages.graph import PROMPTS
 from prefdata.tables import atomic
 
 BUILT = "publish/.built"

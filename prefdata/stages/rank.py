@@ -12,11 +12,12 @@ from prefdata.judging.procedures import PROCEDURES
 from prefdata.judging.procedures.verdicts import Rank, contenders, settled
 from prefdata.judging.registry import KINDS
 from prefdata.recipe.job import Job, each_part
+from prefdata.recipe.prompts import PROMPTS
 from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Slice, Stage
 from prefdata.recipe.units import Part, judge_settings, method, method_unit
-from prefdata.stages.graph import PROMPTS, pool
+from prefdata.stages.graph import pool
 from prefdata.tables import schema
 from prefdata.tables.views import Frames
 

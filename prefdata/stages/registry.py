@@ -23,6 +23,7 @@ from prefdata.stages import (
     toy,
     win_rate,
 )
+from prefdata.stages.segmented import OF_SEGMENTS, segmented
 
 _ORDER = (
     toy,
@@ -46,4 +47,5 @@ _ORDER = (
     card,
     publish,
 )
-STAGES: dict[str, Stage] = {module.STAGE.name: module.STAGE for module in _ORDER}
+_ROWS = [module.STAGE for module in _ORDER]
+STAGES: dict[str, Stage] = {row.name: segmented(row) if row.name in OF_SEGMENTS else row for row in _ROWS}

@@ -12,10 +12,11 @@ from prefdata.models.scorer import VERSION, Item, Scorer, keyed, pairs, problem
 from prefdata.models.settings import ReferenceSettings
 from prefdata.recipe import fill
 from prefdata.recipe.job import Job
+from prefdata.recipe.prompts import PROMPTS
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Slice, Stage, without
 from prefdata.recipe.units import reference, reference_unit
-from prefdata.stages.graph import PROMPTS, noise_parts, pool
+from prefdata.stages.graph import noise_parts, pool
 from prefdata.tables import schema
 from prefdata.tables.drops import drop
 from prefdata.tables.finished import ChunkStore, Value

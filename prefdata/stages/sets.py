@@ -11,11 +11,13 @@ import polars as pl
 
 from prefdata.errors import DataError
 from prefdata.recipe.job import Job, each_part
+from prefdata.recipe.prompts import PROMPTS
 from prefdata.recipe.settings.data import LimitsSettings
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Slice, Stage, without
 from prefdata.recipe.units import Part, reference_unit
-from prefdata.stages.graph import PROMPTS, noise_parts, pool, ranks_of
+from prefdata.stages.graph import noise_parts, pool, ranks_of
+from prefdata.stages.segmented import number_of, of_segment
 from prefdata.tables import schema
 from prefdata.tables.drops import drops_of
 from prefdata.tables.figures import per_prompt
@@ -27,7 +29,8 @@ def make(frames: Frames, job: Job) -> Frames:
     settings, seed = job.settings.sets, job.settings.seed
     splits = settings.sft_splits if job.unit == "sft" else settings.splits
     mine = frames["splits"].filter(pl.col("split").is_in(splits)).select("prompt_id", "split")
-    prompts = schema.alive(frames["prompts"], frames["drops"]).join(mine, on="prompt_id", maintain_order="left")
+    alive = of_segment(schema.alive(frames["prompts"], frames["drops"]), job.settings)
+    prompts = alive.join(mine, on="prompt_id", maintain_order="left")
     first = chosen(frames["ranks"], seed).rename({"candidate_id": "chosen_id"})
     kept = schema.alive(frames["candidates"], frames["drops"]).join(prompts, on="prompt_id", how="semi", maintain_order="left")
     kept = kept.join(first, on="prompt_id", maintain_order="left")
@@ -43,6 +46,7 @@ def make(frames: Frames, job: Job) -> Frames:
         names = [r.name for r in job.settings.score.references]
         scored = _with_logps(merged.join(reasons, on="prompt_id", how="anti"), frames.get("logps"), names)
     rows = _nest(prompts.join(reasons, on="prompt_id", how="anti", maintain_order="left"), scored)
+    rows = rows.with_columns(pl.lit(number_of(job.settings), dtype=pl.Int32).alias("segment"))
     if job.unit == "preference" and settings.filters:
         filtered = filtered_out(rows, settings.filters)
         rows = rows.join(filtered, on="prompt_id", how="anti", maintain_order="left")
@@ -205,7 +209,7 @@ STAGE = Stage(
     version=2,
     run=each_part(make),
     writes=("sets", "drops"),
-    units=lambda s: ["sft", "preference"],
+    units=lambda s: ["preference"] if s.segment else ["sft", "preference"],
     reads=reads_of,
     slice=_slice,
 )

@@ -82,7 +82,7 @@ def _spool(job: Job, files: list[list[Path]], spool: Path, per_shard: int, count
 
 def _rendered(settings: Settings) -> bool:
     """Whether the recipe says somewhere that its prompts carry the template."""
-    templates = [r.template for r in settings.score.references] + [r.get("template") for r in settings.train.runs.values()]
+    templates = [r.template for r in settings.score.references] + [r.get("template") for r in settings.runs.values()]
     return "rendered" in templates
 
 

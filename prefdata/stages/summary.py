@@ -38,7 +38,7 @@ def run(job: Job) -> None:
 
 def evaluation(job: Job) -> list[Facts]:
     """One entry a trained model, in the settings' order; the first is the baseline of the paired differences."""
-    names = job.settings.evaluate.runs
+    names = job.settings.evaluated
     pairs = held_out_pairs(job)
     rewards = {name: _rewards(job, name) for name in names}
     return [{"run": name, **_compared(rewards[name], rewards[names[0]]), **_pairs(job, name, pairs)} for name in names]
@@ -165,7 +165,7 @@ def _shown(value: tuple[float, float] | None) -> str:
 
 
 def _answers(settings: Settings) -> list[Part]:
-    return [Part(t, "evaluate", evaluation_unit(r)) for r in settings.evaluate.runs for t in EVALUATED]
+    return [Part(t, "evaluate", evaluation_unit(r)) for r in settings.evaluated for t in EVALUATED]
 
 
 STAGE = Stage(
@@ -181,5 +181,5 @@ STAGE = Stage(
         *places.win_rate_files(s)[:1],
     ],
     writes_files=lambda s, u: [places.EVALUATION, places.SUMMARY],
-    slice=lambda s, u: {"split": s.evaluate.split, "origins": s.sets.origins, "runs": s.evaluate.runs},
+    slice=lambda s, u: {"split": s.evaluate.split, "origins": s.sets.origins, "runs": s.evaluated},
 )

@@ -8,10 +8,10 @@ from prefdata.judging.rubric import conversation
 from prefdata.judging.text_pairs import TextPair
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
+from prefdata.recipe.prompts import PROMPTS
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage
 from prefdata.recipe.units import Part, evaluation_unit, judge_settings, judge_unit
-from prefdata.stages.graph import PROMPTS
 from prefdata.stages.judge import model_of, slice_of
 from prefdata.tables import atomic
 from prefdata.tables.messages import prompt_of
@@ -19,7 +19,7 @@ from prefdata.tables.messages import prompt_of
 
 def run(job: Job) -> None:
     """Write report/win_rate.json, and each run's greedy answers as AlpacaEval's file, report/answers/<unit>.json."""
-    names = job.settings.evaluate.runs
+    names = job.settings.evaluated
     unit = _judge(job.settings)
     settings = judge_settings(job.settings, unit)
     prompts = {r["prompt_id"]: r for part in job.parts() for r in part["prompts"].to_dicts()}
@@ -60,9 +60,9 @@ STAGE = Stage(
     run=run,
     per="run",
     units=lambda s: ["all"] if s.evaluate.judge else [],
-    reads=lambda s, u: [*PROMPTS, *map(_answers, s.evaluate.runs)],
+    reads=lambda s, u: [*PROMPTS, *map(_answers, s.evaluated)],
     writes_files=lambda s, u: places.win_rate_files(s),
-    slice=lambda s, u: {"runs": s.evaluate.runs, "judge": slice_of(s, _judge(s))},
+    slice=lambda s, u: {"runs": s.evaluated, "judge": slice_of(s, _judge(s))},
     models=lambda s, u: model_of(s, _judge(s)),
     engine=lambda s, u: judge_settings(s, _judge(s)).model,
 )

@@ -114,9 +114,12 @@ _ALL = (
             "source_score": pl.Float64,
             "raw": pl.String,
             "extras": pl.String,
+            "segment": pl.Int32,
         },
         key=("prompt_id", "candidate_id"),
-        nullable=frozenset({"temperature", "seed", "num_tokens", "parent_id", "source_rank", "source_score", "raw", "extras"}),
+        nullable=frozenset(
+            {"temperature", "seed", "num_tokens", "parent_id", "source_rank", "source_score", "raw", "extras", "segment"}
+        ),
     ),
     Table(
         "verdicts",
@@ -192,9 +195,10 @@ _ALL = (
             "source": pl.String,
             "candidates": pl.List(SET_CANDIDATE),
             "prompt_extras": pl.String,
+            "segment": pl.Int32,
         },
         key=("prompt_id",),
-        nullable=frozenset({"tools", "template_kwargs", "source", "prompt_extras"}),
+        nullable=frozenset({"tools", "template_kwargs", "source", "prompt_extras", "segment"}),
     ),
 )
 TABLES: dict[str, Table] = {table.name: table for table in _ALL}

@@ -4,7 +4,9 @@ Defaults live in these classes only. The `train:` section's runs are validated b
 imports `prefdata` and never the reverse.
 """
 
-from pydantic import BaseModel, Field, model_validator
+from typing import Any
+
+from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
 from prefdata.errors import did_you_mean
 from prefdata.kinds import Name, Share
@@ -19,7 +21,9 @@ from prefdata.recipe.settings.data import (
     SplitSettings,
 )
 from prefdata.recipe.settings.judging import JudgeSettings
+from prefdata.recipe.settings.online import OnlineSettings, Segment
 from prefdata.recipe.settings.output import CardSettings, PublishSettings
+from prefdata.recipe.settings.segments import online_runs, problems_of, segments_of, training_runs
 from prefdata.recipe.settings.training import EvaluateSettings, TrainSettings
 from prefdata.sources.settings import SourcesSettings, ToySettings
 
@@ -47,13 +51,49 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     score: ScoreSettings = Field(default_factory=ScoreSettings)
     sets: SetsSettings = Field(default_factory=SetsSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
+    online: OnlineSettings | None = Field(None, description="null: every run trains on a set that is made once")
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
     card: CardSettings = Field(default_factory=CardSettings)
     publish: PublishSettings = Field(default_factory=PublishSettings)
+    _segment: Segment | None = PrivateAttr(None)
+
+    @property
+    def segment(self) -> Segment | None:
+        """What this is the recipe of, where it is one of a segment."""
+        return self._segment
+
+    @property
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """Every training run, each part of an online one being one."""
+        return training_runs(self)
+
+    @property
+    def evaluated(self) -> list[str]:
+        """The runs that are evaluated: of an online one each part."""
+        return [n for run in self.evaluate.runs for n in ([s.model for s in self.parts(run)] or [run])]
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Of every online run."""
+        return [part for run in online_runs(self) for part in self.parts(run)]
+
+    def parts(self, run: str) -> list[Segment]:
+        """The segments of an online run; none of another one."""
+        return segments_of(self, run)
+
+    def for_segment(self, segment: Segment, **sections: Any) -> "Settings":
+        """This recipe with other sections, as that of a segment."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        made = Settings.model_construct(**{**fields, **sections, "online": None})
+        made._segment = segment
+        return made
 
     @model_validator(mode="after")
     def _references_resolve(self) -> "Settings":
-        problems = [*self._unknown_runs(), *self._unknown_methods(), *self._shared_names(), *self._unanswered()]
+        problems = problems_of(self)
+        if not problems:  # else the parts of online runs are not known
+            problems = self._unknown_runs()
+        problems += [*self._unknown_methods(), *self._shared_names(), *self._unanswered()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -63,9 +103,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         models += [j.model.id for j in self.judge if j.model]
         models += [f"run:{r}" for r in self.evaluate.runs]
         return [
-            f"{ref}: train.runs has no such run{did_you_mean(ref[4:], self.train.runs)}"
+            f"{ref}: train.runs has no such run{did_you_mean(ref[4:], self.runs)}"
             for ref in models
-            if ref.startswith("run:") and ref[4:] not in self.train.runs
+            if ref.startswith("run:") and ref[4:] not in self.runs
         ]
 
     def _unanswered(self) -> list[str]:
