@@ -88,12 +88,11 @@ def test_every_objective_trains_or_says_what_the_set_lacks(prepared: Results, na
     assert weights is None if name != "mrpo" else sum(weights) == pytest.approx(1)
 
 
-def test_kto_names_a_last_batch_of_one(prepared: Results) -> None:
+def test_a_last_row_alone_joins_the_batch_before_where_a_loss_compares_prompts(prepared: Results) -> None:
     rows = len(read_set(prepared, resolve(prepared.settings, "kto/default"))[0])
-    runs = {"kto/default": {"batch_prompts": rows - 1, "epochs": 1}}
-    train = prepared.settings.train.model_copy(update={"runs": runs})
-    with pytest.raises(ConfigError, match="the last batch of an epoch has one prompt"):
-        run_.train(prepared.settings.model_copy(update={"train": train}), "kto/default")
+    run = {"batch_prompts": rows - 1, "epochs": 1}
+    settings = with_runs(prepared, {"kto/whole": run, "dpo/whole": run})
+    assert [len(rows_of(run_.train(settings, name))) for name in ("kto/whole", "dpo/whole")] == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["bco", "kto"])

@@ -178,13 +178,17 @@ def test_when_all_are_drawn_no_weighing_pass_is_made() -> None:
 # ---- batches ----
 
 
-@given(st.integers(1, 30), st.integers(1, 8), st.integers(0, 3))
-def test_every_example_comes_once_an_epoch(n: int, batch: int, seed: int) -> None:
-    order = Order(tuple(hex_id(i) for i in range(n)), batch, seed)
+@given(st.integers(1, 30), st.integers(1, 8), st.integers(0, 3), st.integers(1, 2))
+def test_every_example_comes_once_an_epoch(n: int, batch: int, seed: int, least: int) -> None:
+    order = Order(tuple(hex_id(i) for i in range(n)), batch, seed, least)
     for epoch in (0, 1):
         steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
         assert sorted(i for s in steps for i in order.members(s)) == list(range(n))
         assert all(order.epoch(s) == epoch for s in steps)
+    sizes = [len(order.members(s)) for s in range(order.steps_per_epoch)]
+    assert all(size == batch for size in sizes[:-1])
+    assert sizes[-1] < batch + least
+    assert batch == 1 or sizes[-1] >= min(least, n)
 
 
 def test_the_order_is_of_prompts_not_of_rows() -> None:

@@ -18,16 +18,20 @@ LAST = ("loss", "accuracy", "margin", "eval_loss", "eval_accuracy", "eval_margin
 
 @dataclass(frozen=True)
 class About:
-    """What the run was trained on and compared with: names of the references, and (name@revision, licence, data set on the
-    Hub) of the sources."""
+    """What the run was trained on and compared with: names of the references, (name@revision, licence, data set on the Hub) of
+    the sources, and which part of an online run it is."""
 
     references: tuple[str, ...] = ()
     sources: tuple[tuple[str, str, str | None], ...] = ()
+    online: str | None = None
 
     @classmethod
     def of(cls, recipe: Settings) -> "About":
+        """Of the recipe that the run's set was made by: a segment's names the segment."""
         sources = tuple((s.revisioned, s.license, s.dataset) for s in recipe.sources.sources)
-        return cls(tuple(r.name for r in recipe.score.references), sources)
+        made = recipe.segment
+        online = f"segment {made.number} of {made.count} of {made.run}: trained on answers of {made.start}" if made else None
+        return cls(tuple(f"{r.name} ({r.model})" for r in recipe.score.references), sources, online)
 
 
 def text(name: str, facts: Facts, rows: list[Facts], about: About) -> str:
@@ -76,6 +80,7 @@ def _rows(objective: Any, settings: Facts, facts: Facts, rows: list[Facts], abou
         ("negatives", objective.negatives),
         ("references", ", ".join(about.references) if objective.references != "none" else "none"),
         ("started from", start),
+        *([("online", about.online)] if about.online else []),
         ("data", f"{', '.join(source for source, _, _ in about.sources) or 'rows given in memory'}; rows {facts['data']}"),
         ("left out", facts["left_out"]),
         ("licences of the sources", ", ".join(sorted({licence for _, licence, _ in about.sources})) or "unknown"),

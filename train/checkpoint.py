@@ -22,6 +22,7 @@ from train.processes import SINGLE, World, gathered, like
 from train.saving import save_tensors
 
 BEST = "best.safetensors"
+AGAIN = "train the run that it belongs to again"
 OPTIMIZER = "optimizer"
 """The folder beside a model that holds the optimizer a later run continues with."""
 
@@ -147,18 +148,35 @@ def keep(folder: Path, moments: dict[str, Tensor], state: dict[str, Any]) -> Non
     (folder / "state.json").write_text(json.dumps(state, sort_keys=True), encoding="utf-8")
 
 
-def continued(folder: Path | None, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state that a run starts with: another run's, optimizer included, from its folder, or that of step 0."""
+def continued(folder: Path | None, optimizer: torch.optim.Optimizer, tokenizer: str) -> dict[str, Any]:
+    """The state that a run starts with: another run's, optimizer included, from its folder, or that of step 0. `tokenizer`:
+    what identifies the run's own. Raises DataError where there is none, or where it is of another model or tokenizer."""
     if folder is None:
         return {"step": 0, "rows": []}
     try:
         state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        _load_optimizer(optimizer, load_file(folder / "optimizer.safetensors"))
+        moments = load_file(folder / "optimizer.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(
-            f"no optimizer to continue with ({error})", str(folder), "train the run that it belongs to again"
-        ) from error
+        raise DataError(f"no optimizer to continue with ({error})", str(folder), AGAIN) from error
+    if (other := _other_shape(optimizer, moments)) is not None:
+        raise DataError(f"the optimizer is of another model than lies beside it: {other}", str(folder), AGAIN)
+    if state.get("tokenizer", tokenizer) != tokenizer:
+        raise DataError("the tokenizer is not the one that the run before was trained with", str(folder.parent), AGAIN)
+    _load_optimizer(optimizer, moments)
     return {**state, "rows": []}
+
+
+def _other_shape(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> str | None:
+    """The first moment that does not fit its parameter."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = {int(name.partition(".")[0]) for name in moments}
+    if kept != set(range(len(parameters))):
+        return f"it has {len(kept)} tensors, the model {len(parameters)}"
+    for name, tensor in moments.items():
+        own = parameters[int(name.partition(".")[0])]
+        if tensor.dim() and tensor.shape != own.shape:
+            return f"a moment of {tuple(tensor.shape)} for a weight of {tuple(own.shape)}"
+    return None
 
 
 def _fill(model: Any, tensors: dict[str, Tensor]) -> None:

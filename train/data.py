@@ -12,8 +12,9 @@ from prefdata.models.tokens import Encoder
 from prefdata.recipe import prompts
 from prefdata.recipe.results import Results
 from prefdata.recipe.settings.whole import Settings
-from prefdata.recipe.units import Part
+from prefdata.recipe.units import Part, generator_unit, in_segment, reference_unit
 from prefdata.tables import content, files
+from prefdata.tables.drops import reason_of
 from train.examples import Example, examples, usable
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
@@ -27,8 +28,27 @@ def read_set(run: Results, settings: TrainingSettings) -> tuple[pl.DataFrame, st
     """The rows of the run's set and split, and the hash of their content."""
     frame = split_of(whole_set(run, settings), settings.split)
     if frame.is_empty():
-        raise DataError(f"no rows of split {settings.split}", f"sets/{settings.set}", "look at the report's drops")
+        raise _without_rows(run, settings)
     return frame, content.content_hash(frame)
+
+
+def _without_rows(run: Results, settings: TrainingSettings) -> DataError:
+    """An error that says what was dropped on the way to an empty set."""
+    segment = of_set(run.settings, settings.set).segment
+    parts = [Part("drops", "sets", settings.set)]
+    if segment is not None:  # its own answers were made for it alone
+        recipe = of_set(run.settings, settings.set)
+        parts += [Part("drops", "generate", in_segment(generator_unit(m), segment)) for m in recipe.generate.models]
+        parts += [Part("drops", "score", in_segment(reference_unit(r), segment)) for r in recipe.score.references]
+    tables = [path for part in parts for s in run.shards if (path := run.table(part, s)).exists()]
+    dropped = sum((Counter(files.manifest(path)["reasons"]) for path in tables), Counter[str]()).most_common(3)
+    said = "; ".join(f"{n} {reason}: {reason_of(reason).meaning}" for reason, n in dropped)
+    remedies = dict.fromkeys(reason_of(reason).remedy for reason, _ in dropped)
+    return DataError(
+        f"no rows of split {settings.split}" + (f" ({said})" if said else ""),
+        f"sets/{settings.set}",
+        "; ".join(remedies) or "look at the report's drops",
+    )
 
 
 def whole_set(run: Results, settings: TrainingSettings) -> pl.DataFrame:

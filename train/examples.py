@@ -137,10 +137,13 @@ class Order:
     ids: tuple[str, ...]
     batch: int
     seed: int
+    least: int = 1
+    """Rows that a loss needs in a batch: fewer than so many at the end of an epoch join the batch before."""
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.ids) // self.batch)
+        steps, left = divmod(len(self.ids), self.batch)
+        return max(steps + (left >= self.least), 1)
 
     def epoch(self, step: int) -> int:
         return step // self.steps_per_epoch
@@ -151,10 +154,11 @@ class Order:
         return hex_id("order", self.batch, self.seed, *self.ids)
 
     def members(self, step: int, before: int = 0) -> list[int]:
-        """Indices of the examples of a step; the last batch of an epoch may be smaller. `before`: epochs that came before."""
-        order = self._shuffled(before + self.epoch(step))
-        start = (step % self.steps_per_epoch) * self.batch
-        return order[start : start + self.batch]
+        """Indices of the examples of a step; the last batch of an epoch may have fewer, or up to `least` - 1 more. `before`:
+        epochs that came before."""
+        order, place = self._shuffled(before + self.epoch(step)), step % self.steps_per_epoch
+        start = place * self.batch
+        return order[start:] if place + 1 == self.steps_per_epoch else order[start : start + self.batch]
 
     def _shuffled(self, epoch: int) -> list[int]:
         return _shuffle(self.ids, self.seed, epoch)

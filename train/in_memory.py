@@ -20,7 +20,7 @@ from prefdata.models.loading import context
 from prefdata.models.tokens import Encoder, require_rows
 from prefdata.tables.locks import lock
 from train.card import About
-from train.examples import Order, examples, usable
+from train.examples import examples, usable
 from train.given import Row, scored, set_row
 from train.left_out import LeftOut
 from train.loop import Prepared, facts_of, identity_of, steps
@@ -28,7 +28,7 @@ from train.mistakes import mistakes
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
 from train.objectives.registry import OBJECTIVES, Objective
-from train.policy import require_others
+from train.policy import order_of
 from train.receipt import require_own
 from train.result import Trained, save
 from train.settings import TrainingSettings, with_defaults
@@ -99,9 +99,7 @@ def fit(
     data = usable(data, origins, limit, "fit: rows", left.reasons)
     left.say("fit")
     seed, name = settings.seed or 0, f"{objective}/fit"
-    order = Order(tuple(e.prompt_id for e in data), settings.batch_prompts, seed)
-    if LOSSES[row.loss].needs == "mismatched":
-        require_others(order)
+    order = order_of(data, settings, row, seed)
     kept = Path(folder).expanduser() if folder is not None else None
     if kept is None:  # nothing is left to go on from
         settings = settings.model_copy(update={"checkpoint_s": math.inf})

@@ -81,7 +81,8 @@ def steps(run: Prepared, world: World = SINGLE) -> Trained | None:
         warn_of_slow_bf16(run.model)
     model = world.sharded(run.model)
     optimizer = make_optimizer(model, settings)
-    before = checkpoint.continued(run.before, optimizer)
+    tokenizer = run.encoder.identity
+    before = checkpoint.continued(run.before, optimizer, tokenizer)
     state = checkpoint.resume(run.scratch, run.identity, model, optimizer, world) or before
     plan = Plan.of(settings, run.order, before, run.whole)
     step_of = Step(run.objective, settings, run.seed, run.reference, run.limit)
@@ -112,7 +113,7 @@ def steps(run: Prepared, world: World = SINGLE) -> Trained | None:
     final = plain(world.settled(model), world)
     if final is None:
         return None
-    kept_state = {"step": plan.last, "running": [running.total, running.count], **plan.state()}
+    kept_state = {"step": plan.last, "running": [running.total, running.count], "tokenizer": tokenizer, **plan.state()}
     return Trained(final, run.encoder, moments, run.scratch, state["rows"], {**run.facts, "best": best}, kept_state)
 
 

@@ -14,7 +14,7 @@ from prefdata.models.tokens import Encoder, load_encoder, require_rows
 from prefdata.recipe.results import Results
 from prefdata.tables import content
 from train import bpe
-from train.examples import Order
+from train.examples import Example, Order
 from train.objectives.losses import LOSSES
 from train.objectives.registry import Objective
 from train.resolve import of_set
@@ -122,21 +122,20 @@ def merged(model: Any) -> Any:
     return plain
 
 
-def reference(run: Results, settings: TrainingSettings, objective: Objective, order: Order) -> Any:
+def reference(run: Results, settings: TrainingSettings, objective: Objective) -> Any:
     """The primary reference as a model, a copy of what the run started from, for losses that score what no table holds; else
     None."""
     if LOSSES[objective.loss].needs != "mismatched":
         return None
-    require_others(order)
     primary = of_set(run.settings, settings.set).score.references[0]
     return load_model(run.model_path(primary.model), primary.revision)
 
 
-def require_others(order: Order) -> None:
-    """Every batch has another prompt to compare with. Raises ConfigError."""
-    if len(order.ids) % order.batch == 1:
+def order_of(data: Sequence[Example], settings: TrainingSettings, objective: Objective, seed: int) -> Order:
+    """The order of a run's rows. Raises ConfigError where a loss that compares with other prompts' answers has one row only."""
+    compares = LOSSES[objective.loss].needs == "mismatched"
+    if compares and len(data) == 1:
         raise ConfigError(
-            f"the last batch of an epoch has one prompt ({len(order.ids)} in batches of {order.batch})",
-            "batch_prompts",
-            "this objective compares with other prompts of the batch: choose another number",
+            "one row to train on", "the run's set", "this objective compares with answers of other prompts: give more"
         )
+    return Order(tuple(e.prompt_id for e in data), settings.batch_prompts, seed, 2 if compares else 1)

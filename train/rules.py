@@ -52,4 +52,4 @@ def trigger(results: Results, name: str) -> str:
     """What runs a training again: its resolved settings, the seed, the references, the trainer's version."""
     settings = resolve(results.settings, name)
     own, names = settings.model_dump(mode="json", exclude={"checkpoint_s"}), references_of(results.settings, settings)
-    return json.dumps({"version": VERSION, "seed": results.settings.seed, "references": names, **own}, sort_keys=True)
+    return json.dumps({"version": VERSION, "seed": results.settings.seed, "reference_names": names, **own}, sort_keys=True)

@@ -12,13 +12,12 @@ from prefdata.recipe.settings.whole import Settings
 from train import checkpoint
 from train.card import About
 from train.data import held_out, read_examples, read_set, references_of, steps_of_all_parts, with_alpha
-from train.examples import Order
 from train.left_out import LeftOut
 from train.loop import Prepared, facts_of, identity_of, steps
 from train.objectives.registry import OBJECTIVES
-from train.policy import policy, reference
+from train.policy import order_of, policy, reference
 from train.processes import World, join
-from train.resolve import resolve
+from train.resolve import of_set, resolve
 from train.result import save
 
 
@@ -41,7 +40,7 @@ def train(
     trained = steps(replace(prepared, facts={**prepared.facts, "request": request}), world)
     folder = Path(results.model_path(f"run:{name}"))
     if trained is not None:
-        save(folder, name, trained, About.of(recipe))
+        save(folder, name, trained, About.of(of_set(recipe, prepared.settings.set)))
     return folder
 
 
@@ -59,7 +58,7 @@ def prepare(results: Results, name: str, world: World, left: LeftOut) -> Prepare
     if world.first:
         here.say()
     held = held_out(results, encoder, recipe, settings, objective, limit, seed) if settings.evaluation.every else []
-    order = Order(tuple(e.prompt_id for e in data), settings.batch_prompts, seed)
+    order = order_of(data, settings, objective, seed)
     rows = data_hash if whole is None else hex_id(data_hash, whole)
     before = settings.continue_from and Path(results.model_path(f"run:{settings.continue_from}")) / checkpoint.OPTIMIZER
     return Prepared(
@@ -72,7 +71,7 @@ def prepare(results: Results, name: str, world: World, left: LeftOut) -> Prepare
         data=data,
         held=held,
         order=order,
-        reference=reference(results, settings, objective, order),
+        reference=reference(results, settings, objective),
         limit=limit,
         identity=identity_of(name, settings, seed, rows, start, references_of(recipe, settings), held),
         whole=whole,

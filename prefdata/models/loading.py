@@ -57,6 +57,17 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def release() -> None:
+    """Give back a device's memory of models that nothing refers to any more."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def context_of(path: str, revision: str | None = None) -> int:
     """How many tokens a row may have under this model."""
     return context(load_config(path, revision))

@@ -7,12 +7,14 @@ stripped, + the end id; of an answer that says more than a text (tool calls, rea
 the rendering without it. What a template writes after the end id is not scored.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
+from prefdata.draws import hex_id
 from prefdata.errors import ConfigError
 from prefdata.kinds import End, Message, Template
 from prefdata.models import chat
@@ -37,6 +39,12 @@ class Encoder:
     template: Template = "chat"
     end: End = "eos"
     where: str = "tokenizer"
+
+    @cached_property
+    def identity(self) -> str:
+        """What identifies the tokenizer: its pieces and its chat template."""
+        pieces = json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        return hex_id("tokenizer", pieces, str(getattr(self.tokenizer, "chat_template", None)))
 
     @cached_property
     def control_ids(self) -> frozenset[int]:

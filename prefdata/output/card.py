@@ -13,8 +13,9 @@ import yaml
 from prefdata import __version__
 from prefdata.draws import hex_id
 from prefdata.errors import PublishError
+from prefdata.output import segments
 from prefdata.output.escape import markdown
-from prefdata.output.published_files import CONFIGS, Built
+from prefdata.output.published_files import CONFIGS, OURS, Built, names
 from prefdata.recipe.settings.whole import Settings
 from prefdata.shipped import shipped
 
@@ -24,15 +25,16 @@ QUANTILES = ("p5", "p50", "p95")
 Facts = dict[str, Any]
 
 
-def render(settings: Settings, facts: Facts, quality: Facts, ranking: str) -> str:
-    """The whole card: YAML header, then the filled template. `ranking`: what made the set's ranks."""
+def render(settings: Settings, facts: Facts, quality: Facts, ranking: str, online: Sequence[Facts] = ()) -> str:
+    """The whole card: YAML header, then the filled template. `ranking`: what made the set's ranks; `online`: facts of each
+    segment of each online run."""
     template = _template("dataset.md")
     splits = [s for s in ("train", "validation", "test", "sft") if facts["prompts"].get(s)]
     drops = [(e["stage"], reason, n) for e in facts["stages"] for reason, n in e["drops"].items()]
     holes = {
         "title": markdown(settings.card.title),
         "description": markdown(settings.card.description),
-        "configs_table": "Configs: " + ", ".join(f"`{c}`" for c in CONFIGS) + ".",
+        "configs_table": "Configs: " + ", ".join(f"`{c}`" for c in names(settings)) + ".",
         "splits_table": _rows([(s, facts["prompts"][s], facts["candidates"][s]) for s in splits]),
         "sources_table": _rows([(s["source"], s["license"], s["prompts"]) for s in facts["sources"]]),
         "drops_table": _rows(drops),
@@ -47,6 +49,7 @@ def render(settings: Settings, facts: Facts, quality: Facts, ranking: str) -> st
         ),
         "method": markdown(ranking),
         "references": markdown(", ".join(f"{r.name} ({r.template}, end {r.end})" for r in settings.score.references) or "none"),
+        "online": segments.section(online, _rows),
         "version": __version__,
     }
     filled = re.sub(r"\{(\w+)\}", lambda m: holes.get(m[1], m[0]), template)
@@ -72,7 +75,7 @@ def header(settings: Settings, splits: list[str], shared: str) -> str:
                 "data_files": [{"split": s, "path": f"data/{config}/{s}-*.parquet"} for s in splits],
                 **({"default": True} if config == next(iter(CONFIGS)) else {}),
             }
-            for config in CONFIGS
+            for config in names(settings)
         ],
     }
     return yaml.safe_dump(known, sort_keys=False, allow_unicode=False)
@@ -132,7 +135,7 @@ def _named(header: Facts, key: str) -> list[Facts]:
 
 def _foreign(header: Facts, key: str) -> list[Facts]:
     """The configs of a target that are not ours."""
-    return [c for c in _named(header, key) if c["config_name"] not in CONFIGS]
+    return [c for c in _named(header, key) if not re.fullmatch(OURS, str(c["config_name"]))]
 
 
 def with_files(card: str, files: Mapping[str, Built]) -> str:

@@ -1,10 +1,11 @@
-"""The files that are published, built shard by shard from the tables: configs candidates, sets, preference.
+"""The files that are published, built shard by shard from the tables: configs candidates, sets, preference, and two for each
+online run, its sets and its candidates of all segments.
 
 data/<config>/<split>-<shard>.parquet; a file without rows is not made.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,15 +33,27 @@ class Built:
     stored: int
 
 
-def build(job: Job, parts: Sequence[Part], folder: Path) -> dict[str, Built]:
+@dataclass(frozen=True)
+class Group:
+    """Configs that are made of the same tables, in one pass: `sets` among them."""
+
+    configs: Mapping[str, "Config"]
+    parts: Sequence[Part]
+
+
+def build(job: Job, groups: Sequence[Group], folder: Path) -> dict[str, Built]:
     """Write the data files under `folder`, by their paths in it."""
+    return {path: built for group in groups for path, built in _build(job, group, folder).items()}
+
+
+def _build(job: Job, group: Group, folder: Path) -> dict[str, Built]:
     made: dict[str, Built] = {}
-    keys = _message_keys(job, parts[0])
+    keys = _message_keys(job, [p for p in group.parts if p.table == "sets"])
     for shard in job.shards:
         writers: dict[str, _Writer] = {}
         try:
-            for frames in job.parts([shard], of=parts):
-                for config, split, rows in configs(frames, job.settings, keys):
+            for frames in job.parts([shard], of=group.parts):
+                for config, split, rows in configs(group.configs, frames, job.settings, keys):
                     path = f"data/{config}/{split}-{job.shard_name(shard)}.parquet"
                     arrow = with_json(schema.stored(rows).to_arrow(), keys)
                     if path not in writers:
@@ -57,11 +70,11 @@ def build(job: Job, parts: Sequence[Part], folder: Path) -> dict[str, Built]:
     return made
 
 
-def _message_keys(job: Job, sets: Part) -> Keys:
+def _message_keys(job: Job, sets: Sequence[Part]) -> Keys:
     """What the messages of the whole set say beside role and content."""
-    if not job.any_table(sets, any_extras):
+    if not any(job.any_table(part, any_extras) for part in sets):
         return {}
-    return keys_of(frames["sets"] for frames in job.parts(of=[sets]))
+    return keys_of(frames["sets"] for frames in job.parts(of=sets))
 
 
 class _Writer:
@@ -88,9 +101,11 @@ class _Writer:
         return Built(self.digest.hexdigest(), self.rows, self.in_memory, self.path.stat().st_size)
 
 
-def configs(frames: Frames, settings: Settings, keys: Keys) -> Iterator[tuple[str, str, pl.DataFrame]]:
+def configs(
+    wanted: Mapping[str, "Config"], frames: Frames, settings: Settings, keys: Keys
+) -> Iterator[tuple[str, str, pl.DataFrame]]:
     """(config, split, rows) of one part of the prompts, rows that are empty left out."""
-    for name, config in CONFIGS.items():
+    for name, config in wanted.items():
         frame = config.rows(frames, settings, keys)
         for split in frame["split"].unique().sort().to_list():
             part = frame.filter(pl.col("split") == split)
@@ -156,4 +171,19 @@ CONFIGS: dict[str, Config] = {
     "sets": Config(lambda f, s, k: f["sets"]),
     "candidates": Config(_candidates),
 }
-"""The published configs, the default one first. The card, its header and what publishing may remove are made from it."""
+"""The published configs of every recipe, the default one first."""
+ONLINE, OF_CANDIDATES = "online-", "-candidates"
+OURS = f"{'|'.join(CONFIGS)}|{ONLINE}[a-z0-9_-]+"
+"""A pattern of the names of our configs: the card, its header and what publishing may remove go by it."""
+
+
+def of_online(run: str) -> dict[str, Config]:
+    """The configs of an online run: rows of all its segments, and their candidates."""
+    name = ONLINE + run.replace("/", "-")
+    return {name: CONFIGS["sets"], f"{name}{OF_CANDIDATES}": CONFIGS["candidates"]}
+
+
+def names(settings: Settings) -> list[str]:
+    """The configs that a recipe publishes."""
+    runs = dict.fromkeys(s.run for s in settings.segments)
+    return [*CONFIGS, *(name for run in runs for name in of_online(run))]

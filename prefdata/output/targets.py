@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefdata.errors import PublishError
-from prefdata.output.published_files import CONFIGS
+from prefdata.output.published_files import OURS as OUR_CONFIGS
 from prefdata.tables import atomic
 
-OURS = re.compile(rf"data/({'|'.join(CONFIGS)})/[\w.-]+\.parquet")
+OURS = re.compile(rf"data/({OUR_CONFIGS})/[\w.-]+\.parquet")
 """The only files that publishing removes: what else a manifest may name is nobody's business of ours."""
 T = TypeVar("T")
 MANIFEST, CARD = "manifest.json", "README.md"

@@ -40,6 +40,16 @@ def judge_report(unit: str) -> str:
     return f"report/judges/{unit}.json"
 
 
+def online(segment: str) -> str:
+    """What is known of one segment of an online run."""
+    return f"report/online/{segment}.json"
+
+
+def metrics(run: str) -> str:
+    """Of a training run, one line a step."""
+    return f"models/{run}/metrics.jsonl"
+
+
 def answers(run: str) -> str:
     """The greedy answers of a training run, as an AlpacaEval file."""
     return f"report/answers/{evaluation_unit(run)}.json"

@@ -56,12 +56,12 @@ class Stage:
     engine: Callable[[Settings, str], LanguageModelSettings | None] = lambda settings, unit: None
     """The model that a job runs by an engine."""
     gpus: int = 0
-    """Devices of a job that runs no engine."""
+    """Devices of a job that runs a model of its own, beside an engine or without one."""
 
     def devices(self, settings: Settings, unit: str) -> int:
         """Devices that a job needs: none where no model is run here."""
         model = self.engine(settings, unit)
-        return self.gpus if model is None else model.facts.gpus(model)
+        return self.gpus if model is None else max(self.gpus, model.facts.gpus(model))
 
     def group_size(self, settings: Settings, unit: str) -> int:
         """Shards of a job."""

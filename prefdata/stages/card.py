@@ -11,7 +11,8 @@ from prefdata.tables import atomic
 
 def run(job: Job) -> None:
     """Write publish/card.md."""
-    text = render(job.settings, job.read_json(places.REPORT), job.read_json(places.QUALITY), ranking(job.settings))
+    online = [job.read_json(places.online(s.name)) for s in job.settings.segments]
+    text = render(job.settings, job.read_json(places.REPORT), job.read_json(places.QUALITY), ranking(job.settings), online)
     atomic.atomic_text(job.output(places.CARD), text)
 
 
@@ -32,7 +33,7 @@ STAGE = Stage(
     version=3,
     run=run,
     per="run",
-    reads_files=lambda s, u: [places.REPORT, places.QUALITY],
+    reads_files=lambda s, u: [places.REPORT, places.QUALITY, *(places.online(g.name) for g in s.segments)],
     writes_files=lambda s, u: [places.CARD],
     slice=_slice,
 )

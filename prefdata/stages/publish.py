@@ -2,19 +2,24 @@
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from prefdata.errors import PublishError
 from prefdata.output import card, published_files
 from prefdata.output.commit import Facts, publish
+from prefdata.output.published_files import CONFIGS, Group, of_online
 from prefdata.output.targets import Folder, Hub, Target
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
-from prefdata.recipe.prompts import PROMPTS
+from prefdata.recipe.prompts import PROMPTS, prompt_drops
+from prefdata.recipe.settings.online import Segment
+from prefdata.recipe.settings.segments import recipe_of
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage, without
-from prefdata.recipe.units import Part, reference_unit
+from prefdata.recipe.units import Part, in_segment, reference_unit
 from prefdata.stages import sets
+from prefdata.stages.segmented import OF_SEGMENTS
 from prefdata.tables import atomic
 
 BUILT = "publish/.built"
@@ -26,7 +31,7 @@ def run(job: Job) -> None:
     settings, built = job.settings.publish, job.own_folder(BUILT)
     try:
         shutil.rmtree(built, ignore_errors=True)
-        made = published_files.build(job, parts_of(job.settings), built)
+        made = published_files.build(job, groups(job.settings), built)
         hashes = {path: file.digest for path, file in made.items()}
         _require_rows(job, hashes)
         text = card.with_files(job.input(places.CARD).read_text(encoding="utf-8"), made)
@@ -83,13 +88,29 @@ def parts_of(settings: Settings) -> list[Part]:
     return [Part("sets", "sets", "preference"), *PROMPTS, *made, Part("drops", "sets", "preference")]
 
 
+def groups(settings: Settings) -> list[Group]:
+    """The configs to publish and the tables of each: those of the set, and of each online run those of all its segments."""
+    made = [Group(CONFIGS, parts_of(settings))]
+    for run in dict.fromkeys(s.run for s in settings.segments):
+        parts = [part for segment in settings.parts(run) for part in _of_segment(settings, segment)]
+        made.append(Group(of_online(run), [*PROMPTS, *parts, *prompt_drops(settings)]))
+    return made
+
+
+def _of_segment(settings: Settings, segment: Segment) -> list[Part]:
+    recipe = recipe_of(settings, segment)
+    made = [p for p in sets.reads_of(recipe, "preference") if p.table in ("candidates", "drops") and p.stage in OF_SEGMENTS]
+    own = [Part("sets", "sets", "preference"), *made, Part("drops", "sets", "preference")]
+    return [replace(p, unit=in_segment(p.unit, segment)) for p in own]
+
+
 STAGE = Stage(
     name="publish",
     help="Write the published configs to a folder and, where repo_id is set, commit them to the Hub.",
     version=2,
     run=run,
     per="run",
-    reads=lambda s, u: [*parts_of(s), *_logps(s)],
+    reads=lambda s, u: list(dict.fromkeys([*(p for g in groups(s) for p in g.parts), *_logps(s)])),
     reads_files=lambda s, u: [places.REPORT, places.CARD],
     writes_files=lambda s, u: [places.RECEIPT],
     folders=lambda s: [places.published(s), BUILT],

@@ -17,7 +17,7 @@ from prefdata.recipe import places
 from prefdata.recipe.job import Job
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage
-from prefdata.recipe.units import Part, method_unit
+from prefdata.recipe.units import Part, method_unit, split_unit
 from prefdata.sources.words import user_text
 from prefdata.stages.publish import parts_of as published_parts
 from prefdata.tables import atomic
@@ -146,7 +146,7 @@ def _needed(settings: Settings, stage: Stage) -> list[str]:
         return []
     if stage.name == "judge":
         used = {method_unit(settings, m) for m in (settings.sets.sft_method, settings.sets.method)}
-        return [u for u in stage.units(settings) if u in used]
+        return [u for u in stage.units(settings) if u in used or split_unit(settings, u)[0].segment]
     return stage.units(settings)
 
 

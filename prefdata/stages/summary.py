@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from prefdata.judging.measures import of_verdicts, win_rate
+from prefdata.output import segments
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
 from prefdata.recipe.settings.whole import Settings
@@ -32,7 +33,9 @@ def run(job: Job) -> None:
     job.write_json(places.EVALUATION, facts)
     judges = [job.read_json(places.judge_report(judge_unit(j))) for j in job.settings.judge]
     rates = job.read_json(places.WIN_RATES) if job.settings.evaluate.judge else None
-    text = render(job.output(places.SUMMARY).parents[1], job.settings, job.read_json(places.REPORT), facts, judges, rates)
+    online = [job.read_json(places.online(s.name)) for s in job.settings.segments]
+    root = job.output(places.SUMMARY).parents[1]
+    text = render(root, job.settings, job.read_json(places.REPORT), facts, judges, rates, online)
     atomic.atomic_text(job.output(places.SUMMARY), text)
 
 
@@ -109,9 +112,15 @@ def _pairs(job: Job, name: str, pairs: pl.DataFrame) -> Facts:
 
 
 def render(
-    root: Path, settings: Settings, gathered: Facts, evaluated: list[Facts], judges: list[Facts], rates: Facts | None
+    root: Path,
+    settings: Settings,
+    gathered: Facts,
+    evaluated: list[Facts],
+    judges: list[Facts],
+    rates: Facts | None,
+    online: list[Facts],
 ) -> str:
-    """The summary as text. `root`: the results folder."""
+    """The summary as text. `root`: the results folder; `online`: facts of each segment."""
     from rich.console import Console
 
     out = io.StringIO()
@@ -120,6 +129,8 @@ def render(
         console.print(table)
     for warning in gathered["warnings"]:
         console.print(f"warning: {warning}", highlight=False, markup=False)
+    if online:
+        console.print(_online_table(online))
     if evaluated:
         console.print(_evaluation_table(evaluated, settings.evaluate.split))
     if rates and rates["systems"]:
@@ -142,6 +153,15 @@ def _stage_table(stages: list[Facts]):  # type: ignore[no-untyped-def]
     for entry in stages:
         shown = [", ".join(f"{n} {t}" for t, n in entry[side].items() if n) for side in ("in", "out", "drops")]
         table.add_row(entry["stage"], entry["unit"], *shown)
+    return table
+
+
+def _online_table(online: list[Facts]):  # type: ignore[no-untyped-def]
+    from rich.table import Table
+
+    table = Table(*segments.COLUMNS, title="Segments of online runs; the card says what the columns are")
+    for facts in online:
+        table.add_row(*segments.row(facts))
     return table
 
 
@@ -179,6 +199,7 @@ STAGE = Stage(
         places.REPORT,
         *map(places.judge_report, map(judge_unit, s.judge)),
         *places.win_rate_files(s)[:1],
+        *(places.online(g.name) for g in s.segments),
     ],
     writes_files=lambda s, u: [places.EVALUATION, places.SUMMARY],
     slice=lambda s, u: {"split": s.evaluate.split, "origins": s.sets.origins, "runs": s.evaluated},

@@ -1,5 +1,6 @@
 """What a recipe asks for and will not get, or pays for and does not use: said once before the first job."""
 
+from prefdata.recipe.settings.segments import recipe_of
 from prefdata.recipe.settings.whole import Settings
 from prefdata.sources.pairs import by_pairs, scored_or_paired
 from prefdata.sources.shapes import SHAPES
@@ -11,7 +12,8 @@ PAIRS = (by_pairs, scored_or_paired)
 def notices(settings: Settings) -> list[str]:
     """One sentence each; none of them is a mistake that must stop a run."""
     methods = {settings.sets.method, settings.sets.sft_method}
-    idle = [j.name for j in settings.judge if j.name not in {*methods, settings.evaluate.judge}]
+    online = {r.judge[0].name for s in settings.segments for r in [recipe_of(settings, s)]}
+    idle = [j.name for j in settings.judge if j.name not in {*methods, settings.evaluate.judge, *online}]
     said = []
     if methods == {"source"} and settings.generate.models and not settings.judge:
         said.append(
@@ -24,6 +26,8 @@ def notices(settings: Settings) -> list[str]:
             f"the judge {idle[0]} ranks nothing: sets.method is source; its verdicts go to the report alone{used}; "
             f"set sets.method: {idle[0]}, or leave judge out"
         )
+    if settings.evaluate.runs and settings.evaluate.split in settings.sets.splits and settings.evaluate.split == "train":
+        said.append("evaluate.split is train: the models are evaluated on prompts that they were trained on; set it to test")
     if pairs := [s.name for s in settings.sources.sources if SHAPES[s.format].join in PAIRS and 2 in settings.prune.drop_ranks]:
         said.append(
             f"prune.drop_ranks has 2, which is the rejected answer where the source {pairs[0]} has one pair a prompt; "

@@ -1,6 +1,7 @@
 """Online runs as ordinary ones: a segment is a training run of its own and a recipe of its own, made of the whole recipe."""
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from prefdata.errors import did_you_mean
@@ -22,15 +23,14 @@ def online_runs(settings: "Settings") -> dict[str, int]:
     if settings.online is None:
         return {}
     known = settings.train.runs
-    return {
-        name: count
-        for wanted, count in settings.online.counts.items()
-        for name in ([wanted] if wanted in known else _listed(wanted, known))
-    }
+    return {name: count for wanted, count in settings.online.counts.items() for name in named(wanted, known) if name in known}
 
 
-def _listed(wanted: str, known: dict[str, Any]) -> list[str]:
-    return [name for name in known if re.fullmatch(re.escape(wanted) + r"(-lr[0-9e_-]+)?(-s-?\d+)?", name)]
+def named(wanted: str, known: Mapping[str, Any]) -> list[str]:
+    """The runs that a name means: itself, or those of its list of seeds or rates."""
+    if wanted in known:
+        return [wanted]
+    return [n for n in known if re.fullmatch(re.escape(wanted) + r"(-lr[0-9e_-]+)?(-s-?\d+)?", n)] or [wanted]
 
 
 def segments_of(settings: "Settings", run: str) -> list[Segment]:
@@ -157,8 +157,8 @@ def problems_of(settings: "Settings") -> list[str]:
 
 def _run_problems(settings: "Settings", wanted: str) -> list[str]:
     known = settings.train.runs
-    names = [wanted] if wanted in known else _listed(wanted, known)
-    if not names:
+    names = named(wanted, known)
+    if names[0] not in known:
         return [f"train.runs has no run {wanted}{did_you_mean(wanted, known)}"]
     problems = []
     for name in names:
@@ -169,6 +169,9 @@ def _run_problems(settings: "Settings", wanted: str) -> list[str]:
             problems.append(f"{name}: a fresh model cannot answer prompts: give model, a trained one, instead of init")
         elif given.get("model") is None and not primary:
             problems.append(f"{name}: no model to start from: give model, or score.references")
+        steps, count = given.get("steps"), online_runs(settings)[name]
+        if isinstance(steps, int) and steps < count:
+            problems.append(f"{name}: {count} segments of {steps} steps: take fewer segments or more steps")
         for key in ("set", "split", "part", "continue_from"):
             if given.get(key) is not None:
                 problems.append(f"{name}: {key} is set by online itself: leave it out")

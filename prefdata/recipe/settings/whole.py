@@ -23,7 +23,7 @@ from prefdata.recipe.settings.data import (
 from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.recipe.settings.online import OnlineSettings, Segment
 from prefdata.recipe.settings.output import CardSettings, PublishSettings
-from prefdata.recipe.settings.segments import online_runs, problems_of, segments_of, training_runs
+from prefdata.recipe.settings.segments import named, online_runs, problems_of, segments_of, training_runs
 from prefdata.recipe.settings.training import EvaluateSettings, TrainSettings
 from prefdata.sources.settings import SourcesSettings, ToySettings
 
@@ -69,8 +69,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def evaluated(self) -> list[str]:
-        """The runs that are evaluated: of an online one each part."""
-        return [n for run in self.evaluate.runs for n in ([s.model for s in self.parts(run)] or [run])]
+        """The runs that are evaluated: of a list of seeds each, of an online one each part."""
+        runs = [name for wanted in self.evaluate.runs for name in named(wanted, self.train.runs)]
+        return [n for run in runs for n in ([s.model for s in self.parts(run)] or [run])]
 
     @property
     def segments(self) -> list[Segment]:
@@ -101,7 +102,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     def _unknown_runs(self) -> list[str]:
         models = [m.id for m in self.generate.models] + [r.model for r in self.score.references]
         models += [j.model.id for j in self.judge if j.model]
-        models += [f"run:{r}" for r in self.evaluate.runs]
+        models += [f"run:{r}" for r in self.evaluated]
         return [
             f"{ref}: train.runs has no such run{did_you_mean(ref[4:], self.runs)}"
             for ref in models
@@ -131,7 +132,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         lacking, comparing = list[str](), self.evaluate.judge
         if comparing is not None and comparing not in judges:
             lacking = [f"evaluate.judge: no judge is named {comparing!r}{did_you_mean(comparing, judges)}"]
-        elif comparing is not None and len(self.evaluate.runs) < 2:
+        elif comparing is not None and len(self.evaluated) < 2:
             lacking = ["evaluate.judge: name two runs at least under evaluate.runs, the first is the baseline"]
         return lacking + [
             f"sets.{key}: {method!r} is neither source nor a judge's name{did_you_mean(method, known)}"
