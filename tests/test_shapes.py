@@ -109,7 +109,7 @@ def test_ultrafeedback_truthful_qa_is_left_out_unless_asked_for_and_is_no_bad_in
 def test_ultrafeedback_prompts_only_keeps_prompts_without_answers(make_run, write_rows) -> None:
     path = write_rows([{"source": "sharegpt", "instruction": "Hello"}])
     source = {"name": "u", "path": path, "format": "ultrafeedback", "prompts_only": True}
-    with pytest.raises(ConfigError, match="u gives prompts only, and generate.models names no model"):
+    with pytest.raises(ConfigError, match="u gives prompts only; name models under generate.models, or online.runs, to answer"):
         make_run(sources={"sources": [source]})
     run = make_run(sources={"sources": [source]}, generate={"models": [{"name": "m", "id": "/somewhere"}]})
     run_stages(run, "sources")

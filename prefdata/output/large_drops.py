@@ -23,6 +23,8 @@ def large(stages: Sequence[Mapping[str, Any]], limit: float) -> list[str]:
     for entry in stages:
         counted = COUNTED.get(entry["stage"], "prompts")
         made = entry["stage"] in ("sources", "generate")
+        if entry["stage"] == "sets" and not entry["in"].get("candidates"):
+            continue  # nothing was to be made of it: only online runs answer its prompts
         for reason, dropped in sorted(entry["drops"].items(), key=lambda pair: -pair[1]):
             total = sum(entry["out"].values()) + dropped if made else entry["in"].get(counted, 0)
             if dropped > limit * total:

@@ -111,9 +111,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 
     def _unanswered(self) -> list[str]:
         bare = [s.name for s in self.sources.sources if s.prompts_only]
-        if not bare or self.generate.models:
+        if not bare or self.generate.models or self.online:
             return []
-        return [f"sources.sources: {bare[0]} gives prompts only, and generate.models names no model to answer them"]
+        return [f"sources.sources: {bare[0]} gives prompts only; name models under generate.models, or online.runs, to answer"]
 
     def _shared_names(self) -> list[str]:
         judges, models = [j.name for j in self.judge], [m.name for m in self.generate.models]
