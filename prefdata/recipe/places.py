@@ -50,6 +50,11 @@ def metrics(run: str) -> str:
     return f"models/{run}/metrics.jsonl"
 
 
+def harness(run: str) -> str:
+    """What lm-evaluation-harness found for a training run."""
+    return f"report/harness/{evaluation_unit(run)}.json"
+
+
 def answers(run: str) -> str:
     """The greedy answers of a training run, as an AlpacaEval file."""
     return f"report/answers/{evaluation_unit(run)}.json"

@@ -35,7 +35,8 @@ def run(job: Job) -> None:
     rates = job.read_json(places.WIN_RATES) if job.settings.evaluate.judge else None
     online = [job.read_json(places.online(s.name)) for s in job.settings.segments]
     root = job.output(places.SUMMARY).parents[1]
-    text = render(root, job.settings, job.read_json(places.REPORT), facts, judges, rates, online)
+    harness = [job.read_json(places.harness(r)) for r in job.settings.evaluated] if job.settings.harness else []
+    text = render(root, job.settings, job.read_json(places.REPORT), facts, judges, rates, online, harness)
     atomic.atomic_text(job.output(places.SUMMARY), text)
 
 
@@ -119,8 +120,9 @@ def render(
     judges: list[Facts],
     rates: Facts | None,
     online: list[Facts],
+    harness: list[Facts],
 ) -> str:
-    """The summary as text. `root`: the results folder; `online`: facts of each segment."""
+    """The summary as text. `root`: the results folder; `online`: facts of each segment; `harness`: of each run."""
     from rich.console import Console
 
     out = io.StringIO()
@@ -136,6 +138,8 @@ def render(
     if rates and rates["systems"]:
         title = f"Win rates by the judge {rates['judge']}"
         console.print(f"{title}\n{win_rate.render(rates['systems'], rates['differences'], rates['baseline'])}", highlight=False)
+    if harness:
+        console.print(_harness_table(harness))
     shown = [
         ("set", root / places.published(settings)),
         ("models", root / "models"),
@@ -163,6 +167,24 @@ def _online_table(online: list[Facts]):  # type: ignore[no-untyped-def]
     for facts in online:
         table.add_row(*segments.row(facts))
     return table
+
+
+def _harness_table(harness: list[Facts]):  # type: ignore[no-untyped-def]
+    from rich.table import Table
+
+    columns = [(task, metric) for task, found in harness[0]["tasks"].items() for metric in found["metrics"]]
+    title = f"lm-evaluation-harness {harness[0]['harness']}: value ± its standard error"
+    table = Table("run", *(f"{task} {metric}" for task, metric in columns), title=title)
+    for facts in harness:
+        cells = [facts["tasks"][task]["metrics"].get(metric) for task, metric in columns]
+        table.add_row(facts["run"], *(_with_error(cell) for cell in cells))
+    return table
+
+
+def _with_error(value: list[float | None] | None) -> str:
+    if value is None or value[0] is None:
+        return "n/a"
+    return f"{value[0]:.3f}" + ("" if value[1] is None else f" ± {value[1]:.3f}")
 
 
 def _evaluation_table(evaluated: list[Facts], split: str):  # type: ignore[no-untyped-def]
@@ -200,6 +222,7 @@ STAGE = Stage(
         *map(places.judge_report, map(judge_unit, s.judge)),
         *places.win_rate_files(s)[:1],
         *(places.online(g.name) for g in s.segments),
+        *(places.harness(r) for r in s.evaluated if s.harness),
     ],
     writes_files=lambda s, u: [places.EVALUATION, places.SUMMARY],
     slice=lambda s, u: {"split": s.evaluate.split, "origins": s.sets.origins, "runs": s.evaluated},

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -72,3 +72,15 @@ class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):
     max_tokens: int = Field(512, ge=1, description="an answer cut here has finish = length")
     chunk_prompts: int = Field(128, ge=1, description="prompts committed together")
     shards_per_engine: int | None = Field(None, ge=1, description="shards per start of the model; all by default")
+
+
+class HarnessSettings(BaseModel, frozen=True, extra="forbid"):
+    """Tasks of lm-evaluation-harness on the runs of evaluate.runs (pip install "prefdata[harness]")."""
+
+    tasks: list[str] = Field(min_length=1, description="names as `lm-eval ls tasks` lists them: gsm8k, truthfulqa_mc1, ...")
+    include: str | None = Field(None, description="a folder with task files of your own; such a file may run code")
+    fewshot: int | None = Field(None, ge=0, description="examples before a question; default: the task's own")
+    limit: int | None = Field(None, ge=1, description="questions a task, for a trial; default: all")
+    batch_size: int = Field(8, ge=1, description="rows of a forward")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the model")
+    chat: bool | None = Field(None, description="apply the chat template; default: where the run was trained with it")

@@ -24,7 +24,7 @@ from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.recipe.settings.online import OnlineSettings, Segment
 from prefdata.recipe.settings.output import CardSettings, PublishSettings
 from prefdata.recipe.settings.segments import named, online_runs, problems_of, segments_of, training_runs
-from prefdata.recipe.settings.training import EvaluateSettings, TrainSettings
+from prefdata.recipe.settings.training import EvaluateSettings, HarnessSettings, TrainSettings
 from prefdata.sources.settings import SourcesSettings, ToySettings
 
 
@@ -53,6 +53,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     train: TrainSettings = Field(default_factory=TrainSettings)
     online: OnlineSettings | None = Field(None, description="null: every run trains on a set that is made once")
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
+    harness: HarnessSettings | None = Field(None, description="null: no task of lm-evaluation-harness is run")
     card: CardSettings = Field(default_factory=CardSettings)
     publish: PublishSettings = Field(default_factory=PublishSettings)
     _segment: Segment | None = PrivateAttr(None)
@@ -130,10 +131,12 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         judges = [j.name for j in self.judge]
         known = ["source", *judges]
         lacking, comparing = list[str](), self.evaluate.judge
+        if self.harness and not self.evaluated:
+            lacking.append("harness: name the runs to evaluate under evaluate.runs")
         if comparing is not None and comparing not in judges:
-            lacking = [f"evaluate.judge: no judge is named {comparing!r}{did_you_mean(comparing, judges)}"]
+            lacking += [f"evaluate.judge: no judge is named {comparing!r}{did_you_mean(comparing, judges)}"]
         elif comparing is not None and len(self.evaluated) < 2:
-            lacking = ["evaluate.judge: name two runs at least under evaluate.runs, the first is the baseline"]
+            lacking += ["evaluate.judge: name two runs at least under evaluate.runs, the first is the baseline"]
         return lacking + [
             f"sets.{key}: {method!r} is neither source nor a judge's name{did_you_mean(method, known)}"
             for key, method in (("method", self.sets.method), ("sft_method", self.sets.sft_method))
