@@ -72,6 +72,7 @@ def measure(model: Any, count: int, lengths: tuple[int, int, int], peak: float |
     data = [_in(e, model.config.vocab_size) for e in examples(count, *lengths)]
     rows = {"dpo": [first_pair(e) for e in data], "mcpo": data}
     steps = {name: Step(name, some, MICRO_TOKENS, precision="bfloat16", model=model) for name, some in rows.items()}
+    steps["mcpo"].optimizer = steps["dpo"].optimizer  # one, as a run has: a second one's moments are no memory of the step
     seconds = interleaved({**steps, "padded": lambda: padded(steps["mcpo"])})
     made: dict[str, float | None] = {}
     for name, step in steps.items():
