@@ -185,8 +185,9 @@ def _together(world: World, found: dict[str, Any]) -> dict[str, Any]:
     return {prompt: value for part in world.gathered(found) for prompt, value in part.items()}
 
 
-WEIGHED_TOKENS = 3072
-"""Tokens of a forward without gradient, prompts counted for each completion: bounds its logits, whatever the pool."""
+WEIGHED_TOKENS = {"cpu": 3072, "cuda": 16_384}
+"""Tokens of a forward without gradient, by device, prompts counted for each completion: bounds its logits, whatever the pool.
+A GPU is fed by many tokens at once; on a CPU blocks that stay in cache are faster."""
 
 
 class Shared:
@@ -200,7 +201,8 @@ class Shared:
         """Log-probs of completions[first:], without grad: one fp64 array [pool] a prompt."""
         pools = [e.completions[first:] for e in self.batch]
         with torch.no_grad():
-            sums = logprob.pool_logps(self.model, self.prefix.detached(), pools, WEIGHED_TOKENS)
+            most = WEIGHED_TOKENS.get(self.model.device.type, WEIGHED_TOKENS["cpu"])
+            sums = logprob.pool_logps(self.model, self.prefix.detached(), pools, most)
         return [s.cpu().numpy() for s in sums]
 
     def trained(self, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

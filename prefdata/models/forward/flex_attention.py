@@ -1,8 +1,8 @@
 """Attention of packed rows on a GPU: FlexAttention (arXiv 2412.05496), one kernel for a row, whatever its segments and prompts.
 
 Keys are the packed prompts' and behind them the row's own; a block mask, made once a row, says which of them a token sees:
-its prompt's, and its segment's up to itself. Blocks that nobody sees are not computed. torch compiles the kernel once, for
-rows of any length.
+its prompt's, and its segment's up to itself. Blocks that nobody sees are not computed. torch compiles the kernel for rows of
+any length; a handful of graphs for each dtype (with and without gradient, rows of one block, prompts or none).
 """
 
 import sys
@@ -18,6 +18,9 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, crea
 TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 """Of the norm. Tensor cores may round fp32 to the 11 bits of TF32, bf16 has 8: this tells kernels that are wrong from those
 that round."""
+
+GRAPHS = 64
+"""More than every dtype and kind of row can need."""
 
 
 def visible(
@@ -48,14 +51,21 @@ def block_mask(segments: Sequence[int], owners: Sequence[int], prompts: Sequence
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float | None) -> Tensor:
     """query [1, h, T, d], key and value [1, k, P + T, d] -> [1, h, T, d]."""
-    made: Tensor = _kernel(query.device.type)(query, key, value, block_mask=mask, scale=scale, enable_gqa=True)
+    # not the kernel for decoding, which torch takes for rows of less than 128 tokens and then has none for grouped heads
+    options = {"FORCE_USE_FLEX_ATTENTION": True}
+    kernel = _kernel(query.device.type)
+    made: Tensor = kernel(query, key, value, block_mask=mask, scale=scale, enable_gqa=True, kernel_options=options)
     return made
 
 
 @lru_cache
 def _kernel(device: str) -> Any:
     """Compiled for GPUs; elsewhere as it is, which tests compare with."""
-    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
+    if device != "cuda":
+        return flex_attention
+    # one dtype takes eight graphs, torch's limit: beyond it attention would run unfused, in the memory of all scores
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+    return torch.compile(flex_attention, dynamic=True)
 
 
 @lru_cache
