@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from prefdata.models.forward import flex_attention
+from prefdata.models.forward import flash_attention, flex_attention
 
 NAME = "prefdata_packed"
 KeysValues = tuple[Tensor, Tensor]
@@ -84,6 +84,12 @@ class Packed:
     def block_mask(self) -> Any:
         """What each token sees, for all layers."""
         return flex_attention.block_mask(self.lengths, self.owners, self.prefixes.lengths if self.prefixes else (), self.device)
+
+    @cached_property
+    def flash_places(self) -> flash_attention.Places:
+        """For the kernels of all layers."""
+        prompts = self.prefixes.lengths if self.prefixes else ()
+        return flash_attention.places(self.lengths, self.owners, prompts, self.device)
 
     @cached_property
     def places(self) -> Tensor:
@@ -178,8 +184,19 @@ def _way(query: Tensor, key: Tensor) -> Callable[..., Tensor]:
     device = query.device
     if device.type == "cpu":
         return split
-    works = device.type == "cuda" and flex_attention.works(query.shape[1], key.shape[1], query.shape[3], query.dtype, device)
-    return _flexed if works else _joined
+    if device.type != "cuda":
+        return _joined
+    shape = (query.shape[1], key.shape[1], query.shape[3], query.dtype, device)
+    if flash_attention.works(*shape):
+        return _flashed
+    return _flexed if flex_attention.works(*shape) else _joined
+
+
+def _flashed(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, prefix: KeysValues | None, packed: Packed, **options: Any
+) -> Tensor:
+    """Two kernels, within the segments and to the prompts."""
+    return flash_attention.attend(query, key, value, prefix, packed.flash_places, options.get("scaling"))
 
 
 def _flexed(
