@@ -78,6 +78,30 @@ def test_vllm_gives_our_greedy_texts_and_label_log_probs(ours: Path) -> None:
     assert sampled[:5] != sampled[5:], "another seed is another text"
 
 
+def test_an_online_run_answers_each_segment_with_the_checkpoint_of_that_moment_on_vllm(tmp_path: Path) -> None:
+    """config/online_tiny.yaml made smaller; vLLM is started once a segment, with other weights each time."""
+    made = yaml.safe_load((ROOT / "config" / "online_tiny.yaml").read_text())
+    made["toy"] = {"demonstrations": 400, "train": 24, "test": 8}
+    made["train"]["runs"] = {k: made["train"]["runs"][k] for k in ("sft/policy", "mcpo/online")}
+    made["train"]["runs"]["sft/policy"]["steps"] = 150
+    made["train"]["runs"]["mcpo/online"] |= {"epochs": 1, "batch_prompts": 6}
+    made["online"] |= {"runs": {"mcpo/online": 2}, "vllm": VLLM, "greedy_prompts": 4}
+    made["evaluate"] = {"runs": ["mcpo/online"], "samples": 1, "max_tokens": 8}
+    snakemake(tmp_path, made)
+    root = tmp_path / "results" / "online_tiny"
+    made_by = [
+        json.loads((root / "models" / run / "train.json").read_text())["revision"] for run in ("sft/policy", "mcpo/online-1of2")
+    ]
+    for k in (1, 2):
+        paths = sorted((root / "tables" / "candidates" / "generate").glob(f"mcpo-online-s{k}of2-*/*.parquet"))
+        answers = pl.concat([files.read_table(p, "candidates") for p in paths])
+        assert answers["producer"].unique().to_list() == [f"mcpo-online@{made_by[k - 1]}"]
+        assert answers["segment"].unique().to_list() == [k]
+        assert answers["seed"].n_unique() == answers.height, "a seed of its own for each request"
+    facts = [json.loads(p.read_text()) for p in sorted((root / "report" / "online").glob("*.json"))]
+    assert [f["training"]["to"] for f in facts] == [2, 4]
+
+
 def test_the_tiny_recipe_has_the_same_tables_on_vllm(ours: Path, tmp_path: Path) -> None:
     snakemake(tmp_path, recipe({"vllm": VLLM}))
     for table, stage in [("candidates", "generate"), ("verdicts", "judge"), ("ranks", "rank"), ("sets", "sets")]:
