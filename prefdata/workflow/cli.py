@@ -170,6 +170,36 @@ def win_rate(
     print(json.dumps({"systems": found, "differences": apart}, indent=1) if as_json else rates.render(found, apart, baseline))
 
 
+@app.command("arena-hard")
+def arena_hard(
+    folder: Annotated[Path, typer.Argument(help="question.jsonl, model_answer/ and model_judgment/ lie here")],
+    judge: Annotated[str, typer.Option("--judge", help="a folder of model_judgment/, or a judge of the recipe")],
+    against: Annotated[str, typer.Option("--against", help="the baseline, a file of model_answer/")],
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option("--answers", help="first add an AlpacaEval file, as report/answers/ has them"),
+    ] = None,
+    path: Annotated[
+        Path | None, typer.Option("--settings", help="a recipe with this judge, which then judges what is not judged yet")
+    ] = None,
+    style: Annotated[bool, typer.Option("--style", help="scores controlled for length and Markdown")] = False,
+    category: Annotated[str | None, typer.Option("--category", help="of the questions; default: all together")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Arena-Hard v2's leaderboard from its own files; add answers of trained models, and judge them."""
+    import json
+
+    from prefdata.judging.measures import arena_hard as arena
+
+    for file in answers or []:
+        arena.add_answers(folder, file)
+    if path is not None:
+        arena.judge(results_of(path), folder, judge, against)
+    found = arena.leaderboard(folder, judge, against, style, category)
+    what = f"judged by {judge}{', controlled for style' if style else ''}"
+    print(json.dumps(found, indent=1) if as_json else arena.render(found, against, what))
+
+
 @app.command("clean")
 def clean(path: SettingsFile = Path("config/demo.yaml")) -> None:
     """Remove the chunk store of a run: finished work is then only in its tables."""

@@ -43,14 +43,16 @@ def interval(values: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def logistic(design: Floats, target: Floats, ridge: Floats) -> tuple[Floats, Floats]:
+def logistic(design: Floats, target: Floats, ridge: Floats, times: Floats | None = None) -> tuple[Floats, Floats]:
     """Weights [k] and their standard errors [k] of P(target) = sigmoid(design @ weights), by Newton's method. design: [n, k];
-    target: [n] in [0, 1]; ridge: [k], half the penalty of each squared weight, which keeps one-sided data finite."""
+    target: [n] in [0, 1]; ridge: [k], half the penalty of each squared weight, which keeps one-sided data finite; times: [n],
+    how often each row counts."""
     weights, penalty = np.zeros(design.shape[1]), np.diag(ridge)
+    times = np.ones(len(target)) if times is None else times
     for _ in range(100):
         p = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
-        hessian = design.T @ (design * (p * (1 - p))[:, None]) + penalty
-        step = np.linalg.solve(hessian, design.T @ (target - p) - penalty @ weights)
+        hessian = design.T @ (design * (times * p * (1 - p))[:, None]) + penalty
+        step = np.linalg.solve(hessian, design.T @ (times * (target - p)) - penalty @ weights)
         weights = np.clip(weights + step, -30, 30)
         if np.abs(step).max() < 1e-10:
             break
