@@ -6,7 +6,9 @@ run) of its own; no reader of the data side sees them.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,16 @@ import polars as pl
 from prefdata.draws import item_key
 from prefdata.judging import exact
 from prefdata.models.engines.protocol import Engine, Request
+from prefdata.models.engines.registry import LanguageModelSettings, Start, started
 from prefdata.models.identity import RECEIPT, revision_of
+from prefdata.models.loading import release
 from prefdata.models.scorer import Item, Scorer
 from prefdata.models.settings import ReferenceSettings
 from prefdata.recipe import fill
 from prefdata.recipe.job import Job
 from prefdata.recipe.prompts import PROMPTS
-from prefdata.recipe.stage import Stage, without
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Slice, Stage, without
 from prefdata.recipe.units import Part, evaluated, evaluation_unit
 from prefdata.stages import generate
 from prefdata.stages.graph import source_drops
@@ -31,7 +36,6 @@ from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.views import Frames, fixed_pair
 
 VERSION = 3
-Work = tuple[str, Request | Item]
 
 
 def run(job: Job) -> None:
@@ -40,27 +44,43 @@ def run(job: Job) -> None:
     path = job.model_path(f"run:{name}")
     producer = f"{name}@{revision_of(path, None)}"
     own = encoding(job, path)
-
-    @cache
-    def engine() -> Engine:
-        from prefdata.models.engines.transformers import TransformersEngine
-
-        return TransformersEngine(path, None, own.template, own.end, producer, job.settings.seed)
-
+    model = model_of(job.settings, job.unit).model_copy(update={"template": own.template, "end": own.end})
     scorer = Scorer(path, own, "float32", job.settings.score.batch_tokens)
+    other = [] if model.facts.draws_by_key else [json.dumps(model.identity(), sort_keys=True)]
     common = (producer, job.settings.seed, own.template, own.end, settings.max_tokens)
 
-    def items(frames: Frames) -> dict[str, Work]:
-        return {**answers_wanted(frames, job, common), **held_out(frames, job, common)}
+    def answers(frames: Frames) -> dict[str, Request]:
+        seed = None if model.facts.draws_by_key else (job.settings.seed, producer)
+        return answers_wanted(frames, job, (*common, *other), seed)
 
-    def compute(some: Any) -> list[Value]:
-        answers = generate.complete(engine(), [w for kind, w in some if kind == "answer"])
-        logps = scorer.values([w for kind, w in some if kind == "logp"])
-        return [(answers if kind == "answer" else logps).pop(0) for kind, _ in some]
+    def pairs(frames: Frames) -> dict[str, Item]:
+        return held_out(frames, job, common)
 
     with job.store() as store:
-        fill.fill(job, store, settings.chunk_prompts, items, fill.whole(compute))
-        fill.write(job, lambda frames: rows(frames, items(frames), store, producer, name, job.settings.seed))
+        with ExitStack() as stack:
+            log = job.server_log("evaluate", job.unit)
+            start = Start(model, path, producer, job.settings.seed, log, store.total("cost"), store.total("num_tokens") > 0)
+            engine = cache(lambda: stack.enter_context(started(start)))
+            fill.fill(job, store, settings.chunk_prompts, answers, _answered(engine, model.facts.draws_by_key))
+            engine.cache_clear()
+        release()  # the forward may need the device's memory
+        fill.fill(job, store, settings.chunk_prompts, pairs, fill.whole(scorer.values))
+        fill.write(
+            job, lambda frames: rows(frames, {**answers(frames), **pairs(frames)}, store, producer, name, job.settings.seed)
+        )
+
+
+def _answered(engine: Callable[[], Engine], together: bool) -> Callable[[dict[str, Request]], Iterator[dict[str, Value]]]:
+    """Answers of a chunk together where batches are made again alike, else each as it comes."""
+    if together:
+        return fill.whole(lambda some: generate.complete(engine(), some))
+    return lambda wanted: generate.as_they_finish(engine(), wanted)
+
+
+def model_of(settings: Settings, unit: str) -> LanguageModelSettings:
+    """The model and the engine that answers for it."""
+    section = settings.evaluate
+    return LanguageModelSettings(id=f"run:{evaluated(settings, unit)}", vllm=section.vllm, server=section.server)
 
 
 def encoding(job: Job, path: str) -> ReferenceSettings:
@@ -69,34 +89,39 @@ def encoding(job: Job, path: str) -> ReferenceSettings:
     return ReferenceSettings(name="policy", model=path, template=trained["template"], end=trained["end"])
 
 
-def answers_wanted(frames: Frames, job: Job, common: tuple[Any, ...]) -> dict[str, Work]:
-    """A greedy request (sample 0) and `samples` sampled ones for every held-out prompt."""
+def answers_wanted(
+    frames: Frames, job: Job, common: tuple[Any, ...], seed: tuple[int, str] | None = None
+) -> dict[str, Request]:
+    """A greedy request (sample 0) and `samples` sampled ones for every held-out prompt. seed: (seed, producer) of engines that
+    take a seed a request."""
     settings = job.settings.evaluate
     sampling = [(0.0, 0), *((settings.temperature, s) for s in range(1, settings.samples + 1))]
     prompts = views.prompts_of(frames, [settings.split])
     requests = generate.requests(prompts, sampling, settings.max_tokens)
-    return {k: ("answer", r) for k, r in generate.keyed(requests, ("evaluate", VERSION, *common)).items()}
+    if seed is not None:
+        requests = [replace(r, seed=generate.seed_of(*seed, r)) for r in requests]
+    return generate.keyed(requests, ("evaluate", VERSION, *common))
 
 
-def held_out(frames: Frames, job: Job, common: tuple[Any, ...]) -> dict[str, Work]:
+def held_out(frames: Frames, job: Job, common: tuple[Any, ...]) -> dict[str, Item]:
     """The chosen and the fixed rejected candidate of every held-out row of the preference set."""
-    work: dict[str, Work] = {}
+    work: dict[str, Item] = {}
     prompts = {r["prompt_id"]: r for r in frames["prompts"].to_dicts()}
     for row in frames["sets"].filter(pl.col("split") == job.settings.evaluate.split).to_dicts():
         pair = fixed_pair(row["candidates"], job.settings.sets.origins, job.settings.seed)
         for place in pair or ():
             candidate = row["candidates"][place]
             key = item_key("evaluate", VERSION, *common, row["prompt_id"], candidate["candidate_id"])
-            work[key] = ("logp", Item(prompts[row["prompt_id"]], candidate))
+            work[key] = Item(prompts[row["prompt_id"]], candidate)
     return work
 
 
-def rows(frames: Frames, work: Mapping[str, Work], store: ChunkStore, producer: str, name: str, seed: int) -> Frames:
+def rows(frames: Frames, work: Mapping[str, Request | Item], store: ChunkStore, producer: str, name: str, seed: int) -> Frames:
     """Tables of one part."""
     values = store.get(list(work))
     candidates, ranks, logps = [], [], []
     tasks = {i: (m[-1]["content"], a) for i, m, a in frames["prompts"].select("prompt_id", "messages", "answer").iter_rows()}
-    for key, (_, what) in work.items():
+    for key, what in work.items():
         value = values[key]
         if isinstance(what, Item):
             if "logp" in value:
@@ -118,6 +143,12 @@ def rows(frames: Frames, work: Mapping[str, Work], store: ChunkStore, producer: 
     }
 
 
+def _slice(settings: Settings, unit: str) -> Slice:
+    own = without(settings.evaluate, "runs", "shards_per_engine", "vllm", "server")
+    model = model_of(settings, unit)
+    return {**own, "seed": settings.seed, **({} if model.facts.draws_by_key else {"engine": model.identity()})}
+
+
 STAGE = Stage(
     name="evaluate",
     help="Answer held-out prompts with a trained model and check the answers.",
@@ -127,8 +158,9 @@ STAGE = Stage(
     writes=("candidates", "ranks", "logps"),
     units=lambda s: [evaluation_unit(r) for r in s.evaluated],
     reads=lambda s, u: [*PROMPTS, *source_drops(s), Part("sets", "sets", "preference")],
-    slice=lambda s, u: {**without(s.evaluate, "runs", "shards_per_engine"), "seed": s.seed},
+    slice=_slice,
     models=lambda s, u: [(f"run:{evaluated(s, u)}", None)],
     per_engine=lambda s, u: s.evaluate.shards_per_engine,
+    engine=model_of,
     gpus=1,
 )

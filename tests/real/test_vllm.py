@@ -86,7 +86,7 @@ def test_an_online_run_answers_each_segment_with_the_checkpoint_of_that_moment_o
     made["train"]["runs"]["sft/policy"]["steps"] = 150
     made["train"]["runs"]["mcpo/online"] |= {"epochs": 1, "batch_prompts": 6}
     made["online"] |= {"runs": {"mcpo/online": 2}, "vllm": VLLM, "greedy_prompts": 4}
-    made["evaluate"] = {"runs": ["mcpo/online"], "samples": 1, "max_tokens": 8}
+    made["evaluate"] = {"runs": ["mcpo/online"], "samples": 1, "max_tokens": 8, "vllm": VLLM}
     snakemake(tmp_path, made)
     root = tmp_path / "results" / "online_tiny"
     made_by = [
@@ -100,6 +100,8 @@ def test_an_online_run_answers_each_segment_with_the_checkpoint_of_that_moment_o
         assert answers["seed"].n_unique() == answers.height, "a seed of its own for each request"
     facts = [json.loads(p.read_text()) for p in sorted((root / "report" / "online").glob("*.json"))]
     assert [f["training"]["to"] for f in facts] == [2, 4]
+    evaluation = json.loads((root / "report" / "evaluation.json").read_text())
+    assert [(f["run"], f["n"]) for f in evaluation] == [("mcpo/online-1of2", 8), ("mcpo/online", 8)]
 
 
 def test_the_tiny_recipe_has_the_same_tables_on_vllm(ours: Path, tmp_path: Path) -> None:

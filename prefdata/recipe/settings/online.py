@@ -1,7 +1,7 @@
 """What a recipe says of online training: runs that answer their own prompts anew at the start of each segment."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -13,6 +13,28 @@ from prefdata.models.engines.vllm import VllmSettings
 Temperatures = Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
 
 Count = Annotated[int, Field(ge=1, le=1000)]
+
+
+class Engines(Protocol):
+    """A section that answers by models made in the run."""
+
+    @property
+    def vllm(self) -> VllmSettings | None: ...
+
+    @property
+    def server(self) -> ServerSettings | None: ...
+
+
+Section = TypeVar("Section", bound=Engines)
+
+
+def one_engine(section: Section) -> Section:
+    """The section. Raises ValueError where it names two engines, or a server that cannot know the run's models."""
+    if section.vllm is not None and section.server is not None:
+        raise ValueError("give vllm or server, not both")
+    if section.server is not None and not section.server.command:
+        raise ValueError("server: its model is made in the run: give a command that starts it, with {model} and {port}")
+    return section
 
 
 class OverrideSettings(BaseModel, frozen=True, extra="forbid"):

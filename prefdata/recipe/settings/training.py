@@ -7,6 +7,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from prefdata.kinds import Name, SplitName
+from prefdata.models.engines.server_settings import ServerSettings
+from prefdata.models.engines.vllm import VllmSettings
+from prefdata.recipe.settings.online import one_engine
 
 
 class TrainSettings(BaseModel, frozen=True, extra="forbid"):
@@ -72,6 +75,14 @@ class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):
     max_tokens: int = Field(512, ge=1, description="an answer cut here has finish = length")
     chunk_prompts: int = Field(128, ge=1, description="prompts committed together")
     shards_per_engine: int | None = Field(None, ge=1, description="shards per start of the model; all by default")
+    vllm: VllmSettings | None = Field(
+        None, description="answer by vLLM: {} takes the defaults; log-probs are our own forward's"
+    )
+    server: ServerSettings | None = Field(None, description="answer by a server that `command` starts with each model")
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> "EvaluateSettings":
+        return one_engine(self)
 
 
 class HarnessSettings(BaseModel, frozen=True, extra="forbid"):
