@@ -6,19 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
+from conftest import run_stages
 from hypothesis import given
 from hypothesis import strategies as st
 from servers.scripted import Scripted, Server
 from typer.testing import CliRunner
 
+from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError
 from prefdata.judging.measures import win_rate
 from prefdata.judging.text_pairs import judged, text_pair, verdict
+from prefdata.recipe import places
+from prefdata.recipe.job import Job
 from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.results import Results
+from prefdata.recipe.units import Part, evaluation_unit
+from prefdata.sources.toy import tasks
+from prefdata.stages import win_rate as stage
 from prefdata.stages.registry import STAGES
+from prefdata.tables import files, schema
 from prefdata.tables.finished import ChunkStore
 from prefdata.workflow.cli import app
 from prefdata.workflow.recipes import checked
@@ -151,7 +160,7 @@ def test_an_unknown_judge_is_named(place: Path, run: Any) -> None:
 
 def test_a_judge_of_trained_models_needs_two_of_them() -> None:
     made = {"name": "w", "sources": {"sources": [{"name": "s", "path": "x"}]}, "judge": [{"name": "exact"}]}
-    with pytest.raises(ConfigError, match="name two runs at least"):
+    with pytest.raises(ConfigError, match="name two runs under evaluate.runs"):
         validate_recipe({**made, "evaluate": {"judge": "exact"}}, "t")
     with pytest.raises(ConfigError, match="no judge is named 'exakt' .did you mean 'exact'"):
         validate_recipe({**made, "evaluate": {"judge": "exakt"}}, "t")
@@ -182,3 +191,56 @@ def test_the_commands_print_what_was_found(place: Path, monkeypatch: pytest.Monk
     assert found["j"]["agreement"] == 0.5
     assert found["old"]["agreement"] == 0.25
     assert found["j"]["missing"] == 0
+
+
+def test_trained_models_are_compared_with_fixed_answers(
+    make_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stage on tables of its own: a run that always answers right, one that never does, and a file that answers half."""
+    runs = {name: {"model": "x", "steps": 1} for name in ("dpo/right", "dpo/wrong")}
+    file = tmp_path / "fixed.json"
+    run = make_run(
+        toy={"demonstrations": 8, "train": 4, "test": 12},
+        sources={"sources": [{"name": "toy", "path": "toy:", "license": "mit"}]},
+        score={"references": [{"name": "r", "model": "x"}]},
+        train={"runs": runs},
+        judge=[{"name": "exact", "splits": ["test"]}],
+        evaluate={"runs": list(runs), "judge": "exact", "baseline": str(file)},
+    )
+    run_stages(run, "toy", "sources", "split")
+    prompts = files.read_table(run.table(Part("prompts", "sources"), 0), "prompts")
+    splits = files.read_table(run.table(Part("splits", "split"), 0), "splits").filter(pl.col("split") == "test")
+    tests = prompts.join(splits, on="prompt_id", how="semi").sort("prompt_id").to_dicts()
+    assert len(tests) == 12
+    for name, texts in (("dpo/right", [tasks.solve(p["messages"][-1]["content"]) for p in tests]), ("dpo/wrong", ["x"] * 12)):
+        made = [
+            {
+                "prompt_id": p["prompt_id"],
+                "candidate_id": hex_id(name, p["prompt_id"]),
+                "response": text,
+                "origin": "generated",
+                "producer": name,
+                "temperature": 0.0,
+                "sample": 0,
+                "finish": "stop",
+            }
+            for p, text in zip(tests, texts, strict=True)
+        ]
+        part = Part("candidates", "evaluate", evaluation_unit(name))
+        files.write_table(run.table(part, 0), "candidates", schema.frame("candidates", made))
+    given = [
+        {"instruction": p["messages"][-1]["content"], "output": tasks.solve(p["messages"][-1]["content"]), "generator": "gpt"}
+        for p in tests[:6]
+    ]
+    file.write_text(json.dumps(given))
+    stage.run(Job(run, "win_rate"))
+    facts = json.loads(run.path(places.WIN_RATES).read_text())
+    assert facts["baseline"] == "gpt"
+    assert {f["system"]: (f["win_rate"], f["prompts"]) for f in facts["systems"]} == {
+        "dpo/right": (0.5, 6),
+        "dpo/wrong": (0.0, 6),
+    }
+    assert "win_rate: 6 of 12 prompts have no answer in" in capsys.readouterr().err
+    file.write_text(json.dumps([{"instruction": "other", "output": "x", "generator": "gpt"}]))
+    with pytest.raises(DataError, match="it answers none of the held-out prompts"):
+        stage.run(Job(run, "win_rate"))

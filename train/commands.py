@@ -1,5 +1,6 @@
 """What training adds to the command line: `prefdata train`, `prefdata objectives`. torch is loaded when one is called."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -44,7 +45,37 @@ def add(app: typer.Typer, bring_up: BringUp, read: Callable[[Path], Settings]) -
         else:
             _of_recipe(read(settings), settings, run, check, log)
 
+    def accuracy_(
+        data: Annotated[
+            Path, typer.Argument(help="rows with chosen and rejected answers, or a folder that prefdata published")
+        ],
+        model: Annotated[str, typer.Option("--model", help="a folder or a Hub id")],
+        revision: Annotated[str | None, typer.Option("--revision", help="commit hash, for a Hub id")] = None,
+        reference: Annotated[str | None, typer.Option("--reference", help="also by log-ratios to this model")] = None,
+        reference_revision: Annotated[str | None, typer.Option("--reference-revision", help="its commit hash")] = None,
+        format_: Annotated[
+            str | None, typer.Option("--format", help="of the rows; default: trl_pairs, of a folder: sets")
+        ] = None,
+        template: Annotated[str, typer.Option("--template", help="chat, plain or rendered")] = "chat",
+        end: Annotated[str, typer.Option("--end", help="whether the end token is scored: eos or none")] = "eos",
+        dtype: Annotated[str, typer.Option("--dtype", help="float32, float64 or bfloat16")] = "float32",
+        as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    ) -> None:
+        """Accuracy and margin of a preference set under a model: how often it puts the chosen answer first."""
+        from train import accuracy
+
+        own = {"template": template, "end": end}
+        found = accuracy.of_set(
+            {"path": str(data), "format": format_ or ("sets" if data.is_dir() else "trl_pairs")},
+            {"model": model, "revision": revision, **own},
+            {"model": reference, "revision": reference_revision, **own} if reference else None,
+            bring_up,
+            dtype,
+        )
+        typer.echo(json.dumps(found, indent=1) if as_json else accuracy.render(found, data))
+
     app.command("train", help=HELP)(train_)
+    app.command("accuracy")(accuracy_)
     app.command("objectives")(objectives)
 
 

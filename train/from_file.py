@@ -73,19 +73,24 @@ def _load(path: Path) -> FileRun:
             str(path),
             f"for a recipe: --settings {path} --run <objective>/<variant>",
         )
+    return of_settings(raw, str(path))
+
+
+def of_settings(raw: dict[str, Any], place: str) -> FileRun:
+    """A run of the file's keys; `place` names them in errors. Raises ConfigError with every mistake."""
     try:
         settings = FileSettings.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(explain(error, FileSettings, str(path), "prefdata train --keys")) from error
+        raise ConfigError(explain(error, FileSettings, place, "prefdata train --keys")) from error
     if settings.objective not in OBJECTIVES:
-        raise ConfigError(f"unknown objective{did_you_mean(settings.objective, OBJECTIVES)}", f"{path}: objective")
+        raise ConfigError(f"unknown objective{did_you_mean(settings.objective, OBJECTIVES)}", f"{place}: objective")
     require_own(Path(settings.output).expanduser())
     published, recorded = _published(settings)
     _require_effect(settings)
     references = _references(settings, OBJECTIVES[settings.objective], published, recorded)
     name = f"{settings.objective}/model"
-    made = validate_recipe(_recipe(settings, name, references), str(path))
-    validate(made, str(path))
+    made = validate_recipe(_recipe(settings, name, references), place)
+    validate(made, place)
     return FileRun(settings, made, name, published)
 
 

@@ -144,7 +144,7 @@ def rows(frames: Frames, work: Mapping[str, Request | Item], store: ChunkStore, 
 
 
 def _slice(settings: Settings, unit: str) -> Slice:
-    own = without(settings.evaluate, "runs", "shards_per_engine", "vllm", "server")
+    own = without(settings.evaluate, "runs", "shards_per_engine", "vllm", "server", "baseline")
     model = model_of(settings, unit)
     return {**own, "seed": settings.seed, **({} if model.facts.draws_by_key else {"engine": model.identity()})}
 

@@ -1,9 +1,15 @@
-"""Stage `win_rate`: a judge compares trained models' greedy answers with the first one's, in both orders."""
+"""Stage `win_rate`: a judge compares trained models' greedy answers with the first one's, or fixed ones, in both orders."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from prefdata.judging.measures.win_rate import common, differences, facts_of, of_all, outputs, worth
+from prefdata.errors import DataError
+from prefdata.judging.measures.win_rate import common, differences, facts_of, of_all, outputs, read, worth
 from prefdata.judging.rubric import conversation
 from prefdata.judging.text_pairs import TextPair
 from prefdata.recipe import places
@@ -27,15 +33,34 @@ def run(job: Job) -> None:
     for name in names:
         texts = {conversation(prompt_of(prompts[i])): text for i, text in answers[name].items()}
         atomic.atomic_text(job.output(places.answers(name)), outputs(name, texts))
-    shared, found, values = common(answers), [], {}
-    pairs = {name: [TextPair(prompts[i], answers[name][i], answers[names[0]][i]) for i in shared] for name in names[1:]}
+    base, fixed = _baseline(job, prompts, answers)
+    compared = [name for name in names if name != base]
+    shared, found, values = common({base: fixed, **{n: answers[n] for n in compared}}), [], {}
+    pairs = {name: [TextPair(prompts[i], answers[name][i], fixed[i]) for i in shared] for name in compared}
     with job.store(unit) as store:
         for name, verdicts in of_all(job, settings, pairs, store).items():
             found.append(facts_of(name, pairs[name], verdicts))
             values[name] = np.array([worth(v) for v in verdicts])
     apart = differences(values, job.settings.seed)
-    facts = {"judge": settings.name, "baseline": names[0], "systems": found, "differences": apart}
+    facts = {"judge": settings.name, "baseline": base, "systems": found, "differences": apart}
     job.write_json(places.WIN_RATES, facts)
+
+
+def _baseline(
+    job: Job, prompts: Mapping[str, Mapping[str, Any]], answers: Mapping[str, Mapping[str, str]]
+) -> tuple[str, Mapping[str, str]]:
+    """Name and answers of what is compared with: the first run, or the file of fixed answers, told by what it was asked."""
+    if job.settings.evaluate.baseline is None:
+        return next(iter(answers.items()))
+    file = Path(job.settings.evaluate.baseline).expanduser()
+    given = read(file)
+    asked = {i: conversation(prompt_of(prompts[i])) for own in answers.values() for i in own}
+    found = {i: given[text][0] for i, text in asked.items() if text in given}
+    if unmatched := len(asked) - len(found):
+        print(f"win_rate: {unmatched} of {len(asked)} prompts have no answer in {file}", file=sys.stderr)
+    if not found:
+        raise DataError("it answers none of the held-out prompts", str(file), "its instruction must be the prompt's text")
+    return next(iter(given.values()))[1], found
 
 
 def _greedy(job: Job, name: str) -> dict[str, str]:
@@ -53,6 +78,10 @@ def _answers(run: str) -> Part:
     return Part("candidates", "evaluate", evaluation_unit(run))
 
 
+def _fixed(settings: Settings) -> dict[str, str]:
+    return {"baseline": settings.evaluate.baseline} if settings.evaluate.baseline else {}
+
+
 STAGE = Stage(
     name="win_rate",
     help="Let a judge compare trained models' greedy answers with the first one's, in both orders.",
@@ -61,8 +90,9 @@ STAGE = Stage(
     per="run",
     units=lambda s: ["all"] if s.evaluate.judge else [],
     reads=lambda s, u: [*PROMPTS, *map(_answers, s.evaluated)],
+    reads_outside=lambda s, u: [Path(s.evaluate.baseline).expanduser()] if s.evaluate.baseline else [],
     writes_files=lambda s, u: places.win_rate_files(s),
-    slice=lambda s, u: {"runs": s.evaluated, "judge": slice_of(s, _judge(s))},
+    slice=lambda s, u: {"runs": s.evaluated, "judge": slice_of(s, _judge(s)), **_fixed(s)},
     models=lambda s, u: model_of(s, _judge(s)),
     engine=lambda s, u: judge_settings(s, _judge(s)).model,
 )

@@ -69,6 +69,9 @@ class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):
 
     runs: list[str] = Field(default_factory=list, description="<objective>/<variant> of the models; the first is the baseline")
     judge: Name | None = Field(None, description="a judge that compares greedy answers with the first run's: win rates")
+    baseline: str | None = Field(
+        None, description="an AlpacaEval file of fixed answers, which the judge compares with instead of the first run's"
+    )
     split: SplitName = Field("test", description="whose prompts are answered")
     samples: int = Field(4, ge=1, description="answers sampled per prompt beside the greedy one")
     temperature: float = Field(1.0, gt=0, description="of the samples")

@@ -135,8 +135,12 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
             lacking.append("harness: name the runs to evaluate under evaluate.runs")
         if comparing is not None and comparing not in judges:
             lacking += [f"evaluate.judge: no judge is named {comparing!r}{did_you_mean(comparing, judges)}"]
-        elif comparing is not None and len(self.evaluated) < 2:
-            lacking += ["evaluate.judge: name two runs at least under evaluate.runs, the first is the baseline"]
+        elif comparing is not None and len(self.evaluated) < 1 + (self.evaluate.baseline is None):
+            lacking += [
+                "evaluate.judge: name two runs under evaluate.runs, the first is the baseline; or one, and evaluate.baseline"
+            ]
+        if self.evaluate.baseline is not None and comparing is None:
+            lacking.append("evaluate.baseline: name the judge that compares with it under evaluate.judge")
         return lacking + [
             f"sets.{key}: {method!r} is neither source nor a judge's name{did_you_mean(method, known)}"
             for key, method in (("method", self.sets.method), ("sft_method", self.sets.sft_method))
