@@ -235,7 +235,7 @@ def test_the_optimizer_of_another_online_run_is_refused(untrained_2: Results) ->
     own = untrained_2.path(f"models/{FIRST}/optimizer")
     shutil.rmtree(own)
     shutil.copytree(untrained_2.path(f"models/{KTO}-1of2/optimizer"), own)
-    refused(untrained_2, "part 2 begins at step 3, what it continues from ended at 2", "again")
+    refused(untrained_2, "part 2 is of 10 steps in all, what it continues from of 5", "again")
 
 
 def swapped(tokenizer: dict[str, Any]) -> None:
@@ -279,7 +279,7 @@ def test_a_tokenizer_of_more_pieces_is_refused(untrained_2: Results, tmp_path: P
 
 
 class Failing(ExactJudge):
-    """The exact judge, asked about by what it was asked; while it is `down`, a third of the pairs have no verdict."""
+    """The exact judge, with what it was asked and what it answered; while it is `down`, a third of the pairs have no verdict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -321,6 +321,7 @@ POOR: dict[str, Callable[[Completion], Completion]] = {
     "equal": lambda c: replace(c, text="ab", finish="stop"),
     "empty": lambda c: replace(c, text="", finish="stop"),
     "truncated": lambda c: replace(c, finish="length"),
+    "failed": lambda c: replace(c, text="", finish="error", reason="timeout"),
 }
 
 
@@ -339,7 +340,11 @@ def answers(monkeypatch: pytest.MonkeyPatch, kind: Callable[[str], str | None]) 
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("equal", r"\b{n} identical"), ("empty", r"\b{answers} empty_answer"), ("truncated", r"\b{n}.*(truncat|cut|length)")],
+    [
+        pytest.param("equal", r"\b{prompts} identical", id="equal"),
+        pytest.param("empty", r"\b{answers} empty_answer", id="empty"),
+        pytest.param("truncated", r"\b\d+ .*(truncat|cut|length)", id="truncated"),
+    ],
 )
 def test_a_segment_of_poor_answers_only_says_why_it_has_no_rows(
     after_1: Results, monkeypatch: pytest.MonkeyPatch, kind: str, said: str
@@ -347,14 +352,14 @@ def test_a_segment_of_poor_answers_only_says_why_it_has_no_rows(
     answers(monkeypatch, lambda prompt: kind)
     answered(after_1, MCPO, 2)
     monkeypatch.undo()
-    asked = table(after_1, "drops", "sets", part(after_1, MCPO, 2))["prompt_id"].n_unique()
-    refused(after_1, "no rows of split train", said.format(n=asked, answers=4 * asked))
+    asked = table(after_1, "drops", "sets", part(after_1, MCPO, 2)).height
+    refused(after_1, "no rows of split train", said.format(prompts=asked, answers=4 * asked))
 
 
 def test_some_poor_answers_change_neither_steps_nor_schedule(
     chain: Results, after_1: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kinds = [*POOR, None, None]
+    kinds = ["equal", "empty", "truncated", None, None]
     answers(monkeypatch, lambda prompt: kinds[hash64(0, prompt) % len(kinds)])
     went(after_1, MCPO, 2)
     monkeypatch.undo()
@@ -367,6 +372,12 @@ def test_some_poor_answers_change_neither_steps_nor_schedule(
         assert [(r["step"], r["lr"]) for r in made] == [(r["step"], r["lr"]) for r in wanted]
     epochs = [r["epoch"] for r in metrics(after_1, MCPO, 2)]
     assert epochs == [epochs[0], epochs[0] + 1, epochs[0] + 2], "the order wraps"
+
+
+def test_an_engine_that_fails_names_the_key_of_online_runs(after_1: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, lambda prompt: "failed" if hash64(0, prompt) % 3 == 0 else None)
+    with pytest.raises(EngineError, match=r"\d+ of \d+ answers failed: .'timeout': \d+.; .*online\.max_failed"):
+        answered(after_1, MCPO, 2)
 
 
 # ---- another number of prompts ----
@@ -384,8 +395,8 @@ def of_prompts(run: Results, prompts: int, epochs: int) -> Results:
 @pytest.mark.parametrize(
     ("epochs", "begins"),
     [
-        pytest.param(2, r"part 2 begins at step 4, what it continues from ended at 3", id="begins elsewhere"),
-        pytest.param(1, r"part 2", id="begins at the same step"),
+        pytest.param(2, r"part 2 is of 12 steps in all, what it continues from of 10", id="begins elsewhere"),
+        pytest.param(1, r"part 2 is of 4 steps in all, what it continues from of 5", id="begins at the same step"),
     ],
 )
 def test_another_number_of_prompts_between_parts_is_refused(untrained_2: Results, epochs: int, begins: str) -> None:
@@ -406,6 +417,7 @@ def test_another_number_of_prompts_between_parts_is_refused(untrained_2: Results
         ("score", Scorer, "values", 4),
         ("train", loop, "one_step", 3),
     ],
+    ids=["generate", "judge", "score", "train"],
 )
 def test_a_killed_segment_goes_on_to_the_unbroken_end(
     chain: Results, after_1: Results, monkeypatch: pytest.MonkeyPatch, stage: str, owner: Any, name: str, at: int

@@ -2,6 +2,8 @@
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 import polars as pl
 
@@ -44,11 +46,20 @@ def _without_rows(run: Results, settings: TrainingSettings) -> DataError:
     dropped = sum((Counter(files.manifest(path)["reasons"]) for path in tables), Counter[str]()).most_common(3)
     said = "; ".join(f"{n} {reason}: {reason_of(reason).meaning}" for reason, n in dropped)
     remedies = dict.fromkeys(reason_of(reason).remedy for reason, _ in dropped)
+    if segment is not None and (cut := _cut(run, [replace(p, table="candidates") for p in parts if p.stage == "generate"])):
+        said += f"; {cut} answers were cut by the length limit"
+        remedies = {"raise online.max_tokens": None, **remedies}
     return DataError(
         f"no rows of split {settings.split}" + (f" ({said})" if said else ""),
         f"sets/{settings.set}",
         "; ".join(remedies) or "look at the report's drops",
     )
+
+
+def _cut(run: Results, candidates: Sequence[Part]) -> int:
+    """Answers that the length limit ended, which a judge may have set aside."""
+    tables = [files.read_table(run.table(part, s), "candidates") for part in candidates for s in run.shards]
+    return sum(t.filter(pl.col("finish") == "length").height for t in tables)
 
 
 def whole_set(run: Results, settings: TrainingSettings) -> pl.DataFrame:

@@ -144,6 +144,12 @@ class Plan:
             last = first + (settings.steps or (settings.epochs or 1) * order.steps_per_epoch)
             return cls(settings, order, first, last, last, origin, visits)
         begins, last = settings.part.ends(whole)
+        if before.get("whole", whole) != whole:
+            raise ConfigError(
+                f"part {settings.part.number} is of {whole} steps in all, what it continues from of {before['whole']}",
+                "train.runs: part",
+                "train the part before it again",
+            )
         if whole < settings.part.of:
             raise ConfigError(
                 f"{settings.part.of} parts of {whole} steps",
@@ -171,7 +177,9 @@ class Plan:
 
     def state(self) -> dict[str, Any]:
         """What a run that continues from this one needs to know of its order."""
-        kept = {"order": self.order.identity, "origin": self.origin, "visits": self.visits}
+        kept: dict[str, Any] = {"order": self.order.identity, "origin": self.origin, "visits": self.visits}
+        if self.settings.part is not None:
+            kept["whole"] = self.total
         return {**kept, "epochs": self.epoch(self.last - 1) + 1}
 
     def learning_rate(self, step: int) -> float:

@@ -36,7 +36,7 @@ def _loaded(kind: Any, path: str, revision: str | None, dtype: str) -> Any:
     logging.disable_progress_bar()  # a bar for a second of work, in every job's log
     capped = getattr(load_config(path, revision).get_text_config(), "attn_logit_softcapping", None)
     try:
-        model = kind.from_pretrained(
+        model, found = kind.from_pretrained(
             path,
             revision=revision,
             dtype=getattr(torch, dtype),
@@ -44,10 +44,27 @@ def _loaded(kind: Any, path: str, revision: str | None, dtype: str) -> Any:
             trust_remote_code=False,
             # fused attention drops Gemma 2's soft cap without a word; transformers' own eager one applies it
             attn_implementation="eager" if capped else None,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"no model ({str(error).splitlines()[0]})", path, "correct the model's path or id") from error
+    _require_weights(found, path)
     return model.to(device()).eval()
+
+
+def _require_weights(found: dict[str, Any], path: str) -> None:
+    """Every weight is the file's own: transformers gives random ones to those that lack. Raises ConfigError."""
+    missing = sorted(found["missing_keys"])
+    other = sorted(key if isinstance(key, str) else key[0] for key in found["mismatched_keys"])
+    if missing or other:
+        names, what = (missing, "lacks") if missing else (other, "has in another shape")
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise ConfigError(
+            f"its config does not fit its weights: the file {what} {names[0]}{more}",
+            path,
+            "give the config and the weights of one model; of a model made here, train it again",
+        )
 
 
 def device() -> str:

@@ -42,9 +42,9 @@ class Encoder:
 
     @cached_property
     def identity(self) -> str:
-        """What identifies the tokenizer: its pieces and its chat template."""
-        pieces = json.dumps(sorted(self.tokenizer.get_vocab().items()))
-        return hex_id("tokenizer", pieces, str(getattr(self.tokenizer, "chat_template", None)))
+        """What identifies the tokenizer: how it reads text, and its chat template."""
+        reading = json.dumps(json.loads(self._plain.to_str()), sort_keys=True)
+        return hex_id("tokenizer", reading, str(getattr(self.tokenizer, "chat_template", None)))
 
     @cached_property
     def control_ids(self) -> frozenset[int]:

@@ -96,7 +96,7 @@ def _require_few_failures(
         raise EngineError(
             f"{reasons.total()} of {count} answers failed: {dict(reasons.most_common(5))}",
             f"generate {job.unit}",
-            "look at the model or the server, or raise generate.max_failed",
+            f"look at the model or the server, or raise {'online' if job.settings.segment else 'generate'}.max_failed",
         )
 
 
