@@ -2,6 +2,7 @@
 
 LOSSES, STEP, STAGES, SOURCES = "test_losses.py", "test_train.py", "test_stages.py", "test_sources.py"
 OBJECTIVES, RUNS, PROCEDURES = "test_objectives.py", "test_runs.py", "test_procedures.py"
+ONLINE, ONLINE_FAULTS, ARENA = "test_online.py", "test_online_faults.py", "test_arena_hard.py"
 MUTANTS = [
     # losses
     ("train/objectives/losses.py", "-(1 - smooth) * F.logsigmoid(margin)", "(1 - smooth) * F.logsigmoid(margin)", LOSSES),
@@ -137,6 +138,41 @@ MUTANTS = [
     ("prefdata/models/forward/logprob.py", "logits[rows, ids[:, 0]] -", "logits[rows, ids[:, 0] * 0] -", "test_logprob.py"),
     ("prefdata/models/forward/logprob.py", "torch.tensor([len(p) - 1 for", "torch.tensor([len(p) for", "test_logprob.py"),
     ("prefdata/models/forward/logprob.py", "window < longest", "window < longest - 1", "test_logprob.py"),
+    # online runs
+    ("prefdata/recipe/settings/online.py", "return 1 + (count * hash64(", "return (count * hash64(", ONLINE),
+    ("prefdata/recipe/settings/segments.py", "part_name(run, number - 1, count)", "part_name(run, number, count)", ONLINE),
+    (
+        "prefdata/recipe/settings/segments.py",
+        '{} if segment.number == segment.count else {"keep_optimizer": True}',
+        '{"keep_optimizer": True}',
+        ONLINE,
+    ),
+    ("prefdata/stages/segmented.py", "dtype=pl.Int32) == segment.number", "dtype=pl.Int32) <= segment.number", ONLINE_FAULTS),
+    ("train/checkpoint.py", 'state.get("tokenizer", tokenizer) != tokenizer', "False", ONLINE_FAULTS),
+    ("train/loop.py", 'before.get("whole", whole) != whole', "False", ONLINE_FAULTS),
+    (
+        "train/policy.py",
+        "run.model_path(primary.model), primary.revision",
+        "run.model_path(settings.model), None",
+        ONLINE_FAULTS,
+    ),
+    ("prefdata/models/loading.py", "if missing or other:", "if other:", ONLINE_FAULTS),
+    ("train/examples.py", "return max(steps + (left >= self.least), 1)", "return max(steps + (left >= 1), 1)", "test_train.py"),
+    # evaluation
+    ("train/accuracy.py", "np.where(np.abs(apart) <= TIE_NATS, 0.5, apart > 0)", "(apart >= 0)", "test_accuracy.py"),
+    ("train/accuracy.py", '/ max(found[MODEL]["num_tokens"], 1)', "/ 2", "test_accuracy.py"),
+    ("prefdata/judging/measures/arena_hard.py", "found.won += [1 - baseline, own]", "found.won += [baseline, own]", ARENA),
+    ("prefdata/judging/measures/arena_hard.py", "(one - other) / (one + other + 1)", "(one - other) / (one + other)", ARENA),
+    ("prefdata/judging/measures/arena_hard.py", "place, times * np.array(own.won)", "place, np.array(own.won)", ARENA),
+    ("prefdata/judging/measures/estimates.py", "(times * (target - p))", "(target - p)", ARENA),
+    # attention on GPUs
+    (
+        "prefdata/models/forward/flash_attention.py",
+        "torch.sigmoid(their - sums)",
+        "torch.sigmoid(sums - their)",
+        "test_flash.py",
+    ),
+    ("prefdata/models/forward/flash_attention.py", "made[0] + before[0]", "made[0]", "test_flash.py"),
     # the step and the loop
     ("train/step.py", "example.logps[0][0]\n", "example.logps[-1][0]\n", STEP),
     ("train/step.py", "places = [p + first for p in places]", "places = [p + 1 - first for p in places]", STEP),
@@ -178,7 +214,7 @@ MUTANTS = [
     ("prefdata/workflow/execute.py", "(changed and not job.reads)", "False", "test_from_file.py"),
     ("train/loop.py", '"token": sum(len(e.completions[0]) for e in batch)', '"token": 1', STEP),
     ("train/checkpoint.py", "        _load_optimizer(optimizer, saved)\n", "", STEP),
-    ("train/examples.py", "return -(-len(self.ids) // self.batch)", "return len(self.ids) // self.batch or 1", STEP),
+    ("train/examples.py", "return max(steps + (left >= self.least), 1)", "return max(steps, 1)", STEP),
     # tokens
     ("prefdata/models/tokens.py", 'i if f == "length" else [*i, self.end_id]', "[*i, self.end_id]", "test_tokens.py"),
     ("prefdata/models/tokens.py", "encode_special_tokens=True)", "encode_special_tokens=False)", "test_tokens.py"),

@@ -43,7 +43,8 @@ def rows(path: Path, columns: Collection[str] | None = None) -> Iterator[tuple[s
         raise DataError(
             "memory ran out while it was read", f"{path.name}:{number}", "give it more, or split the file"
         ) from error
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # dates beyond Python's too
+    # dates beyond Python's too, and time zones that it does not know (a KeyError of pytz, where that is installed)
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
         raise _damaged(path, number, error) from error
     if number == 0:
         raise DataError("the file has no rows", str(path), "give a file with at least one row")

@@ -27,7 +27,7 @@ from prefdata.recipe import fill
 from prefdata.recipe.job import Job
 from prefdata.recipe.prompts import PROMPTS
 from prefdata.recipe.settings.whole import Settings
-from prefdata.recipe.stage import Slice, Stage, without
+from prefdata.recipe.stage import Slice, Stage
 from prefdata.recipe.units import Part, evaluated, evaluation_unit
 from prefdata.stages import generate
 from prefdata.stages.graph import source_drops
@@ -36,6 +36,8 @@ from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.views import Frames, fixed_pair
 
 VERSION = 3
+KEYS = ("judge", "split", "samples", "temperature", "max_tokens", "chunk_prompts")
+"""Of the section: what can change the results; the engine counts by what it is."""
 
 
 def run(job: Job) -> None:
@@ -144,7 +146,7 @@ def rows(frames: Frames, work: Mapping[str, Request | Item], store: ChunkStore, 
 
 
 def _slice(settings: Settings, unit: str) -> Slice:
-    own = without(settings.evaluate, "runs", "shards_per_engine", "vllm", "server", "baseline")
+    own = settings.evaluate.model_dump(mode="json", include=set(KEYS))
     model = model_of(settings, unit)
     return {**own, "seed": settings.seed, **({} if model.facts.draws_by_key else {"engine": model.identity()})}
 

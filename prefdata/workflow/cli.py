@@ -24,6 +24,7 @@ from prefdata.stages.registry import STAGES
 from prefdata.tables import atomic
 from prefdata.workflow import run
 from prefdata.workflow.execute import bring_up, execute, locked
+from prefdata.workflow.old import leftovers
 from prefdata.workflow.recipes import results_of
 
 app = typer.Typer(
@@ -201,13 +202,23 @@ def arena_hard(
 
 
 @app.command("clean")
-def clean(path: SettingsFile = Path("config/demo.yaml")) -> None:
-    """Remove the chunk store of a run: finished work is then only in its tables."""
+def clean(
+    path: SettingsFile = Path("config/demo.yaml"),
+    old: Annotated[
+        bool,
+        typer.Option("--old", help="remove what the recipe has no more instead: tables, models and reports of other units"),
+    ] = False,
+) -> None:
+    """Remove the chunk store of a run: finished work is then only in its tables. Or what older recipes left."""
     import shutil
 
-    chunks = results_of(path).root / "chunks"
-    shutil.rmtree(chunks, ignore_errors=True)
-    print(f"removed {chunks}")
+    results = results_of(path)
+    for place in leftovers(results) if old else [results.root / "chunks"]:
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
+        print(f"removed {place}")
 
 
 def _additions() -> list[Any]:

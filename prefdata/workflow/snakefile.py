@@ -20,7 +20,7 @@ from prefdata.sources import readers
 from prefdata.stages.registry import STAGES
 from prefdata.tables import atomic
 from prefdata.tables.locks import take_lock
-from prefdata.workflow import patches, warm
+from prefdata.workflow import old, patches, warm
 from prefdata.workflow.notices import notices
 from prefdata.workflow.recipes import checked
 
@@ -35,9 +35,9 @@ def load(config: dict[str, Any], validate_training: Callable[[Settings], object]
         validate_training(settings)
     except PrefdataError as error:
         sys.exit(f"error: {error}")
-    for notice in notices(settings):
-        print(f"warning: {notice}", file=sys.stderr)
     results = Results(settings, STAGES)
+    for line in [*notices(settings), *filter(None, [old.notice(results)])]:
+        print(f"warning: {line}", file=sys.stderr)
     if taken := [p for p in (results.root, *results.root.parents) if p.exists() and not p.is_dir()]:
         sys.exit(f"error: {taken[0]}: a file, where the results go; move it, or give the recipe another name")
     _prepare_jobs(results)

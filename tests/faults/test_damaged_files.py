@@ -151,7 +151,8 @@ def test_a_flipped_byte_of_our_own_pages_never_reads_back(place: Place, table: s
     data = path.read_bytes()
     refused, other = silent(path, table, flips(data, 0, footer(data), 60))
     assert other == 0
-    assert refused > 40
+    # headers of pages are not under the checksum, and columns of nulls are little else: what reads back there is the same rows
+    assert refused > 30
 
 
 @pytest.mark.parametrize(("table", "stage"), [("drops", "sources"), ("drops", "score")])

@@ -1,6 +1,7 @@
 """Online runs by the real snakemake: one chain, what each change runs again, and what a finished chain has left."""
 
 import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,16 @@ import polars as pl
 import pytest
 from recipes import ONLINE
 from runs import Workflow, scheduled
+from typer.testing import CliRunner
 
 from prefdata.models.identity import RECEIPT
+from prefdata.recipe.read import validate_recipe
+from prefdata.recipe.results import Results
+from prefdata.stages.registry import STAGES
 from prefdata.tables import files
 from prefdata.tables.locks import lock
+from prefdata.workflow.cli import app
+from prefdata.workflow.old import leftovers
 
 PARTS = ("mcpo/online-1of3", "mcpo/online-2of3", "mcpo/online")
 
@@ -127,6 +134,27 @@ def test_another_temperature_of_segment_2_runs_2_and_3_again_only(chain: Workflo
         "generate_kto-online-s2of2",
     } <= jobs
     assert not {"generate_mcpo-online-s1of3", "train_mcpo_online-1of3", "sources", "train_sft_policy"} & jobs
+
+
+def test_what_another_number_of_segments_left_is_said_and_removed_when_asked(chain: Workflow, tmp_path: Path) -> None:
+    other = Workflow(tmp_path / "copy", ONLINE)
+    shutil.copytree(chain.root, other.root)
+    kept = {p for p in other.root.rglob("*") if p.is_file() and "of3" not in str(p)}
+    two = {**ONLINE["online"], "runs": {"mcpo/online": 2, "kto/online": 2}}
+    other.write(deepcopy(ONLINE) | {"online": two})
+    said = other.run("-n")
+    assert "models has runs that the recipe has no more (mcpo/online-1of3, mcpo/online-2of3)" in said
+    results = Results(validate_recipe(other.recipe, "test"), STAGES, other.folder / "results")
+    gone = leftovers(results)
+    assert all("of3" in str(p) for p in gone)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(other.folder)
+        done = CliRunner().invoke(app, ["clean", "--settings", "recipe.yaml", "--old"], catch_exceptions=False)
+    assert done.stdout.count("removed ") == len(gone) > 20
+    left = {p for p in other.root.rglob("*") if p.is_file()}
+    assert not [p for p in left if "of3" in str(p) and p.suffix != ".lock" and not {"locks", "logs"} & {*p.parts}]
+    assert kept <= left
+    assert "no more" not in other.run("-n")
 
 
 def test_another_number_of_segments_mixes_nothing(chain: Workflow) -> None:
