@@ -112,7 +112,8 @@ def as_rank(value: Any, at: str) -> float:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of a row. `doubt` is a reason not to keep it, for what the shape itself knows to be wrong."""
+    """One answer of a row. `doubt` is a reason not to keep it, for what the shape itself knows to be wrong; `label`: whether
+    the source calls it desirable, where it says so of each answer alone."""
 
     text: str
     producer: str = UNKNOWN
@@ -120,6 +121,7 @@ class Answer:
     score: float | None = None
     doubt: str | None = None
     extras: str | None = None
+    label: bool | None = None
 
     @staticmethod
     def of(message: Message, rank: float | None = None, score: float | None = None) -> "Answer":
@@ -150,7 +152,7 @@ Join = Callable[[Sequence[Sequence[Record]]], tuple[list[Record], list[str]]]
 class Shape:
     """How a source's rows are read: the prompt alone and the whole row; its fields (ours: theirs), those it leaves
     aside, how the answers of several rows of one prompt are joined (None: such rows are duplicates), whether a file may be one
-    JSON array, whether a prompt needs an answer at rank 1."""
+    JSON array, whether a prompt needs an answer at rank 1, whether each answer has a label (ranks say no more then)."""
 
     prompt: Callable[[Fields], Shaped]
     read: Callable[[Fields], Shaped]
@@ -159,6 +161,7 @@ class Shape:
     join: Join | None = None
     arrays: bool = False
     needs_first: bool = False
+    labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,7 @@ def _keep(made: Parsed, answer: Answer, whose: Record) -> None:
         "source_rank": answer.rank,
         "source_score": answer.score,
         "extras": answer.extras,
+        "label": answer.label,
     }
     made.candidates.append(candidate)
     empty = not says_something(answer.text, answer.extras)

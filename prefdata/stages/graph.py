@@ -1,8 +1,12 @@
-"""Parts of tables that several stages read: a ranking's candidates, and what dropped some of them."""
+"""What several stages declare alike: a ranking's candidates, what dropped some of them, whether labelled answers are wanted."""
 
 from prefdata.recipe.prompts import prompt_drops
 from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Slice
 from prefdata.recipe.units import Part, generator_unit, method_unit
+
+UNPAIRED = "unpaired"
+"""The unit of labelled answers, and the key that asks for it."""
 
 
 def source_drops(settings: Settings) -> list[Part]:
@@ -26,3 +30,9 @@ def ranks_of(settings: Settings, of_method: str) -> Part:
 
 def noise_parts(settings: Settings) -> list[Part]:
     return [] if settings.segment else [Part("candidates", "noise"), Part("drops", "noise")]
+
+
+def asked(settings: Settings) -> Slice:
+    """What stages that make more where the set `unpaired` is asked for have in their slice; nothing where it is not, so that
+    recipes without it run nothing again."""
+    return {UNPAIRED: True} if settings.sets.unpaired else {}

@@ -7,6 +7,7 @@ from prefdata.recipe.job import Job, each_part
 from prefdata.recipe.prompts import PROMPTS, prompt_drops
 from prefdata.recipe.stage import Stage, without
 from prefdata.recipe.units import Part
+from prefdata.stages.graph import asked
 from prefdata.tables import schema
 from prefdata.tables.drops import drops_of
 from prefdata.tables.views import Frames
@@ -16,9 +17,12 @@ def prune(frames: Frames, job: Job) -> Frames:
     """candidates -> drops of scope candidate, reason pruned_rank.
 
     The order is the source's (ties broken by a keyed draw), over the candidates not dropped before; position 1 is
-    never dropped. Candidates without a source rank are in no order and stay.
+    never dropped. Candidates without a source rank are in no order and stay; so do labelled ones where the set `unpaired` is
+    made, for a label is no position.
     """
     kept = schema.alive(frames["candidates"], frames["drops"]).filter(pl.col("source_rank").is_not_null())
+    if job.settings.sets.unpaired:
+        kept = kept.filter(pl.col("label").is_null())
     dropped = positions(kept, job.settings.seed).filter(pl.col("position").is_in(job.settings.prune.drop_ranks))
     sources = frames["prompts"].select("prompt_id", "source", "source_row")
     return {
@@ -50,5 +54,5 @@ STAGE = Stage(
     run=each_part(prune),
     writes=("drops",),
     reads=lambda s, u: [*PROMPTS, Part("candidates", "sources"), *prompt_drops(s)],
-    slice=lambda s, u: {**without(s.prune), "seed": s.seed},
+    slice=lambda s, u: {**without(s.prune), "seed": s.seed, **asked(s)},
 )

@@ -2,7 +2,8 @@
 
 `preference` holds all candidates with roles, ranks and log-probs: the chosen first, then by (rank, noise last,
 candidate_id). `sft` holds prompt and chosen only. Equal texts merge into the best rank's smallest candidate_id (the
-chosen keeps its own id); `copies` counts them.
+chosen keeps its own id); `copies` counts them. `unpaired` holds the labelled answers of a prompt, each for itself: a desirable
+one is `chosen`, an undesirable one `rejected`; one of either kind is enough.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,21 +17,41 @@ from prefdata.recipe.settings.data import LimitsSettings
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Slice, Stage, without
 from prefdata.recipe.units import Part, reference_unit
-from prefdata.stages.graph import noise_parts, pool, ranks_of
+from prefdata.stages.graph import UNPAIRED, noise_parts, pool, ranks_of, source_drops
+from prefdata.stages.labels import agreeing
 from prefdata.stages.segmented import number_of, of_segment
 from prefdata.tables import schema
 from prefdata.tables.drops import drops_of
 from prefdata.tables.figures import per_prompt
-from prefdata.tables.views import Frames, chosen
+from prefdata.tables.views import Frames, chosen, nfc
 
 
 def make(frames: Frames, job: Job) -> Frames:
-    """The unit's set (sft or preference) and the drops of prompts that have none."""
-    settings, seed = job.settings.sets, job.settings.seed
-    splits = settings.sft_splits if job.unit == "sft" else settings.splits
+    """The unit's set and the drops of what is not in it."""
+    splits = job.settings.sets.sft_splits if job.unit == "sft" else job.settings.sets.splits
     mine = frames["splits"].filter(pl.col("split").is_in(splits)).select("prompt_id", "split")
     alive = of_segment(schema.alive(frames["prompts"], frames["drops"]), job.settings)
     prompts = alive.join(mine, on="prompt_id", maintain_order="left")
+    return labelled(prompts, frames, job) if job.unit == UNPAIRED else ranked(prompts, frames, job)
+
+
+def labelled(prompts: pl.DataFrame, frames: Frames, job: Job) -> Frames:
+    """The set `unpaired`: labelled answers in roles, and the drops of those that contradict themselves and of prompts without
+    any."""
+    alive = schema.alive(frames["candidates"], frames["drops"]).filter(pl.col("label").is_not_null())
+    kept, contradicting = agreeing(alive.join(prompts, on="prompt_id", how="semi", maintain_order="left"))
+    scored = _with_logps(kept, frames.get("logps"), [r.name for r in job.settings.score.references])
+    rows = _nest(prompts.join(kept, on="prompt_id", how="semi", maintain_order="left"), scored)
+    without_any = _reasons(prompts.join(kept, on="prompt_id", how="anti"), "unlabelled")
+    whose = prompts.select("prompt_id", "source", "source_row")
+    dropped = drops_of(contradicting.join(whose, on="prompt_id"), "sets", "contradictory", pl.format("label {}", "label"))
+    segment = pl.lit(None, dtype=pl.Int32).alias("segment")
+    return {"sets": rows.with_columns(segment), "drops": pl.concat([_drops(prompts, without_any, job.unit), dropped])}
+
+
+def ranked(prompts: pl.DataFrame, frames: Frames, job: Job) -> Frames:
+    """The sets of ranked answers, sft or preference, and the drops of prompts that have none."""
+    settings, seed = job.settings.sets, job.settings.seed
     first = chosen(frames["ranks"], seed).rename({"candidate_id": "chosen_id"})
     kept = schema.alive(frames["candidates"], frames["drops"]).join(prompts, on="prompt_id", how="semi", maintain_order="left")
     kept = kept.join(first, on="prompt_id", maintain_order="left")
@@ -116,18 +137,12 @@ def merge(kept: pl.DataFrame) -> pl.DataFrame:
     noise last."""
     best = (pl.col("candidate_id") != pl.col("chosen_id")).alias("_later")
     return (
-        kept.with_columns(best, _nfc(kept["response"]).alias("_text"))
+        kept.with_columns(best, nfc(kept["response"]).alias("_text"))
         .sort("prompt_id", "_later", "rank", "candidate_id", nulls_last=True, maintain_order=True)
         .with_columns(pl.len().over("prompt_id", "_text", "extras").cast(pl.Int32).alias("copies"))
         .unique(["prompt_id", "_text", "extras"], keep="first", maintain_order=True)
         .drop("_later", "_text")
     )
-
-
-def _nfc(texts: pl.Series) -> pl.Series:
-    """The texts after NFC; ASCII ones, which are so already, are not gone through."""
-    other = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
-    return texts.scatter(other, texts.gather(other).str.normalize("NFC")) if other.len() else texts
 
 
 def with_roles(merged: pl.DataFrame) -> pl.DataFrame:
@@ -191,6 +206,8 @@ def reads_of(settings: Settings, unit: str) -> list[Part]:
         return [*PROMPTS, *pool(settings, settings.sets.sft_method), ranks_of(settings, settings.sets.sft_method)]
     method = settings.sets.method
     parts = [*PROMPTS, *pool(settings, method), *noise_parts(settings), ranks_of(settings, method)]
+    if unit == UNPAIRED:
+        parts = [*PROMPTS, Part("candidates", "sources"), *source_drops(settings)]  # nobody else labels
     for each in map(reference_unit, settings.score.references):
         parts += [Part("logps", "score", each), Part("drops", "score", each)]
     return parts
@@ -198,18 +215,26 @@ def reads_of(settings: Settings, unit: str) -> list[Part]:
 
 def _slice(settings: Settings, unit: str) -> Slice:
     if unit == "sft":
-        return {**without(settings.sets, "method", "splits", "origins", "filters"), "seed": settings.seed}
+        return {**without(settings.sets, "method", "splits", "origins", "filters", UNPAIRED), "seed": settings.seed}
     names = [r.name for r in settings.score.references]
-    return {**without(settings.sets, "sft_method", "sft_splits"), "seed": settings.seed, "references": names}
+    if unit == UNPAIRED:
+        return {"splits": settings.sets.splits, "references": names}
+    return {**without(settings.sets, "sft_method", "sft_splits", UNPAIRED), "seed": settings.seed, "references": names}
+
+
+def _units(settings: Settings) -> list[str]:
+    if settings.segment:
+        return ["preference"]
+    return ["sft", "preference", *([UNPAIRED] if settings.sets.unpaired else [])]
 
 
 STAGE = Stage(
     name="sets",
-    help="Join everything into the SFT set and the preference set.",
+    help="Join everything into the SFT set, the preference set and, where asked for, the set of labelled answers.",
     version=2,
     run=each_part(make),
     writes=("sets", "drops"),
-    units=lambda s: ["preference"] if s.segment else ["sft", "preference"],
+    units=_units,
     reads=reads_of,
     slice=_slice,
 )

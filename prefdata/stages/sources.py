@@ -27,6 +27,7 @@ from prefdata.sources.rows import Fields, Limits, Record
 from prefdata.sources.settings import SourceSettings, SourcesSettings
 from prefdata.sources.shapes import COMMON_FIELDS, SHAPES
 from prefdata.sources.templated import Templated
+from prefdata.stages.graph import asked
 from prefdata.tables import schema
 from prefdata.tables.atomic import writing
 from prefdata.tables.drops import drop, reason_of
@@ -52,7 +53,7 @@ def run(job: Job) -> None:
         for shard in job.shards:
             with job.writers(shard) as writers:
                 for bucket in range(shard * per_shard, (shard + 1) * per_shard):
-                    job.write(writers, resolve(_load(spool / str(bucket)), settings.sources, job.settings.seed))
+                    job.write(writers, resolve(_load(spool / str(bucket)), job.settings))
     finally:
         shutil.rmtree(spool, ignore_errors=True)
 
@@ -185,8 +186,9 @@ def _load(path: Path) -> Iterator[Record]:
             yield from map(json.loads, file)
 
 
-def resolve(lines: Iterable[Record], sources: list[SourceSettings], seed: int) -> dict[str, Any]:
+def resolve(lines: Iterable[Record], settings: Settings) -> dict[str, Any]:
     """One bucket: one prompt with all its candidates for each prompt_id, the other rows recorded as drops of scope row."""
+    sources = settings.sources.sources
     drops: list[Record] = []
     owned: dict[str, list[Record]] = {}
     held: dict[str, str] = {}
@@ -203,7 +205,7 @@ def resolve(lines: Iterable[Record], sources: list[SourceSettings], seed: int) -
             group.append(line)
         else:
             drops.append(drop("row", "sources", "duplicate_prompt" if same else "other_source", line["prompt"]))
-    made = [_prompt(group, sources[group[0]["order"]], seed) for group in owned.values()]
+    made = [_prompt(group, sources[group[0]["order"]], settings) for group in owned.values()]
     for one in made:
         if one.prompt and one.prompt["prompt_id"] in held:
             one.prompt["source_split"] = held[one.prompt["prompt_id"]]
@@ -220,11 +222,11 @@ def _held(prompt: Mapping[str, Any] | None) -> int:
     return HELD_OUT.index(split) if split in HELD_OUT else len(HELD_OUT)
 
 
-def _prompt(group: list[Record], source: SourceSettings, seed: int) -> rows.Parsed:
+def _prompt(group: list[Record], source: SourceSettings, settings: Settings) -> rows.Parsed:
     """The rows of one prompt as one: the smallest source_row names it."""
     prompt = min((line["prompt"] for line in group), key=lambda p: p["source_row"])
     drops = [d for line in group for d in line["drops"]]
-    if source.weight < 1 and uniform(seed, "mixture", prompt["prompt_id"]) >= source.weight:
+    if source.weight < 1 and uniform(settings.seed, "mixture", prompt["prompt_id"]) >= source.weight:
         return rows.Parsed(drops=[*drops, drop("row", "sources", "not_sampled", prompt)])
     shape, listed = SHAPES[source.format], [line["candidates"] for line in group]
     joined, contradictions = shape.join(listed) if shape.join and len(listed) > 1 else (listed[0], [])
@@ -239,6 +241,10 @@ def _prompt(group: list[Record], source: SourceSettings, seed: int) -> rows.Pars
         and not source.prompts_only
         and not any(c["source_rank"] == 1 and c["candidate_id"] not in lost for c in candidates)
     ):
+        if (
+            shape.labels and settings.sets.unpaired
+        ):  # labels without an order: else a bad answer would be the best of its prompt
+            return rows.Parsed(prompt, [{**c, "source_rank": None} for c in candidates], drops + more)
         bare = [{**d, "scope": "row", "candidate_id": None} for d in more]  # there is no candidate then
         return rows.Parsed(drops=[*drops, *bare, drop("row", "sources", "no_good_answer", prompt)])
     return rows.Parsed(prompt, candidates, drops + more)
@@ -259,7 +265,7 @@ def _toy_rows(settings: Settings, unit: str) -> list[str]:
 
 def _slice(settings: Settings, unit: str) -> Slice:
     toy = settings.toy.model_dump() if settings.toy else None
-    return {**without(settings.sources), "toy": toy, "seed": settings.seed}
+    return {**without(settings.sources), "toy": toy, "seed": settings.seed, **asked(settings)}
 
 
 STAGE = Stage(

@@ -79,6 +79,9 @@ REASONS: dict[str, Reason] = {
     "other_source": Reason("a prompt that an earlier source has", "reorder sources.sources"),
     "pruned_rank": Reason("a rank that the recipe leaves out", "see prune.drop_ranks"),
     "too_long": Reason("prompt and answer do not fit the model", "raise max_tokens, or use a model with a longer context"),
+    "unlabelled": Reason(
+        "no answer with a label is left", "label the source's answers (format: trl_unpaired), or see what drops them"
+    ),
     "unranked": Reason("no answer was ranked", "see the judge, or rank the source's answers"),
 }
 

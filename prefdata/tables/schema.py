@@ -115,10 +115,22 @@ _ALL = (
             "raw": pl.String,
             "extras": pl.String,
             "segment": pl.Int32,
+            "label": pl.Boolean,
         },
         key=("prompt_id", "candidate_id"),
         nullable=frozenset(
-            {"temperature", "seed", "num_tokens", "parent_id", "source_rank", "source_score", "raw", "extras", "segment"}
+            {
+                "temperature",
+                "seed",
+                "num_tokens",
+                "parent_id",
+                "source_rank",
+                "source_score",
+                "raw",
+                "extras",
+                "segment",
+                "label",
+            }
         ),
     ),
     Table(

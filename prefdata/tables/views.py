@@ -25,6 +25,12 @@ def chosen(ranks: pl.DataFrame, seed: int) -> pl.DataFrame:
     return best.select("prompt_id", pl.Series("candidate_id", drawn, dtype=pl.String))
 
 
+def nfc(texts: pl.Series) -> pl.Series:
+    """The texts after NFC; ASCII ones, which are so already, are not gone through."""
+    other = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
+    return texts.scatter(other, texts.gather(other).str.normalize("NFC")) if other.len() else texts
+
+
 def fixed_pair(candidates: Sequence[dict[str, Any]], origins: Sequence[str], seed: int) -> tuple[int, int] | None:
     """Indices of the chosen and of the one rejected candidate that DPO trains on and `preference` publishes.
 

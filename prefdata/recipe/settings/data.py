@@ -126,6 +126,10 @@ class SetsSettings(BaseModel, frozen=True, extra="forbid"):
     origins: list[Literal["source", "generated", "noise"]] = Field(
         default=["source", "generated"], description="the pool of the fixed pair that `preference` publishes"
     )
+    unpaired: bool = Field(
+        False,
+        description="also make sets/unpaired of labelled answers (format: trl_unpaired), for kto: `set: unpaired` of a run",
+    )
     filters: dict[str, LimitsSettings] = Field(
         default_factory=dict, description="limits of the quality report's figures: " + ", ".join(FIGURES)
     )

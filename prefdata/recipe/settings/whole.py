@@ -26,6 +26,7 @@ from prefdata.recipe.settings.output import CardSettings, PublishSettings
 from prefdata.recipe.settings.segments import named, online_runs, problems_of, segments_of, training_runs
 from prefdata.recipe.settings.training import EvaluateSettings, HarnessSettings, TrainSettings
 from prefdata.sources.settings import SourcesSettings, ToySettings
+from prefdata.sources.shapes import SHAPES
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
@@ -95,7 +96,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         problems = problems_of(self)
         if not problems:  # else the parts of online runs are not known
             problems = self._unknown_runs()
-        problems += [*self._unknown_methods(), *self._shared_names(), *self._unanswered()]
+        problems += [*self._unknown_methods(), *self._shared_names(), *self._unanswered(), *self._unlabelled()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -115,6 +116,14 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         if not bare or self.generate.models or self.online:
             return []
         return [f"sources.sources: {bare[0]} gives prompts only; name models under generate.models, or online.runs, to answer"]
+
+    def _unlabelled(self) -> list[str]:
+        if not self.sets.unpaired or any(SHAPES[s.format].labels and not s.prompts_only for s in self.sources.sources):
+            return []
+        return [
+            "sets.unpaired: no source gives labels, as format: trl_unpaired does "
+            "(of a set that prefdata published, read data/unpaired/*.parquet by it)"
+        ]
 
     def _shared_names(self) -> list[str]:
         judges, models = [j.name for j in self.judge], [m.name for m in self.generate.models]

@@ -4,7 +4,7 @@ Conversational pairs may leave the prompt out: it is then what both conversation
 may also repeat of a prompt that is given. ShareGPT's rows (conversations, chosen, rejected) are pairs too. Several pairs of one
 prompt make one candidate set (prefdata/sources/pairs.py). A prompt that is a transcript in one text is read as its turns.
 Unpaired rows (prompt, completion, label) are joined by prompt: true = rank 1, false = rank 2; a prompt whose answers are all
-labelled false has nothing to prefer and is dropped, no_good_answer.
+labelled false has nothing to prefer: it is dropped, no_good_answer, unless the set `unpaired` is made.
 """
 
 from dataclasses import replace
@@ -53,8 +53,9 @@ def read_pair(row: Fields) -> Shaped:
 
 def read_unpaired(row: Fields) -> Shaped:
     """One labelled answer. Raises DataError (file:row:field) where its shape is wrong."""
-    shaped = prompt(row)
-    return replace(shaped, answers=[_answer(row, "completion", shaped.messages, 1.0 if row.get("label", bool) else 2.0)])
+    shaped, label = prompt(row), row.get("label", bool)
+    answer = _answer(row, "completion", shaped.messages, 1.0 if label else 2.0)
+    return replace(shaped, answers=[replace(answer, label=label)])
 
 
 def _answer(row: Fields, name: str, prompt: list[Message], rank: float) -> Answer:
@@ -97,4 +98,5 @@ UNPAIRED = Shape(
     {"prompt": "prompt", "completion": "completion", "label": "label", **_MORE},
     join=together,
     needs_first=True,
+    labels=True,
 )
