@@ -15,7 +15,7 @@ from prefdata.draws import hex_id
 from prefdata.errors import PublishError
 from prefdata.output import segments
 from prefdata.output.escape import markdown
-from prefdata.output.published_files import CONFIGS, OURS, Built, names
+from prefdata.output.published_files import CONFIGS, OF_LABELS, OURS, Built, names
 from prefdata.recipe.settings.whole import Settings
 from prefdata.shipped import shipped
 
@@ -48,6 +48,7 @@ def render(settings: Settings, facts: Facts, quality: Facts, ranking: str, onlin
             [(n["reference"], n["n"], _number(n["mean_nats"]), _share(n["noise_likelier"])) for n in quality["noise"]], 4
         ),
         "method": markdown(ranking),
+        "labels": _labels(facts.get("labels")),
         "references": markdown(", ".join(f"{r.name} ({r.template}, end {r.end})" for r in settings.score.references) or "none"),
         "online": segments.section(online, _rows),
         "version": __version__,
@@ -55,7 +56,8 @@ def render(settings: Settings, facts: Facts, quality: Facts, ranking: str, onlin
     filled = re.sub(r"\{(\w+)\}", lambda m: holes.get(m[1], m[0]), template)
     licences = {s["license"] for s in facts["sources"]}
     shared = licences.pop() if len(licences) == 1 and licences != {"unknown"} else "other"
-    return f"---\n{header(settings, splits, shared)}---\n{filled}"
+    of_labels = [labels["split"] for labels in facts.get("labels", ())]
+    return f"---\n{header(settings, splits, shared, of_labels)}---\n{filled}"
 
 
 def _template(name: str) -> str:
@@ -63,8 +65,9 @@ def _template(name: str) -> str:
     return (shipped("cards") / name).read_text(encoding="utf-8")
 
 
-def header(settings: Settings, splits: list[str], shared: str) -> str:
-    """The YAML header that the Hub and `datasets` read. `shared`: the licence where the settings name none."""
+def header(settings: Settings, splits: list[str], shared: str, of_labels: Sequence[str] = ()) -> str:
+    """The YAML header that the Hub and `datasets` read. `shared`: the licence where the settings name none; `of_labels`: the
+    splits of labelled answers, whose prompts need no pair."""
     known = {
         "license": settings.card.license or shared,
         "language": [settings.card.language],
@@ -72,7 +75,9 @@ def header(settings: Settings, splits: list[str], shared: str) -> str:
         "configs": [
             {
                 "config_name": config,
-                "data_files": [{"split": s, "path": f"data/{config}/{s}-*.parquet"} for s in splits],
+                "data_files": [
+                    {"split": s, "path": f"data/{config}/{s}-*.parquet"} for s in (of_labels if config in OF_LABELS else splits)
+                ],
                 **({"default": True} if config == next(iter(CONFIGS)) else {}),
             }
             for config in names(settings)
@@ -83,6 +88,15 @@ def header(settings: Settings, splits: list[str], shared: str) -> str:
 
 def _rows(rows: list[tuple[Any, ...]], columns: int = 3) -> str:
     return "\n".join("| " + " | ".join(markdown(str(v)) for v in row) + " |" for row in rows) or "|" + " |" * columns
+
+
+def _labels(labels: Sequence[Facts] | None) -> str:
+    """The section on labelled answers, where the recipe makes their set."""
+    if labels is None:
+        return ""
+    rows = _rows([(each["split"], each["desirable"], each["undesirable"]) for each in labels])
+    what = "`unpaired` has one row a labelled answer (`label` true: desirable); a prompt may have answers of one kind alone"
+    return f"{what}:\n\n| split | desirable | undesirable |\n|---|---|---|\n{rows}\n\n"
 
 
 def _share(value: float | None) -> str:

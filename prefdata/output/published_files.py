@@ -1,5 +1,5 @@
-"""The files that are published, built shard by shard from the tables: configs candidates, sets, preference, and two for each
-online run, its sets and its candidates of all segments.
+"""The files that are published, built shard by shard from the tables: configs candidates, sets, preference, unpaired where the
+recipe makes that set, and two for each online run, its sets and its candidates of all segments.
 
 data/<config>/<split>-<shard>.parquet; a file without rows is not made.
 """
@@ -35,7 +35,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Group:
-    """Configs that are made of the same tables, in one pass: `sets` among them."""
+    """Configs that are made of the same tables, in one pass: `sets` among the tables."""
 
     configs: Mapping[str, "Config"]
     parts: Sequence[Part]
@@ -156,6 +156,29 @@ def preference(rows: pl.DataFrame, origins: Sequence[str], seed: int, keys: Keys
     )
 
 
+def unpaired(rows: pl.DataFrame, keys: Keys | None = None) -> pl.DataFrame:
+    """TRL's unpaired shape: one row a labelled answer, prompt and completion as message lists, the label, tools and the
+    template's arguments as JSON, with the ids; plus the split. `keys`: what messages say beside role and content."""
+    answers = rows.explode("candidates").unnest("candidates")
+    if keys:
+        prompts = [prompt_of(row) for row in answers.select("prompt", "prompt_extras").iter_rows(named=True)]
+        said = [[answer(text, extras)] for text, extras in answers.select("response", "extras").iter_rows()]
+        answers = answers.with_columns(column("prompt", prompts, keys), column("completion", said, keys))
+    else:
+        message = pl.struct(pl.lit("assistant").alias("role"), pl.col("response").alias("content"))
+        answers = answers.with_columns(pl.concat_list(message).alias("completion"))
+    return answers.select(
+        pl.col("split").cast(pl.String),
+        "prompt",
+        "completion",
+        (pl.col("role") == "chosen").alias("label"),
+        "tools",
+        pl.col("template_kwargs").alias("chat_template_kwargs"),
+        "prompt_id",
+        "candidate_id",
+    )
+
+
 @dataclass(frozen=True)
 class Config:
     """A way to publish the set: rows with their split, made of one part of the tables (and of what the set's messages say
@@ -172,8 +195,10 @@ CONFIGS: dict[str, Config] = {
     "candidates": Config(_candidates),
 }
 """The published configs of every recipe, the default one first."""
+OF_LABELS: dict[str, Config] = {"unpaired": Config(lambda f, s, k: unpaired(f["sets"], k), shows_split=False)}
+"""That of the set `unpaired`, where a recipe makes it."""
 ONLINE, OF_CANDIDATES = "online-", "-candidates"
-OURS = f"{'|'.join(CONFIGS)}|{ONLINE}[a-z0-9_-]+"
+OURS = f"{'|'.join([*CONFIGS, *OF_LABELS])}|{ONLINE}[a-z0-9_-]+"
 """A pattern of the names of our configs: the card, its header and what publishing may remove go by it."""
 
 
@@ -186,4 +211,4 @@ def of_online(run: str) -> dict[str, Config]:
 def names(settings: Settings) -> list[str]:
     """The configs that a recipe publishes."""
     runs = dict.fromkeys(s.run for s in settings.segments)
-    return [*CONFIGS, *(name for run in runs for name in of_online(run))]
+    return [*CONFIGS, *(OF_LABELS if settings.sets.unpaired else ()), *(name for run in runs for name in of_online(run))]

@@ -8,7 +8,7 @@ from typing import Any
 from prefdata.errors import PublishError
 from prefdata.output import card, published_files
 from prefdata.output.commit import Facts, publish
-from prefdata.output.published_files import CONFIGS, Group, of_online
+from prefdata.output.published_files import CONFIGS, OF_LABELS, Group, of_online
 from prefdata.output.targets import Folder, Hub, Target
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
@@ -19,6 +19,7 @@ from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage, without
 from prefdata.recipe.units import Part, in_segment, reference_unit
 from prefdata.stages import sets
+from prefdata.stages.graph import UNPAIRED, asked
 from prefdata.stages.segmented import OF_SEGMENTS
 from prefdata.tables import atomic
 
@@ -48,8 +49,9 @@ def run(job: Job) -> None:
 
 
 def _require_rows(job: Job, hashes: dict[str, str]) -> None:
-    """Refuse to replace what is published by nothing; a recipe whose prompts only online runs answer has no other set."""
-    if hashes and (job.settings.segments or any(name.startswith("data/sets/") for name in hashes)):
+    """Refuse to replace what is published by nothing; a recipe whose prompts only online runs answer has no other set, and
+    one of labelled answers may have no pair."""
+    if hashes and (job.settings.segments or any(name.startswith(("data/sets/", "data/unpaired/")) for name in hashes)):
         return
     stages = job.read_json(places.REPORT)["stages"]
     dropped = sum((Counter(e["drops"]) for e in stages), Counter[str]()).most_common(3)
@@ -89,8 +91,11 @@ def parts_of(settings: Settings) -> list[Part]:
 
 
 def groups(settings: Settings) -> list[Group]:
-    """The configs to publish and the tables of each: those of the set, and of each online run those of all its segments."""
+    """The configs to publish and the tables of each: those of the set, the labelled answers, and of each online run those of
+    all its segments."""
     made = [Group(CONFIGS, parts_of(settings))]
+    if settings.sets.unpaired:
+        made.append(Group(OF_LABELS, [Part("sets", "sets", UNPAIRED)]))
     for run in dict.fromkeys(s.run for s in settings.segments):
         parts = [part for segment in settings.parts(run) for part in _of_segment(settings, segment)]
         made.append(Group(of_online(run), [*PROMPTS, *parts, *prompt_drops(settings)]))
@@ -114,5 +119,5 @@ STAGE = Stage(
     reads_files=lambda s, u: [places.REPORT, places.CARD],
     writes_files=lambda s, u: [places.RECEIPT],
     folders=lambda s: [places.published(s), BUILT],
-    slice=lambda s, u: {**without(s.publish, "attempts"), "origins": s.sets.origins, "seed": s.seed},
+    slice=lambda s, u: {**without(s.publish, "attempts"), "origins": s.sets.origins, "seed": s.seed, **asked(s)},
 )

@@ -19,9 +19,11 @@ from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage
 from prefdata.recipe.units import Part, method_unit, split_unit
 from prefdata.sources.words import user_text
+from prefdata.stages.graph import UNPAIRED, asked
 from prefdata.stages.publish import parts_of as published_parts
 from prefdata.tables import atomic
 from prefdata.tables.drops import reason_of
+from prefdata.tables.schema import SPLITS
 
 ABOUT_MODELS = ("evaluate",)
 """Stages whose tables are no part of the data."""
@@ -124,7 +126,18 @@ def contents(job: Job) -> Facts:
         "prompts": dict(prompts),
         "candidates": dict(candidates),
         "sources": [{"source": s, "license": li, "prompts": n} for (s, li), n in sorted(sources.items())],
+        **({"labels": labels(job)} if job.settings.sets.unpaired else {}),
     }
+
+
+def labels(job: Job) -> list[Facts]:
+    """Desirable and undesirable answers of the set `unpaired`, by split."""
+    found: dict[str, Counter[bool]] = {}
+    for frames in job.parts(of=[Part("sets", "sets", UNPAIRED)]):
+        for split, candidates in frames["sets"].select(pl.col("split").cast(pl.String), "candidates").iter_rows():
+            found.setdefault(split, Counter()).update(c["role"] == "chosen" for c in candidates)
+    listed = [(split, found[split]) for split in SPLITS if split in found]
+    return [{"split": split, "desirable": n[True], "undesirable": n[False]} for split, n in listed]
 
 
 def _parts(settings: Settings, unit: str = "all") -> list[Part]:
@@ -157,6 +170,6 @@ STAGE = Stage(
     run=run,
     per="run",
     reads=lambda s, u: list(dict.fromkeys([*_parts(s), *published_parts(s)])),
-    slice=lambda s, u: {"warn_share": s.warn_share},
+    slice=lambda s, u: {"warn_share": s.warn_share, **asked(s)},
     writes_files=lambda s, u: [places.REPORT, places.QUALITY, places.QUALITY_PAGE, *map(places.chart, CHARTS)],
 )

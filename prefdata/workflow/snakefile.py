@@ -77,7 +77,8 @@ def targets(results: Results) -> dict[str, list[str]]:
         str(results.path(places.SUMMARY)),
         *(f for unit in results.units("judge_report") for f in results.outputs("judge_report", unit)),
     ]
-    return {"set": results.outputs("sets", "preference"), "published": published, "everything": published + reports}
+    sets = [f for unit in results.units("sets") if unit in ("preference", "unpaired") for f in results.outputs("sets", unit)]
+    return {"set": sets, "published": published, "everything": published + reports}
 
 
 def _prepare_jobs(results: Results) -> None:
