@@ -31,18 +31,19 @@ def mean_rewards(compared: Compared, beta: float) -> Tensor:
 
 
 def mismatched(batch: Sequence[Example], places: Sequence[Sequence[int]], limit: int) -> list[Example]:
-    """Each prompt with the chosen and the drawn negatives of the next one (the last with the first's), as KTO pairs them;
-    what is longer than `limit` tokens is left out."""
+    """Each example's prompt with the chosen and the drawn negatives of the next example of another prompt (after the last comes
+    the first), as KTO pairs them; what is longer than `limit` tokens is left out. Of one prompt alone nothing is made."""
     made = []
     for i, example in enumerate(batch):
-        j = (i + 1) % len(batch)
-        answers = [batch[j].completions[p] for p in (0, *places[j])]
+        others = (j % len(batch) for j in range(i + 1, i + len(batch)))
+        j = next((j for j in others if batch[j].prompt_id != example.prompt_id), None)
+        answers = [] if j is None else [batch[j].completions[p] for p in (0, *places[j])]
         fitting = [a for a in answers if len(example.prompt) + len(a) <= limit]
         if fitting:
-            width = len(fitting)
+            width, own = len(fitting), example.candidate_ids[:1]  # whose place it takes
             made.append(
                 replace(
-                    example, completions=fitting, candidate_ids=[""] * width, origins=["source"] * width, logps=[], labels=[]
+                    example, completions=fitting, candidate_ids=own * width, origins=["source"] * width, logps=[], labels=[]
                 )
             )
     return made

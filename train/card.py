@@ -10,7 +10,8 @@ import prefdata
 from prefdata.output.escape import markdown
 from prefdata.recipe.settings.whole import Settings
 from train.objectives.losses import LOSSES
-from train.objectives.registry import OBJECTIVES
+from train.objectives.registry import objective_of
+from train.settings import UNPAIRED
 
 Facts = dict[str, Any]
 LAST = ("loss", "accuracy", "margin", "eval_loss", "eval_accuracy", "eval_margin")
@@ -36,8 +37,8 @@ class About:
 
 def text(name: str, facts: Facts, rows: list[Facts], about: About) -> str:
     """README.md of the model's folder, front matter included."""
-    objective = OBJECTIVES[name.partition("/")[0]]
     settings = facts["settings"]
+    objective = objective_of(name.partition("/")[0], settings["set"] == UNPAIRED)
     lines = [
         f"# {markdown(name)}",
         "",
@@ -82,6 +83,7 @@ def _rows(objective: Any, settings: Facts, facts: Facts, rows: list[Facts], abou
         ("started from", start),
         *([("online", about.online)] if about.online else []),
         ("data", f"{', '.join(source for source, _, _ in about.sources) or 'rows given in memory'}; rows {facts['data']}"),
+        *([("labels", facts["labels"])] if facts.get("labels") else []),
         ("left out", facts["left_out"]),
         ("licences of the sources", ", ".join(sorted({licence for _, licence, _ in about.sources})) or "unknown"),
         ("optimizer steps", len(rows)),

@@ -17,13 +17,13 @@ from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part, generator_unit, in_segment, reference_unit
 from prefdata.tables import content, files
 from prefdata.tables.drops import reason_of
-from train.examples import Example, examples, usable
+from train.examples import Example, examples, labelled_examples, usable
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
 from train.objectives.reference_weights import alpha
 from train.objectives.registry import Objective
 from train.resolve import of_set
-from train.settings import SFT, TrainingSettings
+from train.settings import SFT, UNPAIRED, TrainingSettings
 
 
 def read_set(run: Results, settings: TrainingSettings) -> tuple[pl.DataFrame, str]:
@@ -94,14 +94,19 @@ def steps_of_all_parts(run: Results, settings: TrainingSettings) -> int | None:
     if settings.part is None:
         return None
     if settings.steps is None:
-        return (settings.epochs or 1) * -(-_prompts(run, settings) // settings.batch_prompts)
+        return (settings.epochs or 1) * -(-_rows(run, settings) // settings.batch_prompts)
     return settings.steps
 
 
-def _prompts(run: Results, settings: TrainingSettings) -> int:
+def _rows(run: Results, settings: TrainingSettings) -> int:
     if of_set(run.settings, settings.set).segment is not None:
         return prompts.count(run, settings.split or "train")
-    return split_of(whole_set(run, settings), settings.split).height
+    return rows_of(split_of(whole_set(run, settings), settings.split), settings)
+
+
+def rows_of(frame: pl.DataFrame, settings: TrainingSettings) -> int:
+    """How many examples a set is meant to give: one a prompt, of labelled answers one an answer."""
+    return int(frame["candidates"].list.len().sum()) if settings.set == UNPAIRED else frame.height
 
 
 def read_examples(
@@ -113,9 +118,12 @@ def read_examples(
     limit: int,
     left: Counter[str] | None = None,
 ) -> list[Example]:
-    """The usable rows in ids; a row without any rejected candidate is none, but for plain SFT. `left` counts the others."""
+    """The usable rows in ids; a row without any rejected candidate is none, but for plain SFT. Of labelled answers
+    each is one. `left` counts the others."""
     negatives = objective.negatives
     references = [] if settings.set == SFT else references_of(recipe, settings)
+    if settings.set == UNPAIRED:
+        return usable(labelled_examples(frame.to_dicts(), encoder, references, left), (), limit, f"sets/{UNPAIRED}", left)
     origins = NEGATIVES[negatives].origins or tuple(settings.negatives.origins)
     wanted = origins if negatives != "none" else ()
     data = examples(frame.to_dicts(), encoder, wanted, references, LOSSES[objective.loss].needs, left)
@@ -135,4 +143,4 @@ def held_out(
             "name a split that the set has, or leave evaluation.every out",
         )
     data = read_examples(frame, encoder, recipe, settings, objective, limit)
-    return sorted(data, key=lambda e: (hash64(seed, "evaluation", e.prompt_id), e.prompt_id))[: section.prompts]
+    return sorted(data, key=lambda e: (hash64(seed, "evaluation", e.id), e.id))[: section.prompts]

@@ -1,22 +1,25 @@
-"""The preference set as batches: examples in token ids, a data order that is a pure function of (seed, epoch), and
+"""A set as batches: examples in token ids, a data order that is a pure function of (seed, epoch), and
 micro-batches balanced by tokens."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 from prefdata.draws import hash64, hex_id
 from prefdata.errors import ConfigError, DataError
+from prefdata.kinds import Origin
 from prefdata.models.chat import Refused
 from prefdata.models.tokens import Encoder, columns_of
+
+ORIGINS: tuple[str, ...] = get_args(Origin)
 
 
 @dataclass(frozen=True)
 class Example:
     """One prompt in ids. Place 0 is the chosen; the others are the pool of rejected ones. logps[k][n]: reference k; labels[n]:
-    score or win probability, for losses that need one."""
+    score or win probability, for losses that need one; `desirable`: the label of an example that is one answer alone."""
 
     prompt_id: str
     prompt: list[int]
@@ -25,6 +28,12 @@ class Example:
     origins: list[str]
     logps: list[list[float]]
     labels: list[float]
+    desirable: bool | None = None
+
+    @property
+    def id(self) -> str:
+        """What no other example has: its prompt's id; of an answer alone, whose prompt may have more of them, its own."""
+        return self.prompt_id if self.desirable is None else self.candidate_ids[0]
 
     def tokens(self, most: int | None = None) -> int:
         """Tokens of the prompt, the chosen and the `most` longest others (None: all), the prompt shared."""
@@ -76,6 +85,16 @@ def examples(
             )
         )
     return made
+
+
+def labelled_examples(
+    rows: Sequence[Mapping[str, Any]], encoder: Encoder, references: Sequence[str], left: Counter[str] | None = None
+) -> list[Example]:
+    """The rows of a set `unpaired`: an example for each answer. Raises and leaves out as `examples`."""
+    alone = [{**row, "candidates": [c]} for row in rows for c in row["candidates"]]
+    desirable = {c["candidate_id"]: c["role"] == "chosen" for row in alone for c in row["candidates"]}
+    made = examples(alone, encoder, ORIGINS, references, left=left)
+    return [replace(e, desirable=desirable[e.candidate_ids[0]]) for e in made]
 
 
 def _logp(candidate: dict[str, Any], name: str, prompt: str) -> float:
@@ -173,7 +192,7 @@ def micro_batches(batch: Sequence[Example], micro_tokens: int, most: int | None 
     """Cut a batch into forwards of at most `micro_tokens` tokens (one example at least), prompts counted once, and of the
     rejected the `most` that a draw can train on; examples of like length together, for models that need padded rows."""
     held: list[Example] = []
-    for example in sorted(batch, key=lambda e: (len(e.prompt), max(map(len, e.completions)), e.prompt_id)):
+    for example in sorted(batch, key=lambda e: (len(e.prompt), max(map(len, e.completions)), e.id)):
         if held and sum(e.tokens(most) for e in held) + example.tokens(most) > micro_tokens:
             yield held
             held = []

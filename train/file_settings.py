@@ -70,6 +70,7 @@ OWN_KEYS = (
     (re.compile(r"sources\.sources(?:\.0| \(data\)|\[\])?\."), "data."),
     (re.compile(r"sources\.sources(?:\.0)?"), "data"),
     (re.compile(r"sources\.max_reject_rate"), "data.max_reject_rate"),
+    (re.compile(r"sets\.unpaired"), "set: unpaired"),
     (re.compile(r"score\.references"), "reference_models"),
     (re.compile(r"score\.dtype"), "score_dtype"),
 )

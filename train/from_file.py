@@ -29,15 +29,16 @@ from prefdata.recipe.results import BringUp, Results
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part, reference_unit
 from prefdata.sources import readers
+from prefdata.sources.shapes import SHAPES
 from prefdata.tables import files
 from prefdata.tables.finished import ChunkStore
 from train.file_settings import PUBLISHED, DataSettings, FileSettings, own_keys
 from train.left_out import LeftOut, of_preparation
 from train.objectives.losses import LOSSES
-from train.objectives.registry import OBJECTIVES, Objective
+from train.objectives.registry import OBJECTIVES, ON_LABELS, Objective
 from train.receipt import require_own
 from train.resolve import validate
-from train.settings import TrainingSettings
+from train.settings import PREFERENCE, SFT, UNPAIRED, TrainingSettings
 from train.version import VERSION
 
 STAGES = ("sources", "split", "prune", "rank", "noise", "score", "sets")
@@ -192,8 +193,8 @@ def _require_as_recorded(wanted: ReferenceSettings, recorded: list[Recorded], dt
 def _recipe(settings: FileSettings, name: str, references: Sequence[ReferenceSettings]) -> dict[str, Any]:
     given = settings.model_dump(mode="json", exclude_unset=True, include=set(TrainingSettings.model_fields))
     origins = settings.negatives.origins
-    sft = settings.objective == "sft"
-    run = {**({"set": "sft", "split": "train"} if sft else {}), **given}
+    set_ = set_of(settings)
+    run = {**({} if set_ == PREFERENCE else {"set": set_, "split": "train"}), **given}
     return {
         "name": "data",
         "seed": settings.seed or 0,
@@ -204,9 +205,19 @@ def _recipe(settings: FileSettings, name: str, references: Sequence[ReferenceSet
         "prune": {"drop_ranks": []},
         "noise": {"copies": int("noise" in origins or OBJECTIVES[settings.objective].negatives == "noise")},
         "score": {"references": [r.model_dump(mode="json") for r in references], "dtype": settings.score_dtype},
-        "sets": {"sft_splits": ["train", "validation"]},
+        "sets": {"sft_splits": ["train", "validation"], UNPAIRED: set_ == UNPAIRED},
         "train": {"runs": {name: run}},
     }
+
+
+def set_of(settings: FileSettings) -> str:
+    """The set that a file's run reads where it names none: labelled answers as they are, for an objective that takes them."""
+    if "set" in settings.model_fields_set:
+        return settings.set
+    labels = settings.data.format != PUBLISHED and SHAPES[settings.data.format].labels
+    if labels and settings.objective in ON_LABELS:
+        return UNPAIRED
+    return SFT if settings.objective == "sft" else PREFERENCE
 
 
 def _source(data: DataSettings) -> dict[str, Any]:
@@ -231,7 +242,13 @@ def request(run: FileRun) -> str:
     models = [settings.model, *(r.model for r in run.recipe.score.references)]
     files_ = [Path(f) for m in dict.fromkeys(models) if m is not None for f in run.results.model_files(m)]
     return hex_id(
-        "request", settings.model_dump_json(), __version__, VERSION, scorer.VERSION, *run.results.hashes.of([*data, *files_])
+        "request",
+        settings.model_dump_json(),
+        __version__,
+        VERSION,
+        scorer.VERSION,
+        *run.results.hashes.of([*data, *files_]),
+        *([UNPAIRED] if set_of(settings) == UNPAIRED else []),
     )
 
 
@@ -244,7 +261,7 @@ def prepare(run: FileRun, bring_up: BringUp) -> LeftOut:
     if run.published is None:
         with own_keys():
             bring_up(results, STAGES, readers.files_of(run.recipe.sources.sources[0]))
-        left = of_preparation(results, "sft" if run.settings.objective == "sft" else "preference")
+        left = of_preparation(results, set_of(run.settings))
         left.say()
         left.require_some(place)
         left.require_few_bad(run.settings.data.max_reject_rate, run.recipe.sources.sources[0])

@@ -1,17 +1,20 @@
-"""Rows given in memory (prompt, chosen, rejected) as the table `sets` has them, with log-probs under the references."""
+"""Rows given in memory (prompt, chosen, rejected, or prompt, completion, label) as the table `sets` has them, with log-probs
+under the references."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
 import torch
 
-from prefdata.errors import DataError
+from prefdata.errors import DataError, snippet
 from prefdata.kinds import Message
 from prefdata.models.chat import Refused
 from prefdata.models.forward import logprob
 from prefdata.models.tokens import Encoder, columns_of
 from prefdata.sources.conversations import messages_of, text_of
+from prefdata.sources.rows import UNKNOWN
 from prefdata.tables.ids import candidate_id, prompt_id
 from prefdata.tables.messages import as_json, split, split_answer
 from train.left_out import LeftOut
@@ -34,29 +37,56 @@ def set_row(row: Row, where: str) -> dict[str, Any]:
         raise DataError(
             f"{len(scores)} scores of {len(answers)} answers", f"{where}.score", "give one an answer, the chosen first"
         )
+    columns = _prompt_columns(row, messages)
+    candidates = []
+    for number, ((text, more), score) in enumerate(zip(answers, scores, strict=True)):
+        own = candidate_id(columns["prompt_id"], text, "source", "given", None, number, more)
+        candidates.append(_candidate(own, text, more, "rejected" if number else "chosen") | {"score": score})
+    return {**columns, "candidates": candidates}
+
+
+def labelled_row(row: Row, where: str) -> dict[str, Any]:
+    """A row of one labelled answer as the set `unpaired` has it, but for other answers of its prompt. Raises DataError."""
+    if missing := [k for k in ("prompt", "completion", "label") if row.get(k) is None]:
+        raise DataError(f"missing {', '.join(missing)}", where, "give prompt, completion and label in every row")
+    if not isinstance(row["label"], bool):
+        raise DataError(f"true or false expected, not {snippet(row['label'])}", f"{where}.label", "correct the row")
+    messages = _messages(row["prompt"], f"{where}.prompt")
+    text, more = _answer(row["completion"], messages, f"{where}.completion")
+    columns = _prompt_columns(row, messages)
+    own = candidate_id(columns["prompt_id"], text, "source", UNKNOWN, None, 0, more)  # as a file of the same rows has it
+    return {**columns, "candidates": [_candidate(own, text, more, "chosen" if row["label"] else "rejected")]}
+
+
+def agreeing(rows: Sequence[dict[str, Any]], left: LeftOut) -> list[dict[str, Any]]:
+    """Labelled rows, equal ones once; those of one answer with both labels are left out and counted in `left`."""
+    labels: dict[str, set[str]] = {}
+    for candidate in (row["candidates"][0] for row in rows):
+        labels.setdefault(candidate["candidate_id"], set()).add(candidate["role"])
+    kept = [row for row in rows if len(labels[row["candidates"][0]["candidate_id"]]) == 1]
+    left.reasons += Counter(contradictory=len(rows) - len(kept))  # which leaves out zeros
+    return list({row["candidates"][0]["candidate_id"]: row for row in kept}.values())
+
+
+def _prompt_columns(row: Row, messages: list[Message]) -> dict[str, Any]:
+    """What the table `sets` says of a row's prompt."""
     tools, kwargs = (_as_json(row.get(k)) for k in ("tools", "template_kwargs"))
     plain, extras = split(messages)
     id = prompt_id(plain, tools, kwargs, extras)
+    return {"prompt_id": id, "prompt": plain, "prompt_extras": extras, "tools": tools, "template_kwargs": kwargs}
+
+
+def _candidate(own: str, text: str, extras: str | None, role: str) -> dict[str, Any]:
     return {
-        "prompt_id": id,
-        "prompt": plain,
-        "prompt_extras": extras,
-        "tools": tools,
-        "template_kwargs": kwargs,
-        "candidates": [
-            {
-                "candidate_id": candidate_id(id, text, "source", "given", None, number, more),
-                "role": "rejected" if number else "chosen",
-                "response": text,
-                "extras": more,
-                "origin": "source",
-                "finish": "stop",
-                "score": score,
-                "win_prob": None,
-                "logps": [],
-            }
-            for number, ((text, more), score) in enumerate(zip(answers, scores, strict=True))
-        ],
+        "candidate_id": own,
+        "role": role,
+        "response": text,
+        "extras": extras,
+        "origin": "source",
+        "finish": "stop",
+        "score": None,
+        "win_prob": None,
+        "logps": [],
     }
 
 
@@ -90,7 +120,7 @@ def scored(
     that the tokenizer cannot give back or its template cannot render are left out, and rows then without a pair, counted in
     `left`.
 
-    Raises DataError where no row is left.
+    Raises DataError where no row is left. A labelled row is its one answer, and needs no pair.
     """
     prompts = encoder.prompts_or_refusals([columns_of(r) for r in rows])
     kept: list[tuple[list[int], dict[str, Any], list[list[int]]]] = []
@@ -100,7 +130,7 @@ def scored(
             continue
         ids, against = _encoded(row, prompt, encoder, limit)
         places = [k for k in range(len(ids)) if k not in against]
-        if places[:1] == [0] and len(places) > 1:
+        if places[:1] == [0] and (len(places) > 1 or len(ids) == 1):
             kept.append((prompt, {**row, "candidates": [row["candidates"][k] for k in places]}, [ids[k] for k in places]))
         else:
             left.reasons[against[min(against)] if against else "need_2"] += 1

@@ -19,19 +19,20 @@ from prefdata.errors import ConfigError, DataError, did_you_mean
 from prefdata.models.loading import context
 from prefdata.models.tokens import Encoder, require_rows
 from prefdata.tables.locks import lock
+from train.balance import Balance, balanced
 from train.card import About
-from train.examples import examples, usable
-from train.given import Row, scored, set_row
+from train.examples import examples, labelled_examples, usable
+from train.given import Row, agreeing, labelled_row, scored, set_row
 from train.left_out import LeftOut
 from train.loop import Prepared, facts_of, identity_of, steps
 from train.mistakes import mistakes
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
-from train.objectives.registry import OBJECTIVES, Objective
+from train.objectives.registry import OBJECTIVES, Objective, objective_of
 from train.policy import order_of
 from train.receipt import require_own
 from train.result import Trained, save
-from train.settings import TrainingSettings, with_defaults
+from train.settings import PREFERENCE, UNPAIRED, TrainingSettings, with_defaults
 
 START = "start"
 """The reference where none is given: the model as it comes."""
@@ -54,7 +55,8 @@ def fit(
     encoder: its fast tokenizer (prompts by its chat template where it has one), or a prefdata Encoder.
     rows: one dict a prompt, with `prompt` (a text, or messages), `chosen` (a text, or messages that end with the answer) and
         `rejected` (likewise, or a list of several). `score` may hold a list, the chosen answer's first, for objectives that
-        need one.
+        need one. Or, for kto, one dict an answer, with `prompt`, `completion` and `label` (True: desirable); a prompt may have
+        several.
     settings, or its keys beside each other: `prefdata train --keys` explains them (train.settings.TrainingSettings).
     folder: where model, card, metrics and curves go; the same call then goes on where it was stopped. None: nothing is kept.
     references: by name, models with the same tokenizer; default: the model as it comes. Log-probs are sums of nats, in fp64.
@@ -79,8 +81,10 @@ def fit(
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError("fit runs in one process", "fit", "train from a file: torchrun --no-python ... prefdata train FILE")
-    row = _objective(objective)
-    settings = _filled(_given(settings, keys), row)
+    _require_known(objective)
+    labelled = any("completion" in r for r in rows)
+    row = objective_of(objective, labelled)
+    settings = _filled(_given(settings, keys), row, UNPAIRED if labelled else PREFERENCE)
     model = _trainable(model)
     encoder, settings = _encoder(encoder, settings)
     require_rows(encoder, model)
@@ -89,15 +93,20 @@ def fit(
         raise ConfigError(f"{objective} compares with no reference", "fit: references", "leave them out")
     if problems := mistakes(settings, objective, list(compared)):
         raise ConfigError([f"fit: {p}" for p in problems])
-    listed = [set_row(r, f"rows[{i}]") for i, r in enumerate(rows)]
-    _require_one_row_a_prompt(listed)
     limit = min(context(m.config) for m in (model, *compared.values()))
-    left = LeftOut(len(listed))
-    listed = scored(listed, encoder, compared, limit, left)
+    left = LeftOut(len(rows))
+    listed = scored(_listed(rows, labelled, left), encoder, compared, limit, left)
     origins = () if row.negatives == "none" else NEGATIVES[row.negatives].origins or tuple(settings.negatives.origins)
-    data = examples(listed, encoder, origins, list(compared), LOSSES[row.loss].needs, left.reasons)
+    if labelled:
+        data = labelled_examples(listed, encoder, list(compared), left.reasons)
+    else:
+        data = examples(listed, encoder, origins, list(compared), LOSSES[row.loss].needs, left.reasons)
     data = usable(data, origins, limit, "fit: rows", left.reasons)
     left.say("fit")
+    labels = Balance.of(data, settings.loss) if labelled else None
+    if labels:
+        labels.say("fit")
+        settings = balanced(settings, labels)
     seed, name = settings.seed or 0, f"{objective}/fit"
     order = order_of(data, settings, row, seed)
     kept = Path(folder).expanduser() if folder is not None else None
@@ -121,7 +130,7 @@ def fit(
             limit=limit,
             identity=identity_of(name, settings, seed, data_hash, start, list(compared), []),
             scratch=kept.with_name(f"{kept.name}.work") if kept is not None else Path(nowhere),
-            facts=facts_of(settings, seed, data_hash, start, left),
+            facts=facts_of(settings, seed, data_hash, start, left, labels),
         )
         with lock(run.scratch / "lock") if kept is not None else nullcontext():
             trained = steps(run)
@@ -165,6 +174,15 @@ def _reference(compared: Mapping[str, Any], model: Any) -> Any:
     return copy.deepcopy(primary) if primary is model else primary
 
 
+def _listed(rows: Sequence[Row], labelled: bool, left: LeftOut) -> list[dict[str, Any]]:
+    """The rows as the table `sets` has them, labelled answers each as a row of its own. Raises DataError."""
+    if labelled:
+        return agreeing([labelled_row(r, f"rows[{i}]") for i, r in enumerate(rows)], left)
+    listed = [set_row(r, f"rows[{i}]") for i, r in enumerate(rows)]
+    _require_one_row_a_prompt(listed)
+    return listed
+
+
 def _require_one_row_a_prompt(rows: Sequence[Row]) -> None:
     """Draws and statistics are keyed by prompt. Raises DataError naming both rows."""
     seen: dict[str, int] = {}
@@ -174,19 +192,18 @@ def _require_one_row_a_prompt(rows: Sequence[Row]) -> None:
             raise DataError(f"the prompt of rows[{first}] again", f"rows[{number}]", "give all rejected answers in one row")
 
 
-def _objective(name: str) -> Objective:
-    if name not in OBJECTIVES:
-        raise ConfigError(f"unknown objective{did_you_mean(name, OBJECTIVES)}", "objective")
-    return OBJECTIVES[name]
+def _require_known(objective: str) -> None:
+    if objective not in OBJECTIVES:
+        raise ConfigError(f"unknown objective{did_you_mean(objective, OBJECTIVES)}", "objective")
 
 
-def _filled(settings: TrainingSettings, row: Objective) -> TrainingSettings:
+def _filled(settings: TrainingSettings, row: Objective, set_: str) -> TrainingSettings:
     """The settings with the objective's own defaults. Raises ConfigError for keys that a recipe's or a file's run has only."""
     idle = settings.model_fields_set & {"set", "split", "model", "revision", "init", "lora", "continue_from", "evaluation"}
     if idle:
         raise ConfigError(f"{sorted(idle)[0]} is not a key of fit, which is given the model and the rows", "fit")
     length = {} if settings.steps or settings.epochs else {"epochs": 1}
-    return with_defaults(settings.model_copy(update=length), row)
+    return with_defaults(settings.model_copy(update={**length, "set": set_}), row)
 
 
 def _encoder(given: Any, settings: TrainingSettings) -> tuple[Encoder, TrainingSettings]:

@@ -15,6 +15,7 @@ from prefdata.sources import readers
 from prefdata.sources.settings import SourceSettings
 from prefdata.tables import files
 from prefdata.tables.drops import reason_of
+from train.settings import UNPAIRED
 
 LOST = ("need_2", "chosen_dropped")
 """Reasons of the set behind which stands what dropped an answer."""
@@ -84,7 +85,9 @@ class LeftOut:
 
 def of_preparation(results: Results, unit: str) -> LeftOut:
     """What the stages before training left out of the set `unit`. A prompt without its pair is counted under what took the
-    pair."""
+    pair; of labelled answers, each is a row."""
+    if unit == UNPAIRED:
+        return _of_labelled(results)
     left = LeftOut()
     for shard in results.shards:
         prompts = set(files.read_table(results.table(Part("prompts", "sources"), shard), "prompts")["prompt_id"])
@@ -103,6 +106,25 @@ def of_preparation(results: Results, unit: str) -> LeftOut:
             if reason_of(drop.reason).bad:
                 left.bad[drop.reason] += 1
                 left.examples.setdefault(drop.reason, drop)
+    return left
+
+
+def _of_labelled(results: Results) -> LeftOut:
+    """`of_preparation` of the set `unpaired`: a row of the source is an answer, or was dropped as a row."""
+    left = LeftOut()
+    for shard in results.shards:
+        parts = [Part("drops", "sources"), *_scoring(results), Part("drops", "sets", UNPAIRED)]
+        # a prompt without any answer is none: its answers are counted, each under what dropped it
+        drops = [d for part in parts for d in _drops(results, part, shard) if d.reason != "unlabelled"]
+        once = {d.candidate or d.row: d for d in reversed(drops)}
+        answers = files.read_table(results.table(Part("candidates", "sources"), shard), "candidates").height
+        left.rows += answers + sum(d.candidate is None for d in once.values())
+        left.answers += answers
+        for drop in once.values():
+            left.reasons[drop.reason] += 1
+            left.examples.setdefault(drop.reason, drop)
+            if reason_of(drop.reason).bad:
+                left.bad[drop.reason] += 1
     return left
 
 

@@ -15,6 +15,7 @@ from prefdata.errors import ConfigError, EngineError
 from prefdata.models.tokens import Encoder
 from prefdata.progress import Progress
 from train import checkpoint
+from train.balance import Balance
 from train.batch_statistics import RunningMean
 from train.examples import Example, Order
 from train.first_batch import check
@@ -56,18 +57,27 @@ class Prepared:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def facts_of(settings: TrainingSettings, seed: int, data: str, start: str, left: LeftOut) -> dict[str, Any]:
+def facts_of(
+    settings: TrainingSettings, seed: int, data: str, start: str, left: LeftOut, labels: Balance | None = None
+) -> dict[str, Any]:
     """What the receipt and the card tell of a run before its first step."""
-    return {"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data, "left_out": str(left)}
+    known = {"settings": settings.model_dump(mode="json"), "start": start, "seed": seed, "data": data, "left_out": str(left)}
+    return known | ({"labels": str(labels)} if labels else {})
 
 
 def identity_of(
     name: str, settings: TrainingSettings, seed: int, data: str, start: str, references: Sequence[str], held: Sequence[Example]
 ) -> checkpoint.Identity:
     """What a checkpoint of the run is of. `data`, `start`: hashes of the rows and of what the model starts from."""
-    compared = json.dumps([references, [[e.prompt_id, e.completions, e.logps] for e in held]])
+    compared = json.dumps([references, [_facts_of(e) for e in held]])
     base = hex_id("run", VERSION, name, json.dumps({**resume_slice(settings), "seed": None}), data, start)
     return checkpoint.Identity(hex_id(base, json.dumps(resume_slice(settings)), seed, compared), base, seed)
+
+
+def _facts_of(example: Example) -> list[Any]:
+    """What a held-out example is, as an identity has it."""
+    label = [] if example.desirable is None else [example.desirable]
+    return [example.id, example.completions, example.logps, *label]
 
 
 def steps(run: Prepared, world: World = SINGLE) -> Trained | None:
@@ -226,7 +236,7 @@ def one_step(
         "grad_norm": norm,
         "tokens": sum(e.tokens() for e in batch),
         **({} if shift is None else {"shift": shift}),
-    } | merged(world.gathered(metrics)).means()
+    } | merged(world.gathered(metrics)).shown()
 
 
 def _backward(
@@ -248,7 +258,7 @@ def _backward(
             terms = step_of.values(model, micro, epoch, metrics, shift or 0.0)
         loss = torch.stack([values.sum() / counts[per] for per, values in terms.items()]).sum()
         if not math.isfinite(float(loss.detach())):
-            raise EngineError(f"the loss is {float(loss.detach())}", f"step {step}", f"rows {[e.prompt_id for e in micro]}")
+            raise EngineError(f"the loss is {float(loss.detach())}", f"step {step}", f"rows {[e.id for e in micro]}")
         (loss * world.size).backward()  # type: ignore[no-untyped-call]  # a mean over ranks
         metrics.add("loss", float(loss.detach()), 0)
     metrics.add("loss", 0.0, float(world.first))
@@ -279,14 +289,14 @@ def evaluate(
     shift: float,
     world: World = SINGLE,
 ) -> dict[str, Any]:
-    """The loss and the pairs' accuracy and margin on held-out rows, drawn as in epoch 0: eval_<name>."""
+    """The loss, and accuracy and margin where the metrics have them, on held-out rows, drawn as in epoch 0: eval_<name>."""
     metrics, counts, total = Metrics(), _counts(held), 0.0
     world.gather_weights(model)  # a rank may have no row of its own
     for micro in step_of.micro_batches(world.share(held)):
         with forwards(model, step_of.settings):
             terms = step_of.values(model, micro, 0, metrics, shift)
         total += sum(float(values.sum()) / counts[per] for per, values in terms.items())
-    shown = merged(world.gathered(metrics)).means()
+    shown = merged(world.gathered(metrics)).shown()
     beside = {f"eval_{k}": shown[k] for k in ("accuracy", "margin", "chosen_logp") if k in shown}
     return {"eval_loss": sum(world.gathered(total)), **beside}
 

@@ -17,6 +17,14 @@ class Metrics:
     def means(self) -> dict[str, float | None]:
         return {name: total / count if count else None for name, (total, count) in sorted(self.sums.items())}
 
+    def shown(self) -> dict[str, float | None]:
+        """`means`; of labelled answers also `margin`, the mean reward of desirable ones less that of undesirable ones."""
+        means = self.means()
+        if "reward_desirable" not in means:
+            return means
+        good, bad = means["reward_desirable"], means["reward_undesirable"]
+        return {**means, "margin": None if good is None or bad is None else good - bad}
+
 
 def merged(several: Iterable[Metrics]) -> Metrics:
     """The metrics of all of them together."""

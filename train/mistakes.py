@@ -4,13 +4,18 @@ from collections.abc import Sequence
 
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
-from train.objectives.registry import OBJECTIVES
-from train.settings import TrainingSettings
+from train.objectives.registry import ON_LABELS, objective_of
+from train.settings import UNPAIRED, TrainingSettings
 
 
 def mistakes(run: TrainingSettings, objective: str, references: Sequence[str]) -> list[str]:
     """One line a mistake. `references`: the names of those that it compares with."""
-    row, problems = OBJECTIVES[objective], list[str]()
+    row, problems = objective_of(objective, run.set == UNPAIRED), list[str]()
+    if run.set == UNPAIRED and objective not in ON_LABELS:
+        problems.append(
+            f"{objective} needs a chosen answer of each prompt, or a pair: set unpaired has labelled answers alone, which "
+            f"{', '.join(ON_LABELS)} trains on"
+        )
     if run.references.weights != "per_example" and row.references not in ("virtual", "each"):
         problems.append(f"references.weights weighs several references, {objective} compares with {row.references}")
     if row.references in ("virtual", "each") and len(references) < 2:

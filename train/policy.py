@@ -132,10 +132,12 @@ def reference(run: Results, settings: TrainingSettings, objective: Objective) ->
 
 
 def order_of(data: Sequence[Example], settings: TrainingSettings, objective: Objective, seed: int) -> Order:
-    """The order of a run's rows. Raises ConfigError where a loss that compares with other prompts' answers has one row only."""
+    """The order of a run's rows. Raises ConfigError where a loss compares with other prompts' answers and all rows have one."""
     compares = LOSSES[objective.loss].needs == "mismatched"
-    if compares and len(data) == 1:
+    if compares and len({e.prompt_id for e in data}) == 1:
         raise ConfigError(
-            "one row to train on", "the run's set", "this objective compares with answers of other prompts: give more"
+            "one row to train on" if len(data) == 1 else "rows of one prompt to train on",
+            "the run's set",
+            "this objective compares with answers of other prompts: give more",
         )
-    return Order(tuple(e.prompt_id for e in data), settings.batch_prompts, seed, 2 if compares else 1)
+    return Order(tuple(e.id for e in data), settings.batch_prompts, seed, 2 if compares else 1)

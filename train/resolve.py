@@ -10,8 +10,8 @@ from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import split_unit
 from train.mistakes import mistakes
 from train.objectives.losses import LOSSES
-from train.objectives.registry import OBJECTIVES
-from train.settings import PREFERENCE, SFT, TrainingSettings, with_defaults
+from train.objectives.registry import OBJECTIVES, objective_of
+from train.settings import PREFERENCE, SFT, UNPAIRED, TrainingSettings, with_defaults
 
 
 def resolve(settings: Settings, name: str, where: str = "settings") -> TrainingSettings:
@@ -37,7 +37,7 @@ def _fill(settings: Settings, run: TrainingSettings, objective: str, key: str) -
     references = of_set(settings, run.set).score.references
     primary = references[0] if references else None
     own = {r.model: r for r in references}.get(f"run:{key.rpartition('runs.')[2]}") or primary
-    row = OBJECTIVES[objective]
+    row = objective_of(objective, run.set == UNPAIRED)
     update: dict[str, Any] = {
         "template": run.template or (own.template if own else "chat"),
         "end": run.end or (own.end if own else "eos"),
@@ -54,9 +54,11 @@ def _fill(settings: Settings, run: TrainingSettings, objective: str, key: str) -
 
 
 def _check(settings: Settings, run: TrainingSettings, objective: str, key: str) -> None:
-    row, references = OBJECTIVES[objective], of_set(settings, run.set).score.references
+    row, references = objective_of(objective, run.set == UNPAIRED), of_set(settings, run.set).score.references
     problems = []
-    if run.set not in (known := [SFT, PREFERENCE, *(s.set for s in settings.segments)]):
+    if run.set == UNPAIRED and not settings.sets.unpaired:
+        problems.append(f"{key}: the recipe makes no set unpaired: sets: {{unpaired: true}}")
+    elif run.set not in (known := [SFT, PREFERENCE, UNPAIRED, *(s.set for s in settings.segments)]):
         problems.append(f"{key}: set {run.set} is no set of the recipe{did_you_mean(run.set, known)}")
     if run.model is None and run.init is None:
         problems.append(f"{key}: no model to start from: give model, init, or score.references")

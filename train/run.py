@@ -10,15 +10,17 @@ from prefdata.models.loading import context
 from prefdata.recipe.results import Results
 from prefdata.recipe.settings.whole import Settings
 from train import checkpoint
+from train.balance import Balance, balanced
 from train.card import About
-from train.data import held_out, read_examples, read_set, references_of, steps_of_all_parts, with_alpha
+from train.data import held_out, read_examples, read_set, references_of, rows_of, steps_of_all_parts, with_alpha
 from train.left_out import LeftOut
 from train.loop import Prepared, facts_of, identity_of, steps
-from train.objectives.registry import OBJECTIVES
+from train.objectives.registry import objective_of
 from train.policy import order_of, policy, reference
 from train.processes import World, join
 from train.resolve import of_set, resolve
 from train.result import save
+from train.settings import UNPAIRED
 
 
 def train(
@@ -47,19 +49,25 @@ def train(
 def prepare(results: Results, name: str, world: World, left: LeftOut) -> Prepared:
     """Read the run's set, load or make its model, and say what identifies both."""
     recipe, settings = results.settings, resolve(results.settings, name)
-    objective, seed = OBJECTIVES[name.partition("/")[0]], recipe.seed if settings.seed is None else settings.seed
+    objective = objective_of(name.partition("/")[0], settings.set == UNPAIRED)
+    seed = recipe.seed if settings.seed is None else settings.seed
     frame, data_hash = read_set(results, settings)
     settings = with_alpha(results, settings, recipe, seed)
     with world.first_then_all():  # the first one hashes a local model and keeps the hash
         model, encoder, start = policy(results, settings, seed, frame)
     limit, whole = context(model.config), steps_of_all_parts(results, settings)
-    here = LeftOut(frame.height)
+    here = LeftOut(rows_of(frame, settings))
     data = read_examples(frame, encoder, recipe, settings, objective, limit, here.reasons)
+    labels = Balance.of(data, settings.loss) if settings.set == UNPAIRED else None
+    settings = balanced(settings, labels) if labels else settings
     if world.first:
         here.say()
+        if labels:
+            labels.say("train")
     held = held_out(results, encoder, recipe, settings, objective, limit, seed) if settings.evaluation.every else []
     order = order_of(data, settings, objective, seed)
     rows = data_hash if whole is None else hex_id(data_hash, whole)
+    left_out = LeftOut(max(left.rows, here.rows), left.reasons + here.reasons)
     before = settings.continue_from and Path(results.model_path(f"run:{settings.continue_from}")) / checkpoint.OPTIMIZER
     return Prepared(
         name=name,
@@ -77,5 +85,5 @@ def prepare(results: Results, name: str, world: World, left: LeftOut) -> Prepare
         whole=whole,
         scratch=results.root / "chunks" / "train" / name,
         before=before or None,
-        facts=facts_of(settings, seed, data_hash, start, LeftOut(max(left.rows, here.rows), left.reasons + here.reasons)),
+        facts=facts_of(settings, seed, data_hash, start, left_out, labels),
     )

@@ -13,6 +13,8 @@ from train.objectives.registry import Objective
 Section = TypeVar("Section", bound=BaseModel)
 SFT, PREFERENCE = "sft", "preference"
 """The sets that every recipe makes."""
+UNPAIRED = "unpaired"
+"""The set of labelled answers, which sets.unpaired asks for."""
 
 
 class InitSettings(BaseModel, frozen=True, extra="forbid"):
@@ -65,8 +67,8 @@ class LossSettings(BaseModel, frozen=True, extra="forbid"):
     margin: float = Field(0.0, ge=0, description="simpo's gamma, 1 by its default (gamma / beta = 0.5)")
     nll_weight: float = Field(1.0, ge=0, description="lambda of rpo and cpo")
     temperature: float = Field(1.0, gt=0, description="of the softmax over scores (infonca, nca_kway)")
-    desirable_weight: float = Field(1.0, ge=0, description="kto's lam_D, of the chosen")
-    undesirable_weight: float = Field(1.0, ge=0, description="kto's lam_U, of the rejected")
+    desirable_weight: float = Field(1.0, ge=0, description="kto's lam_D, of the chosen; set unpaired: by the labels' counts")
+    undesirable_weight: float = Field(1.0, ge=0, description="kto's lam_U, of the rejected; likewise")
 
 
 class NegativesSettings(BaseModel, frozen=True, extra="forbid"):
@@ -150,7 +152,10 @@ class PartSettings(BaseModel, frozen=True, extra="forbid"):
 class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     """One training run."""
 
-    set: str = Field("preference", description="which set it reads: sft, preference, or an online run's segment's")
+    set: str = Field(
+        "preference",
+        description="which set it reads: sft, preference, unpaired (labelled answers), or an online run's segment's",
+    )
     split: SplitName | None = Field(
         None, description="which split of the set; default: all splits for sft, train for preference"
     )
@@ -171,7 +176,7 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     end: Literal["eos", "none"] | None = Field(None, description="default: the primary reference's, else eos")
     steps: int | None = Field(None, ge=1, description="optimizer steps; or epochs")
     epochs: int | None = Field(None, ge=1, description="passes over the data; default 1 where steps is not given")
-    batch_prompts: int = Field(32, ge=1, description="prompts per optimizer step")
+    batch_prompts: int = Field(32, ge=1, description="prompts per optimizer step; of the set unpaired, answers")
     micro_tokens: int = Field(16_384, ge=1, description="tokens per forward; a batch is cut into as many as needed")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the products; weights, log-softmax and the optimizer stay fp32, sums fp64"

@@ -60,29 +60,29 @@ class Step:
         with torch.no_grad():
             if need == "mean_reward":
                 rewards = _together(world, self._rewards(model, world.share(batch), epoch))
-                return running.add([rewards[e.prompt_id] for e in batch])
+                return running.add([rewards[e.id] for e in batch])
             # places alone: the samplers of such objectives need no policy
             places = [p for p, _ in self._select(Rows(model, batch), batch, epoch, Metrics())]
             others = mismatched(batch, places, self.limit)
             policy, reference = (_together(world, self._sums(m, world.share(others))) for m in (model, self.reference))
-            flat = [[s for e in others for s in sums[e.prompt_id]] for sums in (policy, reference)]
+            flat = [[s for e in others for s in sums[e.id]] for sums in (policy, reference)]
             return mean_log_ratio(*flat)
 
     def _rewards(self, model: Any, batch: Sequence[Example], epoch: int) -> dict[str, float]:
-        """Of each prompt, however the batch is cut."""
+        """Of each example, however the batch is cut."""
         found: dict[str, float] = {}
         for micro in self.micro_batches(batch):
             compared, _ = self._compared(model, micro, epoch, Metrics())
             rewards = mean_rewards(compared, self.settings.loss.beta).tolist()
-            found |= zip((e.prompt_id for e in micro), rewards, strict=True)
+            found |= zip((e.id for e in micro), rewards, strict=True)
         return found
 
     def _sums(self, model: Any, batch: Sequence[Example]) -> dict[str, list[float]]:
-        """Log-probs of each prompt's completions, however the batch is cut."""
+        """Log-probs of each example's completions, however the batch is cut."""
         found: dict[str, list[float]] = {}
         for micro in micro_batches(batch, self.settings.micro_tokens):
             sums = logprob.grouped_logps(model, [e.prompt for e in micro], [e.completions for e in micro])
-            found |= {e.prompt_id: s.tolist() for e, s in zip(micro, sums, strict=True)}
+            found |= {e.id: s.tolist() for e, s in zip(micro, sums, strict=True)}
         return found
 
     def _compared(self, model: Any, batch: Sequence[Example], epoch: int, metrics: Metrics) -> tuple[Compared, list[Picked]]:
@@ -147,7 +147,9 @@ class Step:
                 first_KBM[k, b, : len(places)] = logps[0]
         views = REFERENCES[self.objective.references](first_KBM, reference_KBM, self.settings.references)
         tokens = torch.tensor([len(e.completions[0]) for e in batch], dtype=torch.float64, device=device)
-        return Compared(chosen_B, rejected_BM, *views, counts_BM, tokens, lengths_BM, *_labels(batch, picked, counts_BM))
+        labels = _labels(batch, picked, counts_BM)
+        compared = Compared(chosen_B, rejected_BM, *views, counts_BM, tokens, lengths_BM, *labels)
+        return compared if batch[0].desirable is None else _labelled(compared, batch)
 
     def _observe_draw(
         self, example: Example, places: list[int], counts: list[int], scores: Vector | None, metrics: Metrics
@@ -169,6 +171,9 @@ class Step:
     ) -> None:
         """Accuracy and margin (nats, beta included) under the primary reference; ties count for neither."""
         chosen_B, rejected_BM = chosen_B.detach(), rejected_BM.detach()
+        if batch[0].desirable is not None:
+            self._observe_labelled(batch, chosen_B, metrics)
+            return
         metrics.add("chosen_logp", float(chosen_B.sum()), len(batch))
         if not batch[0].logps:
             return
@@ -179,10 +184,18 @@ class Step:
                 metrics.add("margin", margin, 1)
                 metrics.add("accuracy", float(margin > 0), float(margin != 0))
 
+    def _observe_labelled(self, batch: Sequence[Example], answers_B: Tensor, metrics: Metrics) -> None:
+        """Mean rewards of either label (nats, beta included) under the primary reference, log-probs of the desirable."""
+        for example, logp in zip(batch, answers_B.tolist(), strict=True):
+            reward, good = self.settings.loss.beta * (logp - example.logps[0][0]), bool(example.desirable)
+            metrics.add("chosen_logp", logp * good, good)
+            metrics.add("reward_desirable", reward * good, good)
+            metrics.add("reward_undesirable", reward * (not good), not good)
+
 
 def _together(world: World, found: dict[str, Any]) -> dict[str, Any]:
-    """Of all ranks, by prompt."""
-    return {prompt: value for part in world.gathered(found) for prompt, value in part.items()}
+    """Of all ranks, by example."""
+    return {example: value for part in world.gathered(found) for example, value in part.items()}
 
 
 WEIGHED_TOKENS = {"cpu": 3072, "cuda": 16_384}
@@ -247,6 +260,13 @@ def _labels(batch: Sequence[Example], picked: Sequence[Picked], like_BM: Tensor)
     for b, (example, (places, _)) in enumerate(zip(batch, picked, strict=True)):
         rejected_BM[b, : len(places)] = torch.tensor([example.labels[p] for p in places], dtype=torch.float64)
     return rejected_BM.new_tensor([e.labels[0] for e in batch]), rejected_BM
+
+
+def _labelled(compared: Compared, batch: Sequence[Example]) -> Compared:
+    """With the primary reference's log-probs and the labels of answers alone: [B] each."""
+    device = compared.chosen_B.device
+    reference = torch.tensor([e.logps[0][0] for e in batch], dtype=torch.float64, device=device)
+    return replace(compared, reference_B=reference, desirable_B=torch.tensor([e.desirable for e in batch], device=device))
 
 
 def _arrange(sums: Tensor, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
 from train.objectives.references import REFERENCES
-from train.objectives.registry import OBJECTIVES, Objective
+from train.objectives.registry import OBJECTIVES, ON_LABELS, Objective
 
 NEEDS = {
     "score": "a score of every candidate (ranks by the source's scores or by a pointwise judge)",
@@ -14,12 +14,12 @@ NEEDS = {
     "same_tokenizer": "a primary reference with the policy's tokenizer",
     "smoothing": "loss.label_smoothing above 0",
     "mean_reward": "one more forward of each batch, without gradient",
-    "mismatched": "a start from the primary reference, batches of 2 prompts; one more forward of each batch, by both",
+    "mismatched": "a start from the primary reference, batches of 2 rows; one more forward of each batch, by both",
 }
 
 
 def text(name: str) -> str:
-    """One objective, five lines."""
+    """One objective, a line each."""
     row = OBJECTIVES[name]
     parts = [
         ("loss", LOSSES[row.loss].formula),
@@ -27,6 +27,7 @@ def text(name: str) -> str:
         ("references", "" if row.references == "none" else f"{row.references}: {_first(REFERENCES[row.references])}"),
         ("needs", "; ".join(_needs(row)) or "prompts and chosen answers"),
         ("defaults", ", ".join(f"{s}.{k} {v}" for s, keys in row.defaults.items() for k, v in keys.items())),
+        ("labels", LOSSES[ON_LABELS[name].loss].formula + ", on the set unpaired" if name in ON_LABELS else ""),
         ("paper", row.paper),
     ]
     return "\n".join([name, *(f"  {label:<11} {value}" for label, value in parts if value)])

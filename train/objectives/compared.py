@@ -1,4 +1,4 @@
-"""What a loss sees of a micro-batch. B prompts, M negatives, K' reference views; fp64 sequence sums."""
+"""What a loss sees of a micro-batch. B prompts (or labelled answers), M negatives, K' reference views; fp64 sequence sums."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Compared:
     """counts_BM: how often each negative was drawn (0 = padding). Labels are the set's scores or win probabilities, for
-    losses that need them; `shift` is the optimizer batch's own number, for those that need one."""
+    losses that need them; `shift` is the optimizer batch's own number, for those that need one. Of labelled answers, which have
+    no negatives, `chosen_B` is each answer's log-prob, `reference_B` the primary reference's, `desirable_B` the label."""
 
     chosen_B: Tensor
     rejected_BM: Tensor
@@ -25,6 +26,8 @@ class Compared:
     chosen_label_B: Tensor | None = None
     rejected_labels_BM: Tensor | None = None
     shift: float = 0.0
+    reference_B: Tensor | None = None
+    desirable_B: Tensor | None = None
 
     @property
     def u_KBM(self) -> Tensor:
@@ -42,6 +45,13 @@ class Compared:
         assert self.chosen_label_B is not None
         assert self.rejected_labels_BM is not None
         return self.chosen_label_B, self.rejected_labels_BM
+
+    @property
+    def labelled(self) -> tuple[Tensor, Tensor]:
+        """Of labelled answers: their log-ratios to the primary reference [B], and whether each is desirable [B]."""
+        assert self.reference_B is not None
+        assert self.desirable_B is not None
+        return self.chosen_B - self.reference_B, self.desirable_B
 
     def over_pairs(self, values_KBM: Tensor) -> Tensor:
         """Values of pairs (chosen, negative), weighted over views, averaged over the drawn negatives: [B]."""

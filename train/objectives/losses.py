@@ -46,7 +46,7 @@ class Knobs(Protocol):
 @dataclass(frozen=True)
 class Loss:
     """`function` gives its terms [B] by what the loop divides their sum by, counted over the whole optimizer batch:
-    prompt (the batch's prompts) or token (the batch's chosen tokens). `formula` is for people.
+    prompt (the batch's examples) or token (the batch's chosen tokens). `formula` is for people.
 
     `needs`: score, win_prob (labels of every candidate), same_tokenizer (the primary reference counts tokens as the policy
     does), smoothing (label_smoothing above 0), mean_reward, mismatched (a number of the optimizer batch: batchwise.py).
@@ -200,6 +200,15 @@ def kto(compared: Compared, knobs: Knobs) -> Terms:
     return {"prompt": compared.over_pairs(values)}
 
 
+def kto_labelled(compared: Compared, knobs: Knobs) -> Terms:
+    """KTO (arXiv 2402.01306, eq. 8) on labelled answers: lam_D (1 - s(beta (u - z))) of a desirable one, u its log-ratio, and
+    lam_U (1 - s(beta (z - v))) of an undesirable one, v its log-ratio: [B]."""
+    ratio_B, desirable_B = compared.labelled
+    gap = knobs.beta * (ratio_B - compared.shift)
+    values = torch.where(desirable_B, knobs.desirable_weight * (-gap).sigmoid(), knobs.undesirable_weight * gap.sigmoid())
+    return {"prompt": values}
+
+
 LOSSES: dict[str, Loss] = {
     "nll": Loss(nll, "-log pi(w) per token"),
     "logistic": Loss(logistic, "-(1-e) log s(beta(u-v)) - e log s(-beta(u-v))"),
@@ -217,4 +226,5 @@ LOSSES: dict[str, Loss] = {
     "infonca": Loss(infonca, "-sum_i p_i log softmax(r)_i, p = softmax(score/T)", "score"),
     "bco": Loss(bco, "-log s(beta u - delta) - log s(-(beta v - delta))", "mean_reward"),
     "kto": Loss(kto, "lam_D (1 - s(beta(u-z))) + lam_U (1 - s(beta(z-v)))", "mismatched"),
+    "kto_labelled": Loss(kto_labelled, "lam_D (1 - s(beta(u-z))) if desirable, else lam_U (1 - s(beta(z-v)))", "mismatched"),
 }

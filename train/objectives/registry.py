@@ -61,3 +61,14 @@ OBJECTIVES: dict[str, Objective] = {
     "dpo_noise": Objective("noise", "primary", "logistic", "DPO(-), arXiv 2502.04567: the noise is the negative"),
     "dpo_all": Objective("all", "primary", "logistic", "augmented DPO, arXiv 2502.04567: every rejected candidate"),
 }
+
+ON_LABELS: dict[str, Objective] = {
+    "kto": Objective("none", "primary", "kto_labelled", "KTO, arXiv 2402.01306, on labelled answers"),
+}
+"""What an objective is on labelled answers, each an example for itself; the others compare answers of one prompt."""
+
+
+def objective_of(name: str, labelled: bool) -> Objective:
+    """What a name means on a set, of labelled answers or of candidates; where it means nothing there, its ordinary row
+    (train.mistakes says so). Raises KeyError for an unknown name."""
+    return ON_LABELS.get(name, OBJECTIVES[name]) if labelled else OBJECTIVES[name]
