@@ -3,6 +3,7 @@
 LOSSES, STEP, STAGES, SOURCES = "test_losses.py", "test_train.py", "test_stages.py", "test_sources.py"
 OBJECTIVES, RUNS, PROCEDURES = "test_objectives.py", "test_runs.py", "test_procedures.py"
 ONLINE, ONLINE_FAULTS, ARENA = "test_online.py", "test_online_faults.py", "test_arena_hard.py"
+UNPAIRED = "test_unpaired.py"
 MUTANTS = [
     # losses
     ("train/objectives/losses.py", "-(1 - smooth) * F.logsigmoid(margin)", "(1 - smooth) * F.logsigmoid(margin)", LOSSES),
@@ -28,11 +29,37 @@ MUTANTS = [
         "compared.chosen_tokens_B[None, :, None] ** 0",
         OBJECTIVES,
     ),
-    ("train/batch_statistics.py", "j = (i + 1) % len(batch)", "j = i", OBJECTIVES),
+    ("train/batch_statistics.py", "range(i + 1, i + len(batch))", "range(i + 2, i + len(batch))", OBJECTIVES),
     ("train/batch_statistics.py", "return max(0.0, sum", "return max(-9.0, sum", OBJECTIVES),
     ("train/batch_statistics.py", "(compared.u_KBM + compared.v_KBM) / 2", "compared.u_KBM", OBJECTIVES),
     ("train/step.py", "[example.labels[p] for p in places]", "[example.labels[p - 1] for p in places]", OBJECTIVES),
     ("train/objectives/compared.py", "self.rejected_BM[None] - self.reference_rejected_KBM", "self.rejected_BM[None]", LOSSES),
+    # labelled answers
+    (
+        "train/objectives/losses.py",
+        "knobs.undesirable_weight * gap.sigmoid()",
+        "knobs.undesirable_weight * (-gap).sigmoid()",
+        UNPAIRED,
+    ),
+    ("train/objectives/losses.py", "(ratio_B - compared.shift)", "ratio_B", UNPAIRED),
+    ("train/objectives/compared.py", "self.chosen_B - self.reference_B", "self.chosen_B", UNPAIRED),
+    ("train/batch_statistics.py", "if batch[j].prompt_id != example.prompt_id", "if j != i", UNPAIRED),
+    ("train/examples.py", 'c["role"] == "chosen" for row in alone', 'c["role"] != "chosen" for row in alone', UNPAIRED),
+    ("train/examples.py", "self.prompt_id if self.desirable is None else self.candidate_ids[0]", "self.prompt_id", UNPAIRED),
+    ("train/balance.py", "max(1.0, bad / good), max(1.0, good / bad)", "max(1.0, good / bad), max(1.0, bad / good)", UNPAIRED),
+    ("train/metrics.py", "else good - bad", "else bad - good", UNPAIRED),
+    ("train/step.py", "logp * good, good)", "logp, 1)", UNPAIRED),
+    ("prefdata/stages/labels.py", 'texts.filter(~pl.col("_both"))', "texts", UNPAIRED),
+    ("prefdata/stages/labels.py", '"prompt_id", "sample", "candidate_id"', '"prompt_id", "candidate_id"', UNPAIRED),
+    ("prefdata/stages/prune.py", 'kept = kept.filter(pl.col("label").is_null())', "pass", UNPAIRED),
+    ("prefdata/stages/sources.py", '{**c, "source_rank": None} for c in candidates', "c for c in candidates", UNPAIRED),
+    (
+        "prefdata/output/published_files.py",
+        '(pl.col("role") == "chosen").alias("label")',
+        '(pl.col("role") != "chosen").alias("label")',
+        UNPAIRED,
+    ),
+    ("train/given.py", "if len(labels[row", "if 1 or len(labels[row", UNPAIRED),
     # references
     (
         "train/objectives/references.py",
