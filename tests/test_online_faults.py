@@ -24,6 +24,7 @@ from prefdata.judging import exact
 from prefdata.judging.exact import ExactJudge
 from prefdata.judging.judge import Judge
 from prefdata.judging.registry import KINDS, JudgeKind
+from prefdata.models.chat import Refused
 from prefdata.models.engines.protocol import Completion, Replies, Request
 from prefdata.models.engines.transformers import TransformersEngine
 from prefdata.models.loading import load_model
@@ -37,7 +38,7 @@ from prefdata.sources.toy import tokenizers
 from prefdata.stages.registry import STAGES
 from prefdata.stages.segmented import OF_SEGMENTS
 from prefdata.tables import files
-from train import checkpoint, loop, rules
+from train import checkpoint, curves, loop, rules
 from train import policy as policy_
 from train.left_out import LeftOut
 from train.loop import Plan, make_optimizer
@@ -110,6 +111,15 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(kept)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_charts() -> Iterator[None]:
+    """Half of the time that such a small part takes."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(curves, "draw", lambda rows, title, path: path.touch())
+        patched.setattr(curves, "page_of", lambda rows, title: "")
+        yield
+
+
 @pytest.fixture(scope="module")
 def begin(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Before any segment."""
@@ -173,11 +183,11 @@ def same(one: Results, other: Results, name: str, *numbers: int) -> None:
 # ---- a checkpoint that is another's ----
 
 
-def refused(run: Results, *said: str) -> None:
-    """Part 2 ends in one line that says all this, and leaves nothing."""
+def refused(run: Results, *said: str, number: int = 2) -> None:
+    """A part ends in one line that says all this, and leaves nothing."""
     before = {p for p in run.root.rglob("*") if p.is_file()}
     with pytest.raises((ConfigError, DataError)) as told:
-        trained(run, MCPO, 2)
+        trained(run, MCPO, number)
     line = str(told.value)
     assert "\n" not in line
     for text in said:
@@ -236,6 +246,13 @@ def test_the_optimizer_of_another_online_run_is_refused(untrained_2: Results) ->
     shutil.rmtree(own)
     shutil.copytree(untrained_2.path(f"models/{KTO}-1of2/optimizer"), own)
     refused(untrained_2, "part 2 is of 10 steps in all, what it continues from of 5", "again")
+
+
+def test_the_optimizer_of_an_earlier_part_is_refused(chain: Results, tmp_path: Path) -> None:
+    run = without(copy_of(chain, tmp_path / "results"), MCPO, 3, answers=False)
+    shutil.rmtree(run.path(f"models/{SECOND}/optimizer"))
+    shutil.copytree(run.path(f"models/{FIRST}/optimizer"), run.path(f"models/{SECOND}/optimizer"))
+    refused(run, "part 3 begins at step 6, what it continues from ended at 3", "again", number=3)
 
 
 def swapped(tokenizer: dict[str, Any]) -> None:
@@ -523,6 +540,7 @@ def test_a_segments_start_as_the_reference_is_scored_anew_in_each(begin: Results
             texts = [[c[key] for c in said] for key in ("response", "finish", "extras")]
             ids, _ = encoder.answers([prompt] * len(said), *texts)
             for candidate, own in zip(said, ids, strict=True):
+                assert not isinstance(own, Refused)
                 [kept] = candidate["logps"]
                 assert kept["reference"] == START
                 assert kept["logp"] == pytest.approx(plain_logp(model, asked, own), abs=1e-4)
@@ -537,8 +555,13 @@ def test_kto_compares_mismatched_answers_with_the_first_policy(
 ) -> None:
     run = without(copy_of(chain, tmp_path / "results"), KTO, 2, answers=False)
     first, start = (run.model_path(f"run:{name}") for name in ("sft/policy", f"{KTO}-1of2"))
-    loaded, real = list[str](), policy_.load_model
-    monkeypatch.setattr(policy_, "load_model", lambda path, *rest: loaded.append(path) or real(path, *rest))
+    loaded = list[str]()
+
+    def load(path: str, revision: str | None = None) -> Any:
+        loaded.append(path)
+        return load_model(path, revision)
+
+    monkeypatch.setattr(policy_, "load_model", load)
     shift = trained(run, KTO, 2)[0]["shift"]
     assert loaded == [start, first]
     monkeypatch.undo()
