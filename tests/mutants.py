@@ -188,7 +188,7 @@ MUTANTS = [
     # evaluation
     ("train/accuracy.py", "np.where(np.abs(apart) <= TIE_NATS, 0.5, apart > 0)", "(apart >= 0)", "test_accuracy.py"),
     ("train/accuracy.py", '/ max(found[MODEL]["num_tokens"], 1)', "/ 2", "test_accuracy.py"),
-    ("prefdata/judging/measures/arena_hard.py", "found.won += [1 - baseline, own]", "found.won += [baseline, own]", ARENA),
+    ("prefdata/judging/measures/arena_hard.py", "found.won += [1 - theirs, own]", "found.won += [theirs, own]", ARENA),
     ("prefdata/judging/measures/arena_hard.py", "(one - other) / (one + other + 1)", "(one - other) / (one + other)", ARENA),
     ("prefdata/judging/measures/arena_hard.py", "place, times * np.array(own.won)", "place, np.array(own.won)", ARENA),
     ("prefdata/judging/measures/estimates.py", "(times * (target - p))", "(target - p)", ARENA),

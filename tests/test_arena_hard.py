@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from prefdata.errors import DataError
 from prefdata.judging.measures import arena_hard as arena
 from prefdata.workflow.cli import app
+from prefdata.workflow.recipes import results_of
 
 LABELS = ["A>>B", "A>B", "A=B", "B>A", "B>>A"]
 
@@ -144,7 +145,7 @@ def test_our_judgments_are_read_back_as_what_they_say(folder: Path) -> None:
     ]
     assert [g["score"] for g in rows[0]["games"]] == ["B>A", "A>B"]
     write(folder / "model_judgment" / "mine" / "one.jsonl", rows)
-    found = arena.battles(folder, "mine", "one")
+    found = arena.battles(folder, "mine", "one", "base")
     assert found.won == [1, 1, 0, 0, 0, 1, 1, 0.5]
     assert found.missing == 1
 
@@ -192,8 +193,35 @@ def test_what_is_wrong_is_named(folder: Path, change: tuple[str, list[dict[str, 
         arena.leaderboard(folder, "j", "base", True, None)
 
 
+def test_judgments_against_another_baseline_are_left_out_and_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "model_judgment" / "j" / "two.jsonl"
+    write(path, [{**json.loads(line), "baseline": "other"} for line in path.read_text().splitlines()])
+    found = {f["model"]: f["prompts"] for f in arena.leaderboard(folder, "j", "base", False, None)}
+    assert found == {"one": 5, "two": 0}
+    assert "6 judgments are against other baselines: {'other': 6}" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"no judgment is against nosuch.*name one of \['base', 'other'\]"):
+        arena.leaderboard(folder, "j", "nosuch", False, None)
+    styled = {f["model"]: f["score"] for f in arena.leaderboard(folder, "j", "base", True, None)}
+    assert styled["two"] is None, "nothing is known of it"
+
+
+def test_answers_that_change_are_judged_again(folder: Path, lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for who, text in (("base", "ab"), ("one", "ba"), ("two", "abc")):
+        write(folder / "model_answer" / f"{who}.jsonl", [arena.answer_row(f"u{n}", who, f"S{n}", text) for n in range(6)])
+    own = {"name": "own", "kind": "likelihood", "model": {"id": str(lm), "template": "plain", "end": "none"}}
+    sources = {"sources": [{"name": "s", "path": "x.jsonl"}]}
+    (folder / "r.yaml").write_text(json.dumps({"name": "arena", "sources": sources, "judge": [own]}))
+    monkeypatch.chdir(folder)
+    arena.judge(results_of(folder / "r.yaml"), folder, "own", "base")
+    before = arena.battles(folder, "own", "one", "base").won
+    write(folder / "model_answer" / "one.jsonl", [arena.answer_row(f"u{n}", "one", f"S{n}", "ab") for n in range(6)])
+    arena.judge(results_of(folder / "r.yaml"), folder, "own", "base")
+    assert set(before) != {0.5}
+    assert set(arena.battles(folder, "own", "one", "base").won) == {0.5}, "it answers as the baseline now"
+
+
 def test_an_unknown_judge_or_baseline_is_named(folder: Path) -> None:
     with pytest.raises(DataError, match="no judgments by k"):
         arena.leaderboard(folder, "k", "base", False, None)
-    with pytest.raises(DataError, match="no answers of bas .did you mean 'base'"):
+    with pytest.raises(DataError, match="no judgment is against bas .did you mean 'base'"):
         arena.leaderboard(folder, "j", "bas", True, None)

@@ -181,7 +181,7 @@ def arena_hard(
         typer.Option("--answers", help="first add an AlpacaEval file, as report/answers/ has them"),
     ] = None,
     path: Annotated[
-        Path | None, typer.Option("--settings", help="a recipe with this judge, which then judges what is not judged yet")
+        Path | None, typer.Option("--settings", help="a recipe with this judge, which then judges every model that has answers")
     ] = None,
     style: Annotated[bool, typer.Option("--style", help="scores controlled for length and Markdown")] = False,
     category: Annotated[str | None, typer.Option("--category", help="of the questions; default: all together")] = None,

@@ -14,6 +14,7 @@ prompts, all battles of one together.
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,8 @@ class Battles:
     times: list[int] = field(default_factory=list)
     missing: int = 0
     """Judgments without both verdicts, which are left out whole: one game alone would count the place."""
+    others: Counter[str] = field(default_factory=Counter)
+    """Judgments against other baselines."""
 
 
 def questions(folder: Path) -> dict[str, Question]:
@@ -99,7 +102,7 @@ def answers(folder: Path, model: str) -> dict[str, Facts]:
 
 
 def _rows(path: Path) -> Iterator[Fields]:
-    names = {n: n for n in ("uid", "prompt", "category", "messages", "model", "games")}
+    names = {n: n for n in ("uid", "prompt", "category", "messages", "model", "baseline", "games")}
     for where, row in readers.from_file(path, "FILE", arrays=True):
         yield Fields(row, names, where)
 
@@ -137,18 +140,21 @@ def _style(given: Any, text: str) -> list[float]:
     """[tokens, headers, lists, bold] of an answer: as its file says, else counted."""
     known = given if isinstance(given, Mapping) and "token_len" in given else metadata(text)
     parts = [known.get(name, {}) for name, _ in MARKDOWN]
-    return [float(known["token_len"]), *(float(sum(p.values()) if isinstance(p, Mapping) else p) for p in parts)]
+    return [max(float(known["token_len"]), 1.0), *(float(sum(p.values()) if isinstance(p, Mapping) else p) for p in parts)]
 
 
 # ---- in ----
 
 
-def battles(folder: Path, judge: str, model: str, category: str | None = None) -> Battles:
-    """What the judge said of a model. Raises DataError (file:row:field)."""
+def battles(folder: Path, judge: str, model: str, baseline: str, category: str | None = None) -> Battles:
+    """What the judge said of a model against the baseline (or a row that names none). Raises DataError (file:row:field)."""
     found = Battles()
     for row in _rows(folder / "model_judgment" / judge / f"{model}.jsonl"):
         games = row.get("games", list)
         if category is not None and row.get("category", str) != category:
+            continue
+        if row.has("baseline") and row.get("baseline", str) != baseline:
+            found.others[row.get("baseline", str)] += 1
             continue
         labels = [str(g["score"]) for g in games if isinstance(g, Mapping) and g.get("score") is not None]
         if len(labels) != 2 or len(games) != 2:
@@ -156,9 +162,9 @@ def battles(folder: Path, judge: str, model: str, category: str | None = None) -
             continue
         if unknown := [label for label in labels if label not in LABELS]:
             raise DataError(f"{unknown[0]!r} is no verdict", row.at("games"), f"one of {', '.join(LABELS)}")
-        (baseline, first), (own, second) = (LABELS[label] for label in labels)
+        (theirs, first), (own, second) = (LABELS[label] for label in labels)
         found.uids += [row.get("uid", str)] * 2
-        found.won += [1 - baseline, own]
+        found.won += [1 - theirs, own]
         found.times += [first, second]
     return found
 
@@ -178,7 +184,7 @@ def scores(by_model: Mapping[str, Battles], seed: int) -> list[Facts]:
     for model, own in by_model.items():
         prompts, place = np.unique(own.uids, return_inverse=True)
         if not len(prompts):
-            made.append({"model": model, "score": None, "se": None, "interval": None, "prompts": 0, "missing": own.missing})
+            made.append(_nothing(model, own))
             continue
         times = np.array(own.times, dtype=np.float64)
         won = np.bincount(place, times * np.array(own.won))
@@ -201,7 +207,6 @@ def controlled(
 
     Battles of prompts whose style is not known of both sides are left out. Features are standardised over all battles. Raises
     DataError where no battle is left."""
-    models = list(by_model)
     rows = [
         (m, uid, won, times)
         for m, own in by_model.items()
@@ -210,6 +215,7 @@ def controlled(
     ]
     if not rows:
         raise DataError("no battle has the answers of both sides", "model_answer", f"add those of {baseline} and of the models")
+    models = list(dict.fromkeys(m for m, *_ in rows))
     ours = np.array([styles[m][uid] for m, uid, *_ in rows])
     style = features(ours, np.array([styles[baseline][uid] for _, uid, *_ in rows]))
     spread = style.std(0)
@@ -223,7 +229,7 @@ def controlled(
     samples = resampled(len(prompts), seed, "arena hard", "style")[:REFITS]
     refitted = np.stack([logistic(design, won, ridge, times * sample[place])[0] for sample in samples])
     rates = 1 / (1 + np.exp(-refitted))
-    made = [
+    made: list[Facts] = [
         {
             "model": name,
             "score": float(1 / (1 + np.exp(-weights[k]))),
@@ -234,7 +240,13 @@ def controlled(
         }
         for k, name in enumerate(models)
     ]
-    return sorted(made, key=lambda f: -f["score"])
+    without = [m for m in by_model if m not in models]
+    return sorted(made, key=lambda f: -f["score"]) + [_nothing(m, by_model[m]) for m in without]
+
+
+def _nothing(model: str, own: Battles) -> Facts:
+    """Of a model without any battle."""
+    return {"model": model, "score": None, "se": None, "interval": None, "prompts": 0, "missing": own.missing}
 
 
 def features(ours: Floats, theirs: Floats) -> Floats:
@@ -267,12 +279,13 @@ def add_answers(folder: Path, file: Path) -> str:
 
 
 def judge(results: Results, folder: Path, name: str, baseline: str) -> None:
-    """Let a judge of the recipe compare every model that has answers and no judgment with the baseline, in both orders."""
+    """Let a judge of the recipe compare every model that has answers with the baseline, in both orders. Verdicts on texts that
+    it has seen are kept in the results folder: asking again costs nothing, and what failed is asked again."""
     asked, theirs = questions(folder), answers(folder, baseline)
     done = folder / "model_judgment" / name
     own = judge_named(results.settings, name)
     for path in sorted((folder / "model_answer").glob("*.jsonl")):
-        if path.stem == baseline or (done / path.name).is_file():
+        if path.stem == baseline:
             continue
         ours = answers(folder, path.stem)
         shared = [uid for uid in asked if uid in ours and uid in theirs]
@@ -289,7 +302,15 @@ def judge(results: Results, folder: Path, name: str, baseline: str) -> None:
 
 def leaderboard(folder: Path, name: str, baseline: str, style: bool, category: str | None, seed: int = 0) -> list[Facts]:
     """Every model that the judge has judged."""
-    found = {m: battles(folder, name, m, category) for m in judged_models(folder, name) if m != baseline}
+    found = {m: battles(folder, name, m, baseline, category) for m in judged_models(folder, name) if m != baseline}
+    others = sum((own.others for own in found.values()), Counter[str]())
+    if others and not any(own.uids for own in found.values()):
+        where = str(folder / "model_judgment")
+        raise DataError(
+            f"no judgment is against {baseline}{did_you_mean(baseline, others)}", where, f"name one of {sorted(others)}"
+        )
+    if others:
+        print(f"arena-hard: {others.total()} judgments are against other baselines: {dict(others)}", file=sys.stderr)
     if not style:
         return scores(found, seed)
     styles = {m: {uid: a["style"] for uid, a in answers(folder, m).items()} for m in [*found, baseline]}
