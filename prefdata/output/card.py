@@ -15,7 +15,7 @@ from prefdata.draws import hex_id
 from prefdata.errors import PublishError
 from prefdata.output import segments
 from prefdata.output.escape import markdown
-from prefdata.output.published_files import CONFIGS, OF_LABELS, OURS, Built, names
+from prefdata.output.published_files import CONFIGS, OF_LABELS, ONLINE, OURS, Built, names
 from prefdata.recipe.settings.whole import Settings
 from prefdata.shipped import shipped
 
@@ -34,7 +34,7 @@ def render(settings: Settings, facts: Facts, quality: Facts, ranking: str, onlin
     holes = {
         "title": markdown(settings.card.title),
         "description": markdown(settings.card.description),
-        "configs_table": "Configs: " + ", ".join(f"`{c}`" for c in names(settings)) + ".",
+        "configs_table": "Configs: " + ", ".join(f"`{c}`" for c in _made(settings, facts)) + ".",
         "splits_table": _rows([(s, facts["prompts"][s], facts["candidates"][s]) for s in splits]),
         "sources_table": _rows([(s["source"], s["license"], s["prompts"]) for s in facts["sources"]]),
         "drops_table": _rows(drops),
@@ -47,7 +47,7 @@ def render(settings: Settings, facts: Facts, quality: Facts, ranking: str, onlin
         "noise_table": _rows(
             [(n["reference"], n["n"], _number(n["mean_nats"]), _share(n["noise_likelier"])) for n in quality["noise"]], 4
         ),
-        "method": markdown(ranking),
+        "method": markdown(ranking if facts["prompts"] else "by the judges of the online runs, below"),
         "labels": _labels(facts.get("labels")),
         "references": markdown(", ".join(f"{r.name} ({r.template}, end {r.end})" for r in settings.score.references) or "none"),
         "online": segments.section(online, _rows),
@@ -58,6 +58,11 @@ def render(settings: Settings, facts: Facts, quality: Facts, ranking: str, onlin
     shared = licences.pop() if len(licences) == 1 and licences != {"unknown"} else "other"
     of_labels = [labels["split"] for labels in facts.get("labels", ())]
     return f"---\n{header(settings, splits, shared, of_labels)}---\n{filled}"
+
+
+def _made(settings: Settings, facts: Facts) -> list[str]:
+    """The configs that have rows: a recipe whose prompts only online runs answer has no set but theirs."""
+    return [c for c in names(settings) if facts["prompts"] or c not in CONFIGS]
 
 
 def _template(name: str) -> str:
@@ -76,7 +81,8 @@ def header(settings: Settings, splits: list[str], shared: str, of_labels: Sequen
             {
                 "config_name": config,
                 "data_files": [
-                    {"split": s, "path": f"data/{config}/{s}-*.parquet"} for s in (of_labels if config in OF_LABELS else splits)
+                    {"split": s, "path": f"data/{config}/{s}-*.parquet"}
+                    for s in (of_labels if config in OF_LABELS else ["train"] if config.startswith(ONLINE) else splits)
                 ],
                 **({"default": True} if config == next(iter(CONFIGS)) else {}),
             }
@@ -162,7 +168,10 @@ def with_files(card: str, files: Mapping[str, Built]) -> str:
     for path, file in sorted(files.items()):
         _, config, name = path.split("/")
         made.setdefault(config, {}).setdefault(name.partition("-")[0], []).append((path, file))
-    header["configs"] = [_with_splits(c, made[c["config_name"]]) for c in _named(header, "configs") if c["config_name"] in made]
+    configs = [_with_splits(c, made[c["config_name"]]) for c in _named(header, "configs") if c["config_name"] in made]
+    if configs and not any(c.get("default") for c in configs):
+        configs[0] = {**configs[0], "default": True}
+    header["configs"] = configs
     header["dataset_info"] = [_info(name, splits) for name, splits in made.items()]
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=False)}---\n{body}"
 

@@ -5,6 +5,7 @@ data/<config>/<split>-<shard>.parquet; a file without rows is not made.
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,8 +198,8 @@ CONFIGS: dict[str, Config] = {
 """The published configs of every recipe, the default one first."""
 OF_LABELS: dict[str, Config] = {"unpaired": Config(lambda f, s, k: unpaired(f["sets"], k), shows_split=False)}
 """That of the set `unpaired`, where a recipe makes it."""
-ONLINE, OF_CANDIDATES = "online-", "-candidates"
-OURS = f"{'|'.join([*CONFIGS, *OF_LABELS])}|{ONLINE}[a-z0-9_-]+"
+ONLINE, OF_CANDIDATES = "online-", ".candidates"
+OURS = f"{'|'.join([*CONFIGS, *OF_LABELS])}|{ONLINE}[a-z0-9_-]+(?:{re.escape(OF_CANDIDATES)})?"
 """A pattern of the names of our configs: the card, its header and what publishing may remove go by it."""
 
 

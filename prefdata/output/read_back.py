@@ -59,7 +59,9 @@ def read(folder: Path) -> tuple[pl.DataFrame, list[Recorded]]:
     """(rows of the table `sets`, the references its log-probs were made with). Raises ConfigError, DataError."""
     paths = sorted(folder.glob(PATTERN))
     if not paths:
-        raise ConfigError(f"no published set: it has no {PATTERN}", str(folder), "give the folder that publish wrote")
+        online = sorted(p.name for p in (folder / "data").glob("online-*"))
+        what = f"it has online runs alone ({', '.join(online)}), which are not read back" if online else f"it has no {PATTERN}"
+        raise ConfigError(f"no published set: {what}", str(folder), "give a folder with the config sets, as publish writes it")
     rows = pl.concat([TABLES["sets"].empty(), *map(_rows, paths)])
     if double := rows.filter(rows["prompt_id"].is_duplicated())["prompt_id"].to_list():
         raise DataError(f"the prompt {double[0]} stands in two files", str(folder), "publish the set again")

@@ -1,6 +1,7 @@
 """The segments of online runs, one row each: for the card and the summary."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from prefdata.output.escape import markdown
@@ -21,9 +22,10 @@ COLUMNS = (
 )
 HEAD = """## Online runs
 
-Each run is cut into equal segments of its steps and of the training prompts. At the start of a segment the checkpoint of that
-moment (made by: a hash of its files) answered the segment's own prompts, and a judge ranked the answers. Config `online-<run>`
-has the rows of all segments, column `segment`, and `online-<run>-candidates` the answers with temperature and sample.
+Each run is cut into segments: equal parts of its steps, and of the training prompts by a keyed draw. At the start of a segment
+the checkpoint of that moment (made by: a hash of its files) answered the segment's own prompts, and a judge ranked the answers.
+Config `online-<run>` has the rows of all segments, column `segment`, and `online-<run>.candidates` the answers with temperature
+and sample.
 
 """
 NOTES = """
@@ -52,9 +54,10 @@ def _by_run(online: Sequence[Facts]) -> list[list[Facts]]:
 
 
 def _who(own: Sequence[Facts]) -> str:
-    """Judge and references of a run, by segment where they differ."""
-    judges = list(dict.fromkeys(f["judge"]["judge"] for f in own))
-    references = list(dict.fromkeys(", ".join(f"{r['name']} ({r['made_with']})" for r in f["references"]) for f in own))
+    """Judge and references of a run, of each segment in turn where they change."""
+    judges = [name for name, _ in groupby(f["judge"]["judge"] for f in own)]
+    named = (", ".join(f"{r['name']} ({r['made_with']})" for r in f["references"]) for f in own)
+    references = [text for text, _ in groupby(named)]
     by, compared = markdown(", then ".join(judges)), markdown("; then ".join(references))
     return f"- {markdown(own[0]['run'])}: judged by {by}; references {compared}."
 

@@ -51,7 +51,8 @@ def run(job: Job) -> None:
 def _require_rows(job: Job, hashes: dict[str, str]) -> None:
     """Refuse to replace what is published by nothing; a recipe whose prompts only online runs answer has no other set, and
     one of labelled answers may have no pair."""
-    if hashes and (job.settings.segments or any(name.startswith(("data/sets/", "data/unpaired/")) for name in hashes)):
+    online = job.settings.segments and not job.settings.answered_once
+    if hashes and (online or any(name.startswith(("data/sets/", "data/unpaired/")) for name in hashes)):
         return
     stages = job.read_json(places.REPORT)["stages"]
     dropped = sum((Counter(e["drops"]) for e in stages), Counter[str]()).most_common(3)

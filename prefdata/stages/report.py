@@ -113,11 +113,13 @@ def stages(job: Job, parts: Sequence[Part]) -> list[Facts]:
 
 
 def contents(job: Job) -> Facts:
-    """What the preference set holds: prompts and candidates by split, prompts by source and licence."""
+    """What the preference set holds: prompts and candidates by split; and prompts by source and licence, those of online runs
+    too."""
     prompts, candidates, sources = Counter[str](), Counter[str](), Counter[tuple[str, str]]()
-    for frames in job.parts(of=published_parts(job.settings)):
-        rows = frames["sets"].select("prompt_id", pl.col("split").cast(pl.String), pl.col("candidates").list.len().alias("n"))
-        for split, group in rows.group_by("split"):
+    for frames in job.parts(of=[*published_parts(job.settings), *_of_segments(job.settings)]):
+        counted = pl.col("candidates").list.len().alias("n")
+        rows = frames["sets"].select("prompt_id", pl.col("split").cast(pl.String), "segment", counted)
+        for split, group in rows.filter(pl.col("segment").is_null()).group_by("split"):
             prompts[str(split[0])] += group.height
             candidates[str(split[0])] += int(group["n"].sum())
         origins = frames["prompts"].join(rows, on="prompt_id", how="semi")
@@ -128,6 +130,10 @@ def contents(job: Job) -> Facts:
         "sources": [{"source": s, "license": li, "prompts": n} for (s, li), n in sorted(sources.items())],
         **({"labels": labels(job)} if job.settings.sets.unpaired else {}),
     }
+
+
+def _of_segments(settings: Settings) -> list[Part]:
+    return [Part("sets", "sets", segment.set) for segment in settings.segments]
 
 
 def labels(job: Job) -> list[Facts]:
@@ -169,7 +175,7 @@ STAGE = Stage(
     version=3,
     run=run,
     per="run",
-    reads=lambda s, u: list(dict.fromkeys([*_parts(s), *published_parts(s)])),
+    reads=lambda s, u: list(dict.fromkeys([*_parts(s), *published_parts(s), *_of_segments(s)])),
     slice=lambda s, u: {"warn_share": s.warn_share, **asked(s)},
     writes_files=lambda s, u: [places.REPORT, places.QUALITY, places.QUALITY_PAGE, *map(places.chart, CHARTS)],
 )

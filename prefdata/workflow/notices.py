@@ -20,6 +20,11 @@ def notices(settings: Settings) -> list[str]:
             "generate.models is given, but sets.method is source, whose order knows the source's answers only: nothing is "
             "generated; name a judge and set sets.method to it"
         )
+    if paid := [n for n in online if n not in {*methods, settings.evaluate.judge} and settings.answered_once]:
+        said.append(
+            f"the judge {paid[0]} is for online runs, and judges the source's and generate.models' answers too, for its report "
+            "alone: read prompts only (prompts_only: true), or set sets.method to it"
+        )
     if methods == {"source"} and idle:
         used = ", and what generate.models answers is judged and in no set" if settings.generate.models else ""
         said.append(

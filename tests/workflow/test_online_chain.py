@@ -113,11 +113,11 @@ def test_the_published_set_has_two_configs_an_online_run(chain: Workflow) -> Non
     rows = datasets.load_dataset(folder, "online-mcpo-online", split="train", cache_dir=str(chain.folder / "cache"))
     assert set(rows["segment"]) == {1, 2, 3}
     assert len(rows) == chain.table("sets", "sets", "mcpo-online-*").height
-    made = datasets.load_dataset(folder, "online-kto-online-candidates", split="train", cache_dir=str(chain.folder / "cache"))
+    made = datasets.load_dataset(folder, "online-kto-online.candidates", split="train", cache_dir=str(chain.folder / "cache"))
     assert set(made["segment"]) == {1, 2}
     assert set(made["temperature"]) == {0.8, 1.2}
     ids = {c["candidate_id"] for r in rows for c in r["candidates"]}
-    kept = datasets.load_dataset(folder, "online-mcpo-online-candidates", split="train", cache_dir=str(chain.folder / "cache"))
+    kept = datasets.load_dataset(folder, "online-mcpo-online.candidates", split="train", cache_dir=str(chain.folder / "cache"))
     assert ids <= set(kept["candidate_id"])
     card = (Path(folder) / "README.md").read_text()
     assert "| mcpo/online | 2 of 3 |" in card
@@ -162,3 +162,32 @@ def test_another_number_of_segments_mixes_nothing(chain: Workflow) -> None:
     assert {"generate_mcpo-online-s1of2", "train_mcpo_online-1of2", "train_mcpo_online"} <= jobs
     assert not [j for j in jobs if "of3" in j or "kto" in j]
     assert not {"sources", "train_sft_policy"} & jobs
+
+
+def test_prompts_that_only_online_runs_answer_are_published_and_loaded(chain: Workflow, tmp_path: Path) -> None:
+    """No answers but the runs' own: the folder has their configs alone, and the card says so."""
+    import datasets
+    import yaml
+
+    shutil.copytree(chain.root / "models" / "sft" / "policy", tmp_path / "policy")
+    recipe = deepcopy(ONLINE) | {"name": "bare", "evaluate": {}, "score": {"references": []}}
+    recipe["score"] = {"references": [{"name": "policy", "model": str(tmp_path / "policy")}]}
+    recipe["sources"]["sources"] = [{**ONLINE["sources"]["sources"][0], "prompts_only": True}]
+    recipe["train"] = {"runs": {"mcpo/online": {"steps": 2, "batch_prompts": 8}}}
+    recipe["online"] |= {"runs": {"mcpo/online": 2}}
+    other = Workflow(tmp_path / "bare", recipe)
+    said = other.run(cores=2)
+    assert "warning: sets" not in said
+    folder = other.root / "publish" / "bare"
+    card = (folder / "README.md").read_text()
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert [c["config_name"] for c in header["configs"]] == ["online-mcpo-online", "online-mcpo-online.candidates"]
+    assert header["configs"][0]["default"]
+    assert header["license"] == "apache-2.0"
+    rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert set(rows["segment"]) == {1, 2}
+    made = datasets.load_dataset(str(folder), "online-mcpo-online.candidates", split="train", cache_dir=str(tmp_path / "cache"))
+    assert set(made["origin"]) == {"generated"}
+    assert "Configs: `online-mcpo-online`, `online-mcpo-online.candidates`." in card
+    assert f"| toy@local | apache-2.0 | {len(rows)} |" in card
+    assert "Ranks: by the judges of the online runs, below." in card

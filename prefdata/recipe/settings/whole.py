@@ -73,7 +73,12 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     def evaluated(self) -> list[str]:
         """The runs that are evaluated: of a list of seeds each, of an online one each part."""
         runs = [name for wanted in self.evaluate.runs for name in named(wanted, self.train.runs)]
-        return [n for run in runs for n in ([s.model for s in self.parts(run)] or [run])]
+        return list(dict.fromkeys(n for run in runs for n in ([s.model for s in self.parts(run)] or [run])))
+
+    @property
+    def answered_once(self) -> bool:
+        """Whether prompts have answers that no online run made: a source's, or those of generate.models."""
+        return bool(self.generate.models) or any(not s.prompts_only for s in self.sources.sources)
 
     @property
     def segments(self) -> list[Segment]:
