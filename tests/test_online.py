@@ -93,6 +93,8 @@ def test_a_list_of_seeds_is_an_online_run_each() -> None:
         ({"set": "sft"}, {}, "mcpo/online: set is set by online itself: leave it out"),
         ({"continue_from": "sft/policy"}, {}, "continue_from is set by online itself"),
         ({"negatives": {"origins": ["noise"]}}, {}, "a segment has generated candidates only"),
+        ({"negatives": {"origins": ["source"]}}, {}, "a segment has generated candidates only"),
+        ({"model": "run:mcpo/online-2of3"}, {}, "it cannot start from itself, nor be its own reference"),
         ({"steps": 2, "epochs": None}, {}, "mcpo/online: 3 segments of 2 steps: take fewer segments or more steps"),
         ({}, {"judge": "exakt"}, "online.judge: 'exakt' is no judge's name"),
         ({}, {"judge": None}, "online.judge: 'source' is no judge's name: answers of the checkpoint must be ranked"),
@@ -106,6 +108,17 @@ def test_a_list_of_seeds_is_an_online_run_each() -> None:
 def test_what_is_wrong_is_said_before_the_run(run: dict[str, Any], keys: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         online(run, **keys)
+
+
+def test_negatives_that_are_no_mapping_are_left_to_the_trainer() -> None:
+    with pytest.raises(ConfigError, match="train.runs.mcpo/online"):
+        validate(online({"negatives": None}))
+
+
+def test_runs_that_are_named_twice_are_evaluated_once() -> None:
+    recipe = deepcopy(ONLINE)
+    recipe["evaluate"]["runs"] = ["mcpo/online", "mcpo/online"]
+    assert validate_recipe(recipe, "test").evaluated == ["mcpo/online-1of3", "mcpo/online-2of3", "mcpo/online"]
 
 
 def test_a_judge_of_no_training_prompts_is_refused() -> None:

@@ -235,7 +235,7 @@ def test_trained_models_are_compared_with_fixed_answers(
     file.write_text(json.dumps(given))
     stage.run(Job(run, "win_rate"))
     facts = json.loads(run.path(places.WIN_RATES).read_text())
-    assert facts["baseline"] == "gpt"
+    assert facts["baseline"] == "gpt (fixed.json)"
     assert {f["system"]: (f["win_rate"], f["prompts"]) for f in facts["systems"]} == {
         "dpo/right": (0.5, 6),
         "dpo/wrong": (0.0, 6),

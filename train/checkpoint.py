@@ -170,7 +170,8 @@ def _other_shape(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -
     """The first moment that does not fit its parameter."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     kept = {int(name.partition(".")[0]) for name in moments}
-    if kept != set(range(len(parameters))):
+    trained = {i for i, p in enumerate(parameters) if p.requires_grad}
+    if not kept <= trained or not kept:  # a weight that never had a gradient (an expert nobody chose) has no moment
         return f"it has {len(kept)} tensors, the model {len(parameters)}"
     for name, tensor in moments.items():
         own = parameters[int(name.partition(".")[0])]

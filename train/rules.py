@@ -8,8 +8,10 @@ from prefdata.recipe.results import Results
 from prefdata.recipe.rule import Rule, with_contents
 from prefdata.recipe.units import Part
 from train.data import references_of
+from train.objectives.losses import LOSSES
+from train.objectives.registry import objective_of
 from train.resolve import of_set, resolve
-from train.settings import TrainingSettings
+from train.settings import UNPAIRED, TrainingSettings
 from train.version import VERSION
 
 BESIDE = ("metrics.jsonl", "metrics.png", "metrics.html", "README.md")
@@ -30,10 +32,11 @@ def _rule(results: Results, name: str) -> Rule:
     own = resolve(results.settings, name)
     start = (own.init.tokenizer if own.init else own.model) or ""
     folder = results.model_path(f"run:{name}")
-    outside = [] if made_here(start) or not start else results.model_files(start)
+    models = dict.fromkeys(m for m in (start, _reference(results, name, own)) if m)
+    outside = [f for m in models if not made_here(m) for f in results.model_files(m)]
     return Rule(
         name=f"train_{name.replace('/', '_')}",
-        inputs=results.tables(_tables(results, own)) + (results.model_files(start) if made_here(start) else []),
+        inputs=results.tables(_tables(results, own)) + [f for m in models if made_here(m) for f in results.model_files(m)],
         outputs=[*results.model_files(f"run:{name}"), *(f"{folder}/{file}" for file in BESIDE)],
         log=str(results.root / "logs" / "train" / f"{name}.log"),
         trigger=with_contents(trigger(results, name), outside, results.hashes),
@@ -41,6 +44,13 @@ def _rule(results: Results, name: str) -> Rule:
         gpus=1,
         outside=tuple(outside),
     )
+
+
+def _reference(results: Results, name: str, own: TrainingSettings) -> str | None:
+    """The primary reference, where the loss scores by it as it goes."""
+    if LOSSES[objective_of(name.partition("/")[0], own.set == UNPAIRED).loss].needs != "mismatched":
+        return None
+    return of_set(results.settings, own.set).score.references[0].model
 
 
 def _tables(results: Results, own: TrainingSettings) -> list[Part]:

@@ -197,6 +197,8 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("give either steps or epochs")
         if self.continue_from is not None and (self.model is not None or self.init is not None):
             raise ValueError("give continue_from, or a model or init to start from")
+        if self.part is not None and self.part.number > 1 and self.continue_from is None:
+            raise ValueError(f"part {self.part.number} goes on from part {self.part.number - 1}: give continue_from")
         if self.lora is not None and self.init is not None:
             raise ValueError("give either lora or init: adapters need trained weights under them")
         return self

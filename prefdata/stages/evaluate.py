@@ -27,7 +27,7 @@ from prefdata.recipe import fill
 from prefdata.recipe.job import Job
 from prefdata.recipe.prompts import PROMPTS
 from prefdata.recipe.settings.whole import Settings
-from prefdata.recipe.stage import Slice, Stage
+from prefdata.recipe.stage import Slice, Stage, shares
 from prefdata.recipe.units import Part, evaluated, evaluation_unit
 from prefdata.stages import generate
 from prefdata.stages.graph import source_drops
@@ -36,7 +36,7 @@ from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.views import Frames, fixed_pair
 
 VERSION = 3
-KEYS = ("judge", "split", "samples", "temperature", "max_tokens", "chunk_prompts")
+KEYS = ("split", "samples", "temperature", "max_tokens", "chunk_prompts")
 """Of the section: what can change the results; the engine counts by what it is."""
 
 
@@ -162,7 +162,7 @@ STAGE = Stage(
     reads=lambda s, u: [*PROMPTS, *source_drops(s), Part("sets", "sets", "preference")],
     slice=_slice,
     models=lambda s, u: [(f"run:{evaluated(s, u)}", None)],
-    per_engine=lambda s, u: s.evaluate.shards_per_engine,
+    per_engine=lambda s, u: s.evaluate.shards_per_engine or shares(model_of(s, u), s),
     engine=model_of,
     gpus=1,
 )

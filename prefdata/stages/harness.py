@@ -34,6 +34,8 @@ def facts(path: str, settings: HarnessSettings, chat: bool, seed: int) -> Facts:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise ConfigError("lm-evaluation-harness is not installed", "harness", 'pip install "prefdata[harness]"') from error
+    if settings.include is not None and not Path(settings.include).expanduser().is_dir():
+        raise ConfigError("no such folder of tasks", settings.include, "correct harness.include")
     manager = TaskManager(include_path=settings.include and str(Path(settings.include).expanduser()))
     if unknown := [t for t in settings.tasks if t not in manager.all_tasks]:
         raise ConfigError(
@@ -79,10 +81,12 @@ def _asked(found: Facts, task: str) -> Facts:
 
 
 def _own_tasks(settings: Settings) -> list[Path]:
-    """The user's task files."""
+    """The user's task files, and the data that lie beside them."""
     if settings.harness is None or settings.harness.include is None:
         return []
-    return sorted(p for p in Path(settings.harness.include).expanduser().rglob("*") if p.suffix in (".yaml", ".yml", ".py"))
+    return sorted(
+        p for p in Path(settings.harness.include).expanduser().rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    )
 
 
 STAGE = Stage(

@@ -34,7 +34,7 @@ def run(job: Job) -> None:
         texts = {conversation(prompt_of(prompts[i])): text for i, text in answers[name].items()}
         atomic.atomic_text(job.output(places.answers(name)), outputs(name, texts))
     base, fixed = _baseline(job, prompts, answers)
-    compared = [name for name in names if name != base]
+    compared = [name for name in names if job.settings.evaluate.baseline is not None or name != base]
     shared, found, values = common({base: fixed, **{n: answers[n] for n in compared}}), [], {}
     pairs = {name: [TextPair(prompts[i], answers[name][i], fixed[i]) for i in shared] for name in compared}
     with job.store(unit) as store:
@@ -60,7 +60,7 @@ def _baseline(
         print(f"win_rate: {unmatched} of {len(asked)} prompts have no answer in {file}", file=sys.stderr)
     if not found:
         raise DataError("it answers none of the held-out prompts", str(file), "its instruction must be the prompt's text")
-    return next(iter(given.values()))[1], found
+    return f"{next(iter(given.values()))[1]} ({file.name})", found  # an evaluated run may have the same name
 
 
 def _greedy(job: Job, name: str) -> dict[str, str]:

@@ -72,9 +72,11 @@ def test_kills_end_in_the_tables_and_weights_of_an_unkilled_chain(tmp_path: Path
     seed = int(os.environ.get("PREFDATA_KILL_SEED", "0"))
     rng, done = random.Random(seed), list[str]()
     wanted = sorted(rng.sample(range(made(whole)), KILLS))
-    process = start(killed)
+    process, ended = start(killed), 0
     while len(done) < KILLS:
         if process.poll() is not None:  # a job was killed, or all is made and must be made again
+            ended += 1
+            assert ended < 3 * KILLS, (killed / "log").read_text()[-3000:]
             process = start(killed, *(["--forcerun", "sources"] if process.returncode == 0 else []))
         if made(killed) < wanted[len(done)]:
             time.sleep(0.1)

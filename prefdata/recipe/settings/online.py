@@ -55,7 +55,7 @@ class OnlineSettings(BaseModel, frozen=True, extra="forbid"):
         description="<objective>/<variant> under train.runs; each answers for itself; a list of seeds is meant whole; or each "
         "with its own number of segments: {mcpo/online: 3, mcpo/once: 1}",
     )
-    segments: Count = Field(3, description="equal parts of a run's steps and of the training prompts")
+    segments: Count = Field(3, description="equal parts of a run's steps; prompts are drawn for them, about as many each")
     judge: Name | None = Field(None, description="who ranks the answers; default: the judge that sets.method names")
     reference: Literal["initial", "segment"] = Field(
         "initial",

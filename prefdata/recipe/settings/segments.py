@@ -175,8 +175,13 @@ def _run_problems(settings: "Settings", wanted: str) -> list[str]:
         for key in ("set", "split", "part", "continue_from"):
             if given.get(key) is not None:
                 problems.append(f"{name}: {key} is set by online itself: leave it out")
-        if set(given.get("negatives", {}).get("origins", ())) - {"generated", "source"}:
+        negatives = given.get("negatives")
+        origins = negatives.get("origins") if isinstance(negatives, dict) else None
+        if isinstance(origins, list) and ("generated" not in origins or "noise" in origins):
             problems.append(f"{name}: negatives.origins: a segment has generated candidates only")
+        own = {f"run:{part.model}" for part in segments_of(settings, name)}
+        if own & {given.get("model"), *(r.model for r in primary)}:
+            problems.append(f"{name}: it cannot start from itself, nor be its own reference")
         problems += _taken(settings, name)
     return problems
 
