@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from prefdata.errors import ConfigError
 from train import loop
@@ -52,7 +53,8 @@ def test_parts_are_the_whole_run_cut(total: int, parts: int, batch: int, rows: i
     state, rates, sizes = {"step": 0}, list[float](), list[int]()
     for number in range(1, parts + 1):
         order = Order(tuple(f"{number:08x}{i:08x}" for i in range(rows)), batch, 0)
-        part = plan(order, state, total, part={"number": number, "of": parts}, optimizer=optimizer)
+        before = {"continue_from": "mcpo/before"} if number > 1 else {}
+        part = plan(order, state, total, part={"number": number, "of": parts}, optimizer=optimizer, **before)
         taken = walked(part)
         rates += [rate for _, _, rate in taken]
         sizes.append(len(taken))
@@ -66,4 +68,6 @@ def test_parts_are_the_whole_run_cut(total: int, parts: int, batch: int, rows: i
 
 def test_a_part_that_is_not_the_next_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="part 2 begins at step 3, what it continues from ended at 4"):
-        plan(Order(IDS, 4, 0), {"step": 4}, 6, part={"number": 2, "of": 2})
+        plan(Order(IDS, 4, 0), {"step": 4}, 6, part={"number": 2, "of": 2}, continue_from="mcpo/before")
+    with pytest.raises(ValidationError, match="part 2 goes on from part 1: give continue_from"):
+        TrainingSettings.model_validate({"part": {"number": 2, "of": 2}})
