@@ -311,6 +311,8 @@ def test_metrics_are_means_over_either_label() -> None:
     shown = metrics.shown()
     assert (shown["reward_desirable"], shown["reward_undesirable"]) == pytest.approx((means[True], means[False]), abs=1e-9)
     assert shown["margin"] == pytest.approx(means[True] - means[False], abs=1e-9)
+    good = [float(row_logp(lm, e.prompt, e.completions[0]).detach()) for e in BATCH if e.desirable]
+    assert shown["chosen_logp"] == pytest.approx(sum(good) / len(good), abs=1e-9)
     assert "accuracy" not in shown
     one = Metrics()
     step_of(lm).values(lm, [e for e in BATCH if e.desirable], 0, one)
