@@ -31,7 +31,7 @@ RECIPE: dict[str, Any] = {
     },
     "evaluate": {"runs": ["sft/policy"], "samples": 1, "max_tokens": 8},
 }
-SOURCES = "connection_pool"
+SOURCES = "connection_pool,rouge_score,sqlitedict,word2number"
 """Published as sources only, of Python alone."""
 TOOLS = ("prefdata", "train", "cards", "rubrics", "config", "profiles")
 
