@@ -8,7 +8,7 @@ SETTINGS = "settings.json"
 WORKFLOW_LOCK = ".run"
 TOY_SOURCE = "toy/source.jsonl"
 """The embedded world's rows, which a source names `toy:`."""
-TOY_TOKENIZERS = ("small", "large")
+TOY_TOKENIZERS = ("letters", "pairs", "small", "large")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 REPORT = "report/report.json"
 QUALITY = "report/quality.json"
@@ -48,6 +48,11 @@ def online(segment: str) -> str:
 def metrics(run: str) -> str:
     """Of a training run, one line a step."""
     return f"models/{run}/metrics.jsonl"
+
+
+def receipt(run: str) -> str:
+    """What a training run was asked for and what it wrote."""
+    return f"models/{run}/train.json"
 
 
 def harness(run: str) -> str:

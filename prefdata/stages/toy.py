@@ -1,4 +1,4 @@
-"""Stage `toy`: writes the world's source in Nectar's shape and its two tokenizers."""
+"""Stage `toy`: writes the world's source in Nectar's shape and its tokenizers."""
 
 import json
 import random
@@ -17,7 +17,7 @@ from prefdata.tables import atomic
 
 
 def run(job: Job) -> None:
-    """Write toy/source.jsonl and toy/tokenizers/{small,large}."""
+    """Write toy/source.jsonl and the folders toy/tokenizers/<name>."""
     from prefdata.sources.toy import tokenizers
 
     if job.settings.toy is None:
@@ -91,8 +91,8 @@ def _files(settings: Settings, unit: str) -> list[str]:
 
 STAGE = Stage(
     name="toy",
-    help="Make the embedded world: tasks, simulated answers, two tokenizers.",
-    version=1,
+    help="Make the embedded world: tasks, simulated answers, tokenizers.",
+    version=2,
     run=run,
     per="run",
     units=lambda s: ["all"] if s.toy else [],

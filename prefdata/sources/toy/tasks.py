@@ -10,6 +10,8 @@ from functools import lru_cache
 
 LETTERS = "abcdefghij"
 KINDS = "SRDCA"
+ALPHABET = LETTERS + "0123456789" + KINDS + "+,"
+"""Every character of a task or an answer."""
 _TASK = re.compile(r"(?:([SRDC])([a-j]{1,12})|A(\d{2})\+(\d{2}))", re.ASCII)
 
 

@@ -1,6 +1,8 @@
-"""Two small byte-level tokenizers with different vocabularies, special tokens and chat templates.
+"""Four small tokenizers, with three sets of special tokens and chat templates.
 
-Byte-level, so that every text survives: `small` has one token a byte; `large` also merges pairs of digits and letters.
+`letters` has one token for each character of the world, `pairs` also merges pairs of digits and letters; beside them they have
+only the marks that every row holds. A model with tokens that its world never holds gives them some of its mass, and preference
+training moves more of it there. `small` and `large` have all 256 bytes, for other texts.
 """
 
 import json
@@ -9,6 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from prefdata.sources.toy.tasks import ALPHABET, LETTERS
 from prefdata.tables import atomic
 
 SMALL_TEMPLATE = (
@@ -22,27 +25,49 @@ LARGE_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-_DIGITS, _LETTERS = "0123456789", "abcdefghij"
+WORLD_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'assistant' %}<answer>{{ m['content'] }}<end>"
+    "{% elif m['role'] == 'user' %}{{ m['content'] }}"
+    "{% else %}{{ raise_exception('the world has user and assistant only') }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<answer>{% endif %}"
+)
+_DIGITS = "0123456789"
 
 
 def write(folder: Path) -> None:
-    """Write `small` and `large` as transformers reads them."""
+    """Write each as transformers reads it."""
     small = ["<pad>", "<bos>", "<eos>", "<user>", "<assistant>", "<system>"]
-    _save(folder / "small", [], small, SMALL_TEMPLATE, pad="<pad>", bos="<bos>", eos="<eos>")
-    pairs = [(a, b) for a in _DIGITS for b in _DIGITS] + [(c, c) for c in _LETTERS]
-    pairs += [(_LETTERS[i], _LETTERS[(i + 1) % 10]) for i in range(10)]
+    pairs = [(a, b) for a in _DIGITS for b in _DIGITS] + [(c, c) for c in LETTERS]
+    pairs += [(LETTERS[i], LETTERS[(i + 1) % 10]) for i in range(10)]
     large = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"]
-    _save(folder / "large", pairs, large, LARGE_TEMPLATE, pad="<|pad|>", bos=None, eos="<|end|>")
+    _save(folder / "small", _bytes([]), small, SMALL_TEMPLATE, pad="<pad>", bos="<bos>", eos="<eos>")
+    _save(folder / "large", _bytes(pairs), large, LARGE_TEMPLATE, pad="<|pad|>", bos=None, eos="<|end|>")
+    for name, merges in (("letters", []), ("pairs", pairs)):
+        _save(folder / name, _characters(merges), ["<answer>", "<end>"], WORLD_TEMPLATE, pad="<end>", bos=None, eos="<end>")
 
 
-def _save(
-    folder: Path, merges: list[tuple[str, str]], special: list[str], template: str, pad: str, bos: str | None, eos: str
-) -> None:
+def _bytes(merges: list[tuple[str, str]]) -> Tokenizer:
+    """One token a byte: every text survives."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([*alphabet, *[a + b for a, b in merges]])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer = Tokenizer(models.BPE(vocab=_vocabulary(alphabet, merges), merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _characters(merges: list[tuple[str, str]]) -> Tokenizer:
+    """One token a character of the world; any other is left out, so that the text does not come back as it was."""
+    tokenizer = Tokenizer(models.BPE(vocab=_vocabulary([*ALPHABET], merges), merges=merges))
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def _vocabulary(alphabet: list[str], merges: list[tuple[str, str]]) -> dict[str, int]:
+    return {token: i for i, token in enumerate([*alphabet, *[a + b for a, b in merges]])}
+
+
+def _save(folder: Path, tokenizer: Tokenizer, special: list[str], template: str, pad: str, bos: str | None, eos: str) -> None:
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
