@@ -77,6 +77,25 @@ def test_prune_drops_positions_with_a_reason(make_run, write_rows, drop: list[in
     assert not {float(d) for d in drop} & set(kept)
 
 
+def test_prune_may_drop_the_first_so_that_the_next_is_chosen(make_run, write_rows) -> None:
+    path = write_rows([nectar("Sba", [(f"a{i}", i + 1) for i in range(4)])])
+    run = make_run(sources={"sources": [{"name": "s", "path": path}]}, prune={"drop_ranks": [1, 3]}, noise={"copies": 0})
+    run_stages(run, "sources", "split", "prune", "rank:source", "noise", "sets:preference")
+    (row,) = files.read_table(Path(run.outputs("sets", "preference")[0]), "sets").to_dicts()
+    assert [(c["response"], c["role"]) for c in row["candidates"]] == [("a1", "chosen"), ("a3", "rejected")]
+
+
+def test_prune_leaves_prompts_of_other_splits(make_run, write_rows) -> None:
+    rows = [{**nectar(f"S{a}", [("x", 1), ("y", 2)]), "split": split} for a, split in (("ba", "sft"), ("ca", "train"))]
+    run = make_run(
+        sources={"sources": [{"name": "s", "path": write_rows(rows)}]}, prune={"drop_ranks": [1, 2], "splits": ["train"]}
+    )
+    run_stages(run, "sources", "split", "prune")
+    drops = files.read_table(Path(run.outputs("prune")[0]), "drops")
+    train = files.read_table(Path(run.outputs("split")[0]), "splits").filter(pl.col("split") == "train")["prompt_id"]
+    assert drops["prompt_id"].to_list() == [train[0]] * 2
+
+
 # ---- rank ----
 
 

@@ -16,14 +16,17 @@ from prefdata.tables.views import Frames
 def prune(frames: Frames, job: Job) -> Frames:
     """candidates -> drops of scope candidate, reason pruned_rank.
 
-    The order is the source's (ties broken by a keyed draw), over the candidates not dropped before; position 1 is
-    never dropped. Candidates without a source rank are in no order and stay; so do labelled ones where the set `unpaired` is
+    The order is the source's (ties broken by a keyed draw), over the candidates not dropped before. Candidates without a
+    source rank are in no order and stay; so do prompts of other splits, and labelled candidates where the set `unpaired` is
     made, for a label is no position.
     """
+    settings = job.settings.prune
+    mine = frames["splits"].filter(pl.col("split").is_in(settings.splits))
     kept = schema.alive(frames["candidates"], frames["drops"]).filter(pl.col("source_rank").is_not_null())
+    kept = kept.join(mine, on="prompt_id", how="semi", maintain_order="left")
     if job.settings.sets.unpaired:
         kept = kept.filter(pl.col("label").is_null())
-    dropped = positions(kept, job.settings.seed).filter(pl.col("position").is_in(job.settings.prune.drop_ranks))
+    dropped = positions(kept, job.settings.seed).filter(pl.col("position").is_in(settings.drop_ranks))
     sources = frames["prompts"].select("prompt_id", "source", "source_row")
     return {
         "drops": drops_of(
@@ -50,7 +53,7 @@ def positions(candidates: pl.DataFrame, seed: int) -> pl.DataFrame:
 STAGE = Stage(
     name="prune",
     help="Drop ranks of the source's own order.",
-    version=1,
+    version=2,
     run=each_part(prune),
     writes=("drops",),
     reads=lambda s, u: [*PROMPTS, Part("candidates", "sources"), *prompt_drops(s)],

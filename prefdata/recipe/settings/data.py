@@ -56,9 +56,13 @@ class DecontaminateSettings(BaseModel, frozen=True, extra="forbid"):
 class PruneSettings(BaseModel, frozen=True, extra="forbid"):
     """Which ranks of the source's own order are dropped."""
 
-    drop_ranks: list[Annotated[int, Field(ge=2)]] = Field(
+    drop_ranks: list[Annotated[int, Field(ge=1)]] = Field(
         default=[2],
-        description="positions in the source's order; [2] is the MC-PO paper's; [2, 3] and so on ablate quality",
+        description="positions in the source's order; [2] is the MC-PO paper's; [2, 3] and so on ablate quality; with 1 the "
+        "next answer is the best",
+    )
+    splits: list[SplitName] = Field(
+        default=["train", "validation", "test", "sft"], description="whose prompts lose them; a demonstration has rank 1 only"
     )
 
 
