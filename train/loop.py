@@ -124,7 +124,8 @@ def steps(run: Prepared, world: World = SINGLE) -> Trained | None:
     if final is None:
         return None
     kept_state = {"step": plan.last, "running": [running.total, running.count], "tokenizer": tokenizer, **plan.state()}
-    return Trained(final, run.encoder, moments, run.scratch, state["rows"], {**run.facts, "best": best}, kept_state)
+    facts = {**run.facts, "negatives": run.objective.negatives, "best": best}
+    return Trained(final, run.encoder, moments, run.scratch, state["rows"], facts, kept_state)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import polars as pl
 from prefdata.draws import item_key
 from prefdata.errors import EngineError, snippet
 from prefdata.models.chat import Refused
-from prefdata.models.loading import context_of, load_model
+from prefdata.models.loading import context_of, load_model, release
 from prefdata.models.settings import ReferenceSettings
 from prefdata.models.tokens import Encoder, columns_of, load_encoder, require_rows
 from prefdata.tables import schema
@@ -51,6 +51,11 @@ class Scorer:
         model = load_model(self.path, self.settings.revision, self.dtype)
         require_rows(self.encoder, model)
         return model
+
+    def unload(self) -> None:
+        """Forget the weights; they are loaded again when next asked."""
+        self.__dict__.pop("model", None)
+        release()
 
     def values(self, items: Sequence[Item]) -> list[Value]:
         """{"logp", "num_tokens"}, or what stands against it, for each item, in order: {"refused": the template's word},

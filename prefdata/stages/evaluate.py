@@ -1,15 +1,16 @@
-"""Stage `evaluate`: greedy and sampled answers of a trained model on held-out prompts, checked by the verifier, and the
-log-probs of each held-out pair under it.
+"""Stage `evaluate`: greedy and sampled answers of a trained model on held-out prompts, checked by the verifier, the log-probs
+of each held-out pair under it, and those of its samples under it and the primary reference.
 
 Writes candidates (temperature 0 = greedy), ranks (score = the verifier's, method exact) and logps (reference = the
-run) of its own; no reader of the data side sees them.
+run, or the primary reference's name) of its own; no reader of the data side sees them. Random numbers are keyed by prompt and
+sample alone, so that two models differ by what they are: equal ones give equal answers.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from prefdata.draws import item_key
 from prefdata.judging import exact
 from prefdata.models.engines.protocol import Engine, Request
 from prefdata.models.engines.registry import LanguageModelSettings, Start, started
-from prefdata.models.identity import RECEIPT, revision_of
+from prefdata.models.identity import RECEIPT, Model, revision_of
 from prefdata.models.loading import release
 from prefdata.models.scorer import Item, Scorer
 from prefdata.models.settings import ReferenceSettings
@@ -27,7 +28,7 @@ from prefdata.recipe import fill
 from prefdata.recipe.job import Job
 from prefdata.recipe.prompts import PROMPTS
 from prefdata.recipe.settings.whole import Settings
-from prefdata.recipe.stage import Slice, Stage, shares
+from prefdata.recipe.stage import Slice, Stage, shares, without
 from prefdata.recipe.units import Part, evaluated, evaluation_unit
 from prefdata.stages import generate
 from prefdata.stages.graph import source_drops
@@ -35,9 +36,13 @@ from prefdata.tables import schema, views
 from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.views import Frames, fixed_pair
 
-VERSION = 3
+VERSION = 4
+DRAWS = "evaluate"
+"""What keys the draws, in the place of the model's name."""
 KEYS = ("split", "samples", "temperature", "max_tokens", "chunk_prompts")
 """Of the section: what can change the results; the engine counts by what it is."""
+DTYPE = "float32"
+"""Of the log-probs: of the run and of the reference alike, so that what differs is the models."""
 
 
 def run(job: Job) -> None:
@@ -47,29 +52,62 @@ def run(job: Job) -> None:
     producer = f"{name}@{revision_of(path, None)}"
     own = encoding(job, path)
     model = model_of(job.settings, job.unit).model_copy(update={"template": own.template, "end": own.end})
-    scorer = Scorer(path, own, "float32", job.settings.score.batch_tokens)
+    scorers = [Scored(name, producer, Scorer(path, own, DTYPE, job.settings.score.batch_tokens)), *_reference(job)]
     other = [] if model.facts.draws_by_key else [json.dumps(model.identity(), sort_keys=True)]
     common = (producer, job.settings.seed, own.template, own.end, settings.max_tokens)
 
     def answers(frames: Frames) -> dict[str, Request]:
-        seed = None if model.facts.draws_by_key else (job.settings.seed, producer)
+        seed = None if model.facts.draws_by_key else (job.settings.seed, DRAWS)
         return answers_wanted(frames, job, (*common, *other), seed)
 
     def pairs(frames: Frames) -> dict[str, Item]:
         return held_out(frames, job, common)
 
     with job.store() as store:
+
+        def samples(frames: Frames, by: Scored) -> dict[str, Item]:
+            return sampled(frames, answers(frames), store, producer, job.settings.seed, by)
+
         with ExitStack() as stack:
             log = job.server_log("evaluate", job.unit)
-            start = Start(model, path, producer, job.settings.seed, log, store.total("cost"), store.total("num_tokens") > 0)
+            start = Start(model, path, DRAWS, job.settings.seed, log, store.total("cost"), store.total("num_tokens") > 0)
             engine = cache(lambda: stack.enter_context(started(start)))
             fill.fill(job, store, settings.chunk_prompts, answers, _answered(engine, model.facts.draws_by_key))
             engine.cache_clear()
         release()  # the forward may need the device's memory
-        fill.fill(job, store, settings.chunk_prompts, pairs, fill.whole(scorer.values))
-        fill.write(
-            job, lambda frames: rows(frames, {**answers(frames), **pairs(frames)}, store, producer, name, job.settings.seed)
+        fill.fill(job, store, settings.chunk_prompts, pairs, fill.whole(scorers[0].scorer.values))
+        for by in scorers if len(scorers) > 1 else ():
+            fill.fill(job, store, settings.chunk_prompts, partial(samples, by=by), fill.whole(by.scorer.values))
+            by.scorer.unload()  # one model at a time
+
+        def made(frames: Frames) -> Frames:
+            scored = {by.name: samples(frames, by) for by in scorers} if len(scorers) > 1 else {}
+            of_pairs = logps(pairs(frames), store, name)
+            of_samples = [row for by, items in scored.items() for row in logps(items, store, by)]
+            return rows(frames, answers(frames), store, producer, job.settings.seed, [*of_pairs, *of_samples])
+
+        fill.write(job, made)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model under which samples are scored: its name in the table, what its files are, what computes."""
+
+    name: str
+    made_with: str
+    scorer: Scorer
+
+
+def _reference(job: Job) -> list[Scored]:
+    """The primary reference, where there is one."""
+    return [
+        Scored(
+            own.name,
+            job.revision(own.model, own.revision),
+            Scorer(job.model_path(own.model), own, DTYPE, job.settings.score.batch_tokens),
         )
+        for own in job.settings.score.references[:1]
+    ]
 
 
 def _answered(engine: Callable[[], Engine], together: bool) -> Callable[[dict[str, Request]], Iterator[dict[str, Value]]]:
@@ -118,21 +156,48 @@ def held_out(frames: Frames, job: Job, common: tuple[Any, ...]) -> dict[str, Ite
     return work
 
 
-def rows(frames: Frames, work: Mapping[str, Request | Item], store: ChunkStore, producer: str, name: str, seed: int) -> Frames:
-    """Tables of one part."""
-    values = store.get(list(work))
-    candidates, ranks, logps = [], [], []
+def sampled(
+    frames: Frames, wanted: Mapping[str, Request], store: ChunkStore, producer: str, seed: int, by: Scored
+) -> dict[str, Item]:
+    """The model's sampled answers, to be scored by `by`; greedy ones are no sample of its distribution."""
+    prompts = {r["prompt_id"]: r for r in frames["prompts"].to_dicts()}
+    work: dict[str, Item] = {}
+    for key, value in store.get([k for k, r in wanted.items() if r.temperature > 0]).items():
+        if value["finish"] != "error":
+            made = generate.candidate(wanted[key], value, producer, seed)
+            own = by.scorer.settings
+            work[item_key("sample", key, by.made_with, own.template, own.end)] = Item(prompts[made["prompt_id"]], made)
+    return work
+
+
+def logps(items: Mapping[str, Item], store: ChunkStore, name: str) -> list[dict[str, Any]]:
+    """Rows of what could be scored, under the name of the model."""
+    values = store.get(list(items))
+    return [
+        {"prompt_id": i.prompt["prompt_id"], "candidate_id": i.candidate["candidate_id"], "reference": name, **values[key]}
+        for key, i in items.items()
+        if "logp" in values[key]
+    ]
+
+
+def rows(
+    frames: Frames,
+    wanted: Mapping[str, Request],
+    store: ChunkStore,
+    producer: str,
+    seed: int,
+    scored: Sequence[dict[str, Any]],
+) -> Frames:
+    """Tables of one part. `scored`: rows of logps."""
+    values = store.get(list(wanted))
+    candidates, ranks = [], []
     tasks = {i: (m[-1]["content"], a) for i, m, a in frames["prompts"].select("prompt_id", "messages", "answer").iter_rows()}
-    for key, what in work.items():
+    for key, request in wanted.items():
         value = values[key]
-        if isinstance(what, Item):
-            if "logp" in value:
-                ids = {"prompt_id": what.prompt["prompt_id"], "candidate_id": what.candidate["candidate_id"]}
-                logps.append({**ids, "reference": name, **value})
-        elif value["finish"] != "error":
-            candidates.append(generate.candidate(what, value, producer, seed))
+        if value["finish"] != "error":
+            candidates.append(generate.candidate(request, value, producer, seed))
             ids = {k: candidates[-1][k] for k in ("prompt_id", "candidate_id")}
-            ranks.append({**ids, "score": exact.score(*tasks[what.id], value["text"])})
+            ranks.append({**ids, "score": exact.score(*tasks[request.id], value["text"])})
     ranked = pl.DataFrame(ranks, schema={"prompt_id": pl.String, "candidate_id": pl.String, "score": pl.Float64})
     return {
         "candidates": schema.frame("candidates", candidates),
@@ -141,14 +206,21 @@ def rows(frames: Frames, work: Mapping[str, Request | Item], store: ChunkStore, 
             pl.col("score").fill_null(0).rank("dense", descending=True).over("prompt_id").cast(pl.Int32).alias("rank"),
             pl.lit(None, dtype=pl.Float64).alias("win_prob"),
         ),
-        "logps": schema.frame("logps", logps),
+        "logps": schema.frame("logps", scored),
     }
 
 
 def _slice(settings: Settings, unit: str) -> Slice:
     own = settings.evaluate.model_dump(mode="json", include=set(KEYS))
     model = model_of(settings, unit)
-    return {**own, "seed": settings.seed, **({} if model.facts.draws_by_key else {"engine": model.identity()})}
+    engine = {} if model.facts.draws_by_key else {"engine": model.identity()}
+    return {**own, "seed": settings.seed, "references": [without(r) for r in settings.score.references[:1]], **engine}
+
+
+def _models(settings: Settings, unit: str) -> list[Model]:
+    """The run, and the primary reference that its samples are scored under."""
+    references = [(r.model, r.revision) for r in settings.score.references[:1]]
+    return list(dict.fromkeys([(f"run:{evaluated(settings, unit)}", None), *references]))
 
 
 STAGE = Stage(
@@ -161,7 +233,7 @@ STAGE = Stage(
     units=lambda s: [evaluation_unit(r) for r in s.evaluated],
     reads=lambda s, u: [*PROMPTS, *source_drops(s), Part("sets", "sets", "preference")],
     slice=_slice,
-    models=lambda s, u: [(f"run:{evaluated(s, u)}", None)],
+    models=_models,
     per_engine=lambda s, u: s.evaluate.shards_per_engine or shares(model_of(s, u), s),
     engine=model_of,
     gpus=1,

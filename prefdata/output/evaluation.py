@@ -1,0 +1,167 @@
+"""What trained models do on held-out prompts: figures of each, for the summary and its JSON.
+
+Exact is of the greedy answer, reward the mean score of the samples; accuracy and margin (nats, without beta) are of the
+held-out pairs under the primary reference. Foreign: samples with a character that no prompt and no answer of the sets holds.
+KL: mean log-ratio of the samples to the primary reference, in nats an answer; at temperature 1 an unbiased estimate of
+KL(run || reference). Errors are standard errors over prompts.
+"""
+
+import math
+from collections.abc import Set
+from typing import Any
+
+import polars as pl
+
+from prefdata.recipe import places
+from prefdata.recipe.job import Job
+from prefdata.recipe.units import Part, evaluation_unit
+from prefdata.tables import views
+
+TIE_NATS = 1e-4
+"""Margins below this are ties: a log-prob may differ by as much between two batches."""
+SETS = (Part("sets", "sets", "sft"), Part("sets", "sets", "preference"))
+COLUMNS = {
+    "n": "n",
+    "exact": "greedy exact",
+    "reward": "sampled reward",
+    "gain": "gain",
+    "foreign": "foreign",
+    "pairs": "pairs",
+    "accuracy": "accuracy",
+    "margin": "margin",
+    "kl": "KL",
+    "redraw": "redraw",
+}
+"""Figure: its heading."""
+NATS = ("margin", "kl")
+Facts = dict[str, Any]
+
+
+def evaluation(job: Job) -> list[Facts]:
+    """One entry a trained model, in the settings' order; the first is the baseline of the paired differences."""
+    names = job.settings.evaluated
+    pairs, known = held_out_pairs(job), characters(job)
+    rewards = {name: _rewards(job, name) for name in names}
+    return [
+        {
+            "run": name,
+            **_compared(rewards[name], rewards[names[0]]),
+            "foreign": mean_se(foreign(_read(job, "candidates", name), known)),
+            **_log_probs(job, name, pairs),
+            "redraw": _redraw(job, name),
+        }
+        for name in names
+    ]
+
+
+def _read(job: Job, table: str, name: str) -> pl.DataFrame:
+    return job.table(Part(table, "evaluate", evaluation_unit(name)))
+
+
+def _rewards(job: Job, name: str) -> pl.DataFrame:
+    """Per prompt: exact (greedy score = 1) and reward (mean score of the samples); prompts without a verifier are out."""
+    scored = _read(job, "candidates", name).join(_read(job, "ranks", name), on=["prompt_id", "candidate_id"])
+    scored = scored.filter(pl.col("score").is_not_null())
+    greedy = pl.col("temperature") == 0
+    return (
+        scored.group_by("prompt_id")
+        .agg(
+            (pl.col("score").filter(greedy) == 1).first().cast(pl.Float64).alias("exact"),
+            pl.col("score").filter(~greedy).mean().alias("reward"),
+        )
+        .sort("prompt_id")
+    )
+
+
+def _compared(own: pl.DataFrame, baseline: pl.DataFrame) -> Facts:
+    both = own.join(baseline, on="prompt_id", suffix="_base")
+    gain = mean_se(both["reward"] - both["reward_base"])
+    return {
+        "n": own.height,
+        "exact": mean_se(own["exact"]),
+        "reward": mean_se(own["reward"]),
+        "gain": gain,
+        "gain_in_se": gain[0] / gain[1] if gain and gain[1] > 0 else None,
+    }
+
+
+def mean_se(values: pl.Series) -> tuple[float, float] | None:
+    """(mean, standard error over prompts); None where there is nothing to average."""
+    known = values.drop_nulls()
+    if known.len() < 2:
+        return None
+    return float(known.mean()), float(known.std()) / math.sqrt(known.len())  # type: ignore[arg-type]
+
+
+def characters(job: Job) -> set[str]:
+    """Every character of the prompts and answers of the sets."""
+    found = set[str]()
+    for part in SETS:
+        for frames in job.parts(of=[part]):
+            for messages, candidates in frames["sets"].select("prompt", "candidates").iter_rows():
+                found.update(*(m["content"] or "" for m in messages), *(c["response"] or "" for c in candidates))
+    return found
+
+
+def foreign(candidates: pl.DataFrame, known: Set[str]) -> pl.Series:
+    """Of each prompt's samples the share that holds a character which is not known: [prompts]."""
+    samples = candidates.filter(pl.col("temperature") > 0)
+    other = pl.Series("foreign", [not set(text) <= known for text in samples["response"]], dtype=pl.Float64)
+    shares = samples.select("prompt_id").with_columns(other).group_by("prompt_id", maintain_order=True)
+    return shares.agg(pl.col("foreign").mean())["foreign"]
+
+
+def held_out_pairs(job: Job) -> pl.DataFrame:
+    """prompt_id, chosen_id, rejected_id, and the primary reference's margin of every held-out pair."""
+    rows, settings = [], job.settings
+    for frames in job.parts(of=[SETS[1]]):
+        for row in frames["sets"].filter(pl.col("split") == settings.evaluate.split).to_dicts():
+            pair = views.fixed_pair(row["candidates"], settings.sets.origins, settings.seed)
+            if pair and row["candidates"][0]["logps"]:
+                chosen, rejected = (row["candidates"][i] for i in pair)
+                margin = chosen["logps"][0]["logp"] - rejected["logps"][0]["logp"]
+                rows.append((row["prompt_id"], chosen["candidate_id"], rejected["candidate_id"], margin))
+    columns = {"prompt_id": pl.String, "chosen_id": pl.String, "rejected_id": pl.String, "reference": pl.Float64}
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def _log_probs(job: Job, name: str, pairs: pl.DataFrame) -> Facts:
+    """Accuracy and margin of the held-out pairs, KL of the samples."""
+    logps = _read(job, "logps", name)
+    own = logps.filter(pl.col("reference") == name).select("prompt_id", "candidate_id", "logp")
+    other = logps.filter(pl.col("reference") != name).select("prompt_id", "candidate_id", "logp")
+    joined = pairs.join(own, left_on=["prompt_id", "chosen_id"], right_on=["prompt_id", "candidate_id"]).join(
+        own, left_on=["prompt_id", "rejected_id"], right_on=["prompt_id", "candidate_id"], suffix="_rejected"
+    )
+    margin = joined["logp"] - joined["logp_rejected"] - joined["reference"]
+    decided = margin.filter(margin.abs() > TIE_NATS)
+    return {
+        "pairs": joined.height,
+        "accuracy": mean_se((decided > 0).cast(pl.Float64)) if decided.len() else None,
+        "margin": mean_se(margin) if decided.len() else None,
+        "kl": mean_se(log_ratios(own, other)),
+    }
+
+
+def log_ratios(own: pl.DataFrame, reference: pl.DataFrame) -> pl.Series:
+    """Mean over each prompt's samples of their log-prob under the run less that under the reference: nats, [prompts]."""
+    both = own.join(reference, on=["prompt_id", "candidate_id"], suffix="_reference")
+    ratios = both.with_columns((pl.col("logp") - pl.col("logp_reference")).alias("ratio"))
+    return ratios.group_by("prompt_id", maintain_order=True).agg(pl.col("ratio").mean())["ratio"]
+
+
+def _redraw(job: Job, name: str) -> str | None:
+    """When the run drew its negatives anew; None where it draws none."""
+    receipt = job.read_json(places.receipt(name))
+    return None if receipt.get("negatives", "none") == "none" else receipt["settings"]["negatives"]["redraw"]
+
+
+def row(facts: Facts) -> list[str]:
+    """A row of the table, in the order of COLUMNS."""
+    return [_shown(facts[figure], 2 if figure in NATS else 3) for figure in COLUMNS]
+
+
+def _shown(value: Any, digits: int) -> str:
+    if value is None:
+        return "n/a"
+    return f"{value[0]:.{digits}f} ± {value[1]:.{digits}f}" if isinstance(value, (tuple, list)) else str(value)

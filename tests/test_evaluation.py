@@ -1,0 +1,92 @@
+"""Evaluation: common random numbers, KL to the primary reference, foreign text; on literal frames and on a real tiny model."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from conftest import run_stages
+
+from prefdata.output import evaluation
+from prefdata.recipe.job import Job
+from prefdata.recipe.results import Results
+from prefdata.recipe.units import Part, evaluation_unit
+from prefdata.tables import files
+
+RUNS = ("dpo/first", "dpo/second")
+STAGES = ("toy", "sources", "split", "prune", "rank:source", "noise", "score", "sets")
+
+
+def samples(*rows: tuple[str, str, float]) -> pl.DataFrame:
+    """(prompt, response, temperature)."""
+    return pl.DataFrame(rows, schema=["prompt_id", "response", "temperature"], orient="row")
+
+
+def test_foreign_is_the_share_of_samples_with_a_character_of_no_set() -> None:
+    frame = samples(("p", "xx", 0.0), ("p", "ab", 1.0), ("p", "axb", 1.0), ("q", "", 1.0), ("r", "x", 1.0), ("r", "\ufffd", 1.0))
+    assert evaluation.foreign(frame, set("ab")).to_list() == [0.5, 0.0, 1.0]
+
+
+def test_kl_is_the_mean_log_ratio_of_a_prompts_samples() -> None:
+    own = pl.DataFrame({"prompt_id": ["p", "p", "q"], "candidate_id": ["1", "2", "3"], "logp": [-1.0, -2.0, -4.0]})
+    other = pl.DataFrame({"prompt_id": ["p", "p", "s"], "candidate_id": ["1", "2", "9"], "logp": [-3.0, -2.5, 0.0]})
+    assert evaluation.log_ratios(own, other).to_list() == [(2.0 + 0.5) / 2]
+
+
+@pytest.fixture
+def evaluated(make_run: Any, lm: Path) -> Results:
+    """Two models of equal weights under other names, and the reference they come from."""
+    run = make_run(
+        seed=3,
+        num_shards=2,
+        toy={"demonstrations": 4, "train": 8, "test": 6},
+        sources={"sources": [{"name": "toy", "path": "toy:", "license": "apache-2.0"}]},
+        score={"references": [{"name": "r", "model": str(lm)}]},
+        train={"runs": {name: {"model": str(lm)} for name in RUNS}},
+        evaluate={"runs": list(RUNS), "samples": 3, "max_tokens": 6},
+    )
+    run_stages(run, *STAGES)
+    for name in RUNS:
+        folder = Path(run.model_path(f"run:{name}"))
+        shutil.copytree(lm, folder)
+        settings = {"template": "chat", "end": "eos", "negatives": {"redraw": "never"}}
+        receipt = {"revision": name[4:].ljust(16, "0"), "settings": settings, "negatives": "fixed"}
+        (folder / "train.json").write_text(json.dumps(receipt))
+    run_stages(run, "evaluate")
+    return run
+
+
+def table(run: Results, name: str, of: str) -> pl.DataFrame:
+    part = Part(name, "evaluate", evaluation_unit(of))
+    return pl.concat([files.read_table(run.table(part, s), name) for s in run.shards])
+
+
+def test_equal_models_of_other_names_give_equal_answers(evaluated: Results) -> None:
+    shown = ["prompt_id", "temperature", "sample", "response", "finish"]
+    first, second = (table(evaluated, "candidates", name).select(shown).sort(shown[:3]) for name in RUNS)
+    assert first.equals(second)
+    sampled = first.filter(pl.col("temperature") > 0)
+    assert sampled["response"].n_unique() > sampled.height / 2, "samples of a prompt are others"
+
+
+def test_figures_of_a_model_that_is_its_own_reference(evaluated: Results) -> None:
+    facts = evaluation.evaluation(Job(evaluated, "summary"))
+    for found in facts:
+        mean, error = found["kl"]
+        assert (abs(mean) < 1e-5, error < 1e-5) == (True, True)
+        assert found["redraw"] == "never"
+        # the model's tokenizer has all bytes, and it was never trained
+        assert found["foreign"][0] > 0.5
+    assert [f["run"] for f in facts] == list(RUNS)
+
+
+def test_samples_are_scored_under_both_and_greedy_answers_under_neither(evaluated: Results) -> None:
+    logps, made = table(evaluated, "logps", RUNS[0]), table(evaluated, "candidates", RUNS[0])
+    greedy = made.filter(pl.col("temperature") == 0)["candidate_id"]
+    assert set(logps["reference"]) == {RUNS[0], "r"}
+    assert not set(greedy) & set(logps["candidate_id"])
+    of_reference = logps.filter(pl.col("reference") == "r")
+    assert set(of_reference["candidate_id"]) <= set(made["candidate_id"]), "held-out pairs are scored under the run alone"
+    assert of_reference.height
