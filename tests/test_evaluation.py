@@ -10,6 +10,7 @@ import pytest
 from conftest import run_stages
 
 from prefdata.output import evaluation
+from prefdata.recipe import fill
 from prefdata.recipe.job import Job
 from prefdata.recipe.results import Results
 from prefdata.recipe.units import Part, evaluation_unit
@@ -25,7 +26,9 @@ def samples(*rows: tuple[str, str, float]) -> pl.DataFrame:
 
 
 def test_foreign_is_the_share_of_samples_with_a_character_of_no_set() -> None:
-    frame = samples(("p", "xx", 0.0), ("p", "ab", 1.0), ("p", "axb", 1.0), ("q", "", 1.0), ("r", "x", 1.0), ("r", "\ufffd", 1.0))
+    frame = samples(
+        ("p", "xx", 0.0), ("p", "ab", 1.0), ("p", "axb", 1.0), ("q", "", 1.0), ("r", "x", 1.0), ("r", "\ufffd", 1.0)
+    )
     assert evaluation.foreign(frame, set("ab")).to_list() == [0.5, 0.0, 1.0]
 
 
@@ -90,3 +93,14 @@ def test_samples_are_scored_under_both_and_greedy_answers_under_neither(evaluate
     of_reference = logps.filter(pl.col("reference") == "r")
     assert set(of_reference["candidate_id"]) <= set(made["candidate_id"]), "held-out pairs are scored under the run alone"
     assert of_reference.height
+
+
+def test_chunks_hold_as_many_prompts_of_the_split_whatever_the_others(evaluated: Results) -> None:
+    """18 prompts, 6 of them held out: chunks of 2 are cut at every second prompt, and are asked with at least two of theirs."""
+    parts = list(fill.chunks(Job(evaluated, "evaluate", evaluation_unit(RUNS[0])), 2, ["test"]))
+    held_out = [p["splits"].filter(pl.col("split") == "test").height for p in parts]
+    assert all(2 <= n < 4 for n in held_out[:-1])
+    assert sum(held_out) == 6
+    whole = pl.concat([p["prompts"] for p in parts])["prompt_id"].to_list()
+    assert whole == sorted(whole)
+    assert len(whole) == 18

@@ -82,7 +82,7 @@ def _round(
 
     def askings() -> Iterator[Asking]:
         nonlocal count
-        for frames in job.parts(prompts=settings.chunk_prompts):
+        for frames in fill.chunks(job, settings.chunk_prompts, settings.splits):
             for asking in _askings(frames, job.settings.seed, settings, judge, known):
                 count += 1
                 yield asking

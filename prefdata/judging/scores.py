@@ -26,7 +26,7 @@ def score_each(job: Job, settings: JudgeSettings, judge: Pointwise, store: Chunk
     def compute(some: Sequence[Item]) -> list[Value]:
         return [{"score": score, "reason": reason} for score, reason in judge.scores(some)]
 
-    fill.fill(job, store, settings.chunk_prompts, items, fill.whole(compute))
+    fill.fill(job, store, settings.chunk_prompts, settings.splits, items, fill.whole(compute))
     reasons, count = Counter[str](), 0
     for frames in job.parts():
         values = store.get(list(items(frames)))

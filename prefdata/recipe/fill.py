@@ -7,8 +7,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+import polars as pl
+
+from prefdata.kinds import SplitName
 from prefdata.progress import Progress
-from prefdata.recipe.job import Job
+from prefdata.recipe.job import Job, merge
 from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.views import Frames
 
@@ -19,13 +22,14 @@ def fill(
     job: Job,
     store: ChunkStore,
     chunk_prompts: int,
+    splits: Sequence[SplitName],
     items: Callable[[Frames], Mapping[str, Item]],
     compute: Callable[[dict[str, Item]], Iterator[dict[str, Value]]],
 ) -> None:
-    """Compute every missing item, `chunk_prompts` prompts at a time; batches never cross a chunk. What `compute` yields is
-    committed together."""
+    """Compute every missing item, about `chunk_prompts` prompts of these splits at a time; batches never cross a chunk. What
+    `compute` yields is committed together."""
     with Progress(f"{job.stage.name} {job.unit}", None) as progress:
-        for frames in job.parts(prompts=chunk_prompts):
+        for frames in chunks(job, chunk_prompts, splits):
             wanted = items(frames)
             missing = store.missing(list(wanted))
             if missing:
@@ -33,6 +37,20 @@ def fill(
                     store.put(finished)
             progress.advance(len(wanted))
     report_found(job, store)
+
+
+def chunks(job: Job, prompts: int, splits: Sequence[SplitName]) -> Iterator[Frames]:
+    """Parts with at least `prompts` prompts of these splits, and less than twice as many: where few of all prompts are a stage's
+    own, a model still gets as many at once. They are made of whole parts, so they do not depend on shards."""
+    held, count = list[Frames](), 0
+    for frames in job.parts(prompts=prompts):
+        held.append(frames)
+        count += frames["splits"].filter(pl.col("split").is_in(splits)).height
+        if count >= prompts:
+            yield merge(held)
+            held, count = [], 0
+    if held:
+        yield merge(held)
 
 
 def whole(compute: Callable[[Sequence[Item]], Sequence[Value]]) -> Callable[[dict[str, Item]], Iterator[dict[str, Value]]]:

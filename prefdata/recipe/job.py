@@ -210,10 +210,10 @@ class Job:
             for frames in self._ranges(self.reads if of is None else of, shard, prompts - _count(held), prompts):
                 held.append(frames)
                 if _count(held) >= prompts:
-                    yield _merge(held)
+                    yield merge(held)
                     held = []
         if held:
-            yield _merge(held)
+            yield merge(held)
 
     def _ranges(self, parts: Sequence[Part], shard: int, first: int, step: int) -> Iterator[Frames]:
         readers = [(p.table, files.PromptReader(self._results.table(p, shard), p.table, step)) for p in parts]
@@ -279,7 +279,8 @@ def _gather(rows: list[tuple[str, pl.DataFrame]]) -> Frames:
     return {t: schema.ordered(pl.concat(f), TABLES[t]) if len(f) > 1 else f[0] for t, f in by_table.items()}
 
 
-def _merge(held: list[Frames]) -> Frames:
+def merge(held: Sequence[Frames]) -> Frames:
+    """Consecutive parts as one."""
     if len(held) == 1:
         return held[0]
     return {table: pl.concat([f[table] for f in held]) for table in held[0]}

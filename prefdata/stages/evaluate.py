@@ -64,6 +64,7 @@ def run(job: Job) -> None:
         return held_out(frames, job, common)
 
     with job.store() as store:
+        fill_store = partial(fill.fill, job, store, settings.chunk_prompts, [settings.split])
 
         def samples(frames: Frames, by: Scored) -> dict[str, Item]:
             return sampled(frames, answers(frames), store, producer, job.settings.seed, by)
@@ -72,12 +73,12 @@ def run(job: Job) -> None:
             log = job.server_log("evaluate", job.unit)
             start = Start(model, path, DRAWS, job.settings.seed, log, store.total("cost"), store.total("num_tokens") > 0)
             engine = cache(lambda: stack.enter_context(started(start)))
-            fill.fill(job, store, settings.chunk_prompts, answers, _answered(engine, model.facts.draws_by_key))
+            fill_store(answers, _answered(engine, model.facts.draws_by_key))
             engine.cache_clear()
         release()  # the forward may need the device's memory
-        fill.fill(job, store, settings.chunk_prompts, pairs, fill.whole(scorers[0].scorer.values))
+        fill_store(pairs, fill.whole(scorers[0].scorer.values))
         for by in scorers if len(scorers) > 1 else ():
-            fill.fill(job, store, settings.chunk_prompts, partial(samples, by=by), fill.whole(by.scorer.values))
+            fill_store(partial(samples, by=by), fill.whole(by.scorer.values))
             by.scorer.unload()  # one model at a time
 
         def made(frames: Frames) -> Frames:

@@ -67,7 +67,7 @@ def run(job: Job) -> None:
             return as_they_finish(engine(), wanted)
 
         compute = fill.whole(together) if model.facts.draws_by_key else one_by_one
-        fill.fill(job, store, settings.chunk_prompts, items, compute)
+        fill.fill(job, store, settings.chunk_prompts, settings.splits, items, compute)
         made = partial(rows, store=store, producer=producer, seed=job.settings.seed, reasoning_end=model.reasoning_end)
         _require_few_failures(job, settings, items, store)
         fill.write(job, lambda frames: with_segment(made(frames, items(frames)), job.settings))

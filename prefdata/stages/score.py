@@ -37,7 +37,7 @@ def run(job: Job) -> None:
         return keyed(pairs(frames, job.settings.sets.splits), common)
 
     with job.store() as store:
-        fill.fill(job, store, score.chunk_prompts, items, fill.whole(scorer.values))
+        fill.fill(job, store, score.chunk_prompts, job.settings.sets.splits, items, fill.whole(scorer.values))
         fill.write(job, lambda frames: rows(frames, items(frames), store, own.name, policy))
 
 
