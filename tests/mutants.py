@@ -3,7 +3,7 @@
 LOSSES, STEP, STAGES, SOURCES = "test_losses.py", "test_train.py", "test_stages.py", "test_sources.py"
 OBJECTIVES, RUNS, PROCEDURES = "test_objectives.py", "test_runs.py", "test_procedures.py"
 ONLINE, ONLINE_FAULTS, ARENA = "test_online.py", "test_online_faults.py", "test_arena_hard.py"
-UNPAIRED = "test_unpaired.py"
+UNPAIRED, COST = "test_unpaired.py", "test_cost.py"
 MUTANTS = [
     # losses
     ("train/objectives/losses.py", "-(1 - smooth) * F.logsigmoid(margin)", "(1 - smooth) * F.logsigmoid(margin)", LOSSES),
@@ -350,4 +350,33 @@ MUTANTS = [
     ("prefdata/sources/pairs.py", "rank[worse] = rank[one] + 1", "rank[worse] = rank[one] + 2", "test_pairs.py"),
     ("prefdata/sources/conversations.py", "_without_nulls(more) if columnar else more", "more", "test_conversations.py"),
     ("prefdata/stages/generate.py", "elif not text.strip():", "elif not text:", "test_peoples_files.py"),
+    # what a recipe costs
+    ("train/cost.py", "pool > run.negatives.count", "pool > 0", COST),
+    ("train/cost.py", "0 if run.lora else WEIGHTS", "WEIGHTS", COST),
+    ("train/cost.py", "- (chosen in origins)", "", COST),
+    ("train/cost.py", "1 / run.part.of if run.part else 1.0", "1.0", COST),
+    ("train/cost.py", "extent.lengths.shared(1 + drawn)", "extent.lengths.shared(drawn)", COST),
+    ("prefdata/recipe/work.py", "return part * extent.kept * sum", "return extent.kept * sum", COST),
+    ("prefdata/recipe/work.py", "(size.answers - _pruned(settings, size.answers))", "size.answers", COST),
+    ("prefdata/recipe/work.py", "s.weight * _known(extent, s).prompts)", "_known(extent, s).prompts)", COST),
+    ("prefdata/workflow/stage_work.py", "lengths.shared(2), ORDERS * comparisons", "lengths.shared(2), comparisons", COST),
+    (
+        "prefdata/workflow/stage_work.py",
+        "min(lengths.completion, own.max_tokens)\n        yield",
+        "lengths.completion\n        yield",
+        COST,
+    ),
+    (
+        "prefdata/workflow/rates.py",
+        "whole / share.high, whole / share.value, whole / share.low",
+        "whole / share.low, whole / share.value, whole / share.high",
+        COST,
+    ),
+    (
+        "prefdata/workflow/rates.py",
+        "self.shares[phase.rate].measured and phase.dtype in FULL",
+        "self.shares[phase.rate].measured",
+        COST,
+    ),
+    ("prefdata/workflow/cost.py", 'prices[phase.bought == "out"]', 'prices[phase.bought == "in"]', COST),
 ]

@@ -16,15 +16,16 @@ from prefdata.progress import logged
 from prefdata.recipe.read import print_settings
 from prefdata.recipe.results import BringUp, Results
 from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.work import Extent, OfTraining, Work
 from prefdata.tables.locks import lock
 
 if TYPE_CHECKING:
     from train.left_out import LeftOut
 
 
-def add(app: typer.Typer, bring_up: BringUp, read: Callable[[Path], Settings]) -> None:
+def add(app: typer.Typer, bring_up: BringUp, read: Callable[[Path], Settings]) -> OfTraining:
     """Add the commands to prefdata's, which hands over what training cannot know: `bring_up` runs the data stages of a file's
-    run, `read` reads a recipe and checks all of it."""
+    run, `read` reads a recipe and checks all of it. Gives back what prefdata cannot know: what training runs take."""
 
     def train_(
         file: Annotated[Path | None, typer.Argument(help="a training run's own file (YAML)", show_default=False)] = None,
@@ -77,6 +78,13 @@ def add(app: typer.Typer, bring_up: BringUp, read: Callable[[Path], Settings]) -
     app.command("train", help=HELP)(train_)
     app.command("accuracy")(accuracy_)
     app.command("objectives")(objectives)
+    return _work
+
+
+def _work(recipe: Settings, extent: Extent) -> tuple[list[Work], dict[str, str]]:
+    from train.cost import work
+
+    return work(recipe, extent)
 
 
 HELP = """Train a model: one run of a recipe (--settings recipe.yaml --run mcpo/default), or a file of its own.
