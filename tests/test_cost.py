@@ -325,6 +325,15 @@ def test_mistakes_are_named(words: list[str], said: str) -> None:
         call(*words)
 
 
+def test_the_tables_of_the_page_are_what_the_command_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import costs
+
+    page = costs.PAGE.read_text()
+    assert page == costs.rendered(page), "run python benchmarks/costs.py"
+    assert all(f"| `{name}` |" in page for name in FULL_SCALE)
+
+
 def test_every_stage_that_runs_a_model_is_reckoned() -> None:
     """A new one is added to prefdata/workflow/stage_work.py."""
     default = {f.name: f.default for f in fields(Stage)}
