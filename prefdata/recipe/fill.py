@@ -40,8 +40,8 @@ def fill(
 
 
 def chunks(job: Job, prompts: int, splits: Sequence[SplitName]) -> Iterator[Frames]:
-    """Parts with at least `prompts` prompts of these splits, and less than twice as many: where few of all prompts are a stage's
-    own, a model still gets as many at once. They are made of whole parts, so they do not depend on shards."""
+    """Parts with at least `prompts` prompts of these splits, and less than twice as many: where few of all prompts are a
+    stage's own, a model still gets as many at once. They are made of whole parts, so they do not depend on shards."""
     held, count = list[Frames](), 0
     for frames in job.parts(prompts=prompts):
         held.append(frames)
