@@ -29,13 +29,13 @@ def test_foreign_is_the_share_of_samples_with_a_character_of_no_set() -> None:
     frame = samples(
         ("p", "xx", 0.0), ("p", "ab", 1.0), ("p", "axb", 1.0), ("q", "", 1.0), ("r", "x", 1.0), ("r", "\ufffd", 1.0)
     )
-    assert evaluation.foreign(frame, set("ab")).to_list() == [0.5, 0.0, 1.0]
+    assert evaluation.foreign(frame, set("ab")).rows() == [("p", 0.5), ("q", 0.0), ("r", 1.0)]
 
 
 def test_kl_is_the_mean_log_ratio_of_a_prompts_samples() -> None:
     own = pl.DataFrame({"prompt_id": ["p", "p", "q"], "candidate_id": ["1", "2", "3"], "logp": [-1.0, -2.0, -4.0]})
     other = pl.DataFrame({"prompt_id": ["p", "p", "s"], "candidate_id": ["1", "2", "9"], "logp": [-3.0, -2.5, 0.0]})
-    assert evaluation.log_ratios(own, other).to_list() == [(2.0 + 0.5) / 2]
+    assert evaluation.log_ratios(own, other).rows() == [("p", (2.0 + 0.5) / 2)]
 
 
 @pytest.fixture

@@ -41,35 +41,46 @@ def evaluation(job: Job) -> list[Facts]:
     """One entry a trained model, in the settings' order; the first is the baseline of the paired differences."""
     names = job.settings.evaluated
     pairs, known = held_out_pairs(job), characters(job)
-    rewards = {name: _rewards(job, name) for name in names}
+    found = {name: outcomes(job, name, known) for name in names}
     return [
         {
             "run": name,
-            **_compared(rewards[name], rewards[names[0]]),
-            "foreign": mean_se(foreign(_read(job, "candidates", name), known)),
-            **_log_probs(job, name, pairs),
+            **_compared(found[name], found[names[0]]),
+            "foreign": mean_se(found[name]["foreign"]),
+            **_pairs(job, name, pairs),
+            "kl": mean_se(found[name]["kl"]),
             "redraw": _redraw(job, name),
         }
         for name in names
     ]
 
 
+def outcomes(job: Job, name: str, known: Set[str]) -> pl.DataFrame:
+    """What a run does on each held-out prompt, one row a prompt: exact (1 or 0), reward, foreign, kl (nats); null where it
+    cannot be known. `known`: the characters of the sets."""
+    candidates, logps = _read(job, "candidates", name), _read(job, "logps", name)
+    own, other = (logps.filter(of) for of in (pl.col("reference") == name, pl.col("reference") != name))
+    rewards = _rewards(candidates.join(_read(job, "ranks", name), on=["prompt_id", "candidate_id"]))
+    made = foreign(candidates, known)
+    for figures in (rewards, log_ratios(own, other)):
+        made = made.join(figures, on="prompt_id", how="full", coalesce=True)
+    return made.sort("prompt_id")
+
+
 def _read(job: Job, table: str, name: str) -> pl.DataFrame:
     return job.table(Part(table, "evaluate", evaluation_unit(name)))
 
 
-def _rewards(job: Job, name: str) -> pl.DataFrame:
+def _rewards(scored: pl.DataFrame) -> pl.DataFrame:
     """Per prompt: exact (greedy score = 1) and reward (mean score of the samples); prompts without a verifier are out."""
-    scored = _read(job, "candidates", name).join(_read(job, "ranks", name), on=["prompt_id", "candidate_id"])
-    scored = scored.filter(pl.col("score").is_not_null())
     greedy = pl.col("temperature") == 0
     return (
-        scored.group_by("prompt_id")
+        scored.filter(pl.col("score").is_not_null())
+        .group_by("prompt_id")
         .agg(
             (pl.col("score").filter(greedy) == 1).first().cast(pl.Float64).alias("exact"),
             pl.col("score").filter(~greedy).mean().alias("reward"),
         )
-        .sort("prompt_id")
     )
 
 
@@ -77,7 +88,7 @@ def _compared(own: pl.DataFrame, baseline: pl.DataFrame) -> Facts:
     both = own.join(baseline, on="prompt_id", suffix="_base")
     gain = mean_se(both["reward"] - both["reward_base"])
     return {
-        "n": own.height,
+        "n": own["reward"].count(),
         "exact": mean_se(own["exact"]),
         "reward": mean_se(own["reward"]),
         "gain": gain,
@@ -103,12 +114,12 @@ def characters(job: Job) -> set[str]:
     return found
 
 
-def foreign(candidates: pl.DataFrame, known: Set[str]) -> pl.Series:
-    """Of each prompt's samples the share that holds a character which is not known: [prompts]."""
+def foreign(candidates: pl.DataFrame, known: Set[str]) -> pl.DataFrame:
+    """prompt_id, foreign: of its samples the share that holds a character which is not known."""
     samples = candidates.filter(pl.col("temperature") > 0)
     other = pl.Series("foreign", [not set(text) <= known for text in samples["response"]], dtype=pl.Float64)
     shares = samples.select("prompt_id").with_columns(other).group_by("prompt_id", maintain_order=True)
-    return shares.agg(pl.col("foreign").mean())["foreign"]
+    return shares.agg(pl.col("foreign").mean())
 
 
 def held_out_pairs(job: Job) -> pl.DataFrame:
@@ -125,11 +136,9 @@ def held_out_pairs(job: Job) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=columns, orient="row")
 
 
-def _log_probs(job: Job, name: str, pairs: pl.DataFrame) -> Facts:
-    """Accuracy and margin of the held-out pairs, KL of the samples."""
-    logps = _read(job, "logps", name)
-    own = logps.filter(pl.col("reference") == name).select("prompt_id", "candidate_id", "logp")
-    other = logps.filter(pl.col("reference") != name).select("prompt_id", "candidate_id", "logp")
+def _pairs(job: Job, name: str, pairs: pl.DataFrame) -> Facts:
+    """Accuracy and margin of the held-out pairs."""
+    own = _read(job, "logps", name).filter(pl.col("reference") == name).select("prompt_id", "candidate_id", "logp")
     joined = pairs.join(own, left_on=["prompt_id", "chosen_id"], right_on=["prompt_id", "candidate_id"]).join(
         own, left_on=["prompt_id", "rejected_id"], right_on=["prompt_id", "candidate_id"], suffix="_rejected"
     )
@@ -139,15 +148,14 @@ def _log_probs(job: Job, name: str, pairs: pl.DataFrame) -> Facts:
         "pairs": joined.height,
         "accuracy": mean_se((decided > 0).cast(pl.Float64)) if decided.len() else None,
         "margin": mean_se(margin) if decided.len() else None,
-        "kl": mean_se(log_ratios(own, other)),
     }
 
 
-def log_ratios(own: pl.DataFrame, reference: pl.DataFrame) -> pl.Series:
-    """Mean over each prompt's samples of their log-prob under the run less that under the reference: nats, [prompts]."""
+def log_ratios(own: pl.DataFrame, reference: pl.DataFrame) -> pl.DataFrame:
+    """prompt_id, kl: mean over its samples of their log-prob under the run less that under the reference, in nats."""
     both = own.join(reference, on=["prompt_id", "candidate_id"], suffix="_reference")
     ratios = both.with_columns((pl.col("logp") - pl.col("logp_reference")).alias("ratio"))
-    return ratios.group_by("prompt_id", maintain_order=True).agg(pl.col("ratio").mean())["ratio"]
+    return ratios.group_by("prompt_id", maintain_order=True).agg(pl.col("ratio").mean().alias("kl"))
 
 
 def _redraw(job: Job, name: str) -> str | None:
