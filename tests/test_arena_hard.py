@@ -181,7 +181,7 @@ def test_the_command_adds_answers_judges_and_prints(folder: Path, lm: Path, monk
     ("change", "said"),
     [
         (("model_judgment/j/one.jsonl", [judgment(0, "one", "A>C", "A>B")]), "one.jsonl:1:games: 'A>C' is no verdict"),
-        (("model_judgment/j/one.jsonl", [{"uid": "u0"}]), "one.jsonl:1:games: missing"),
+        (("model_judgment/j/one.jsonl", [{"uid": "u0"}]), "one.jsonl:1:games: missing .*; give each row of one.jsonl this"),
         (("model_answer/one.jsonl", [{"uid": "u0", "messages": []}]), "one.jsonl:1:messages: no answer in the last message"),
         (("question.jsonl", [{"uid": 3, "prompt": "x", "category": "c"}]), "question.jsonl:1:uid: str expected, not int"),
     ],

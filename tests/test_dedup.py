@@ -190,7 +190,9 @@ def test_turns_are_read_and_what_is_no_text_is_named(decontaminated) -> None:
     assert decontaminated(prompts, [{"turns": [{"content": LONG}]}], field="turns")
     with pytest.raises(Exception, match=r"rows.json:0:turns: turns must be texts"):
         decontaminated(prompts, [{"turns": [5]}], field="turns")
-    with pytest.raises(Exception, match=r"rows.json:0:prompt: missing"):
+    with pytest.raises(
+        Exception, match=r"rows.json:0:prompt: missing .*; name the field of its texts in decontaminate.against \(mine\).field$"
+    ):
         decontaminated(prompts, [{"turns": []}])
 
 

@@ -79,7 +79,7 @@ def test_people_among_themselves(write_rows: Callable[..., str]) -> None:
     ("rows", "said"),
     [
         ([row("c", "a")], "rows.jsonl:1:human: one of a, b, tie expected, not 'c'"),
-        ([{"a": "x", "b": "y"}], "rows.jsonl:1:human: missing"),
+        ([{"a": "x", "b": "y"}], r"rows.jsonl:1:human: missing \(the row has .*; give each row prompt, a, b and human$"),
         ([row("a", "a", annotators=["x"])], "rows.jsonl:1:annotators: one of a, b, tie expected"),
         ([row("a", "a", judges=["a"])], "rows.jsonl:1:judges: dict expected"),
     ],
@@ -87,6 +87,18 @@ def test_people_among_themselves(write_rows: Callable[..., str]) -> None:
 def test_a_bad_row_is_named(write_rows: Callable[..., str], rows: list[dict[str, object]], said: str) -> None:
     with pytest.raises(DataError, match=said):
         against_people.read(Path(write_rows(rows)))
+
+
+def test_a_recipe_without_a_judge_has_none_to_ask(write_rows: Callable[..., str], tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from prefdata.workflow.cli import app
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: t\nsources: {{sources: [{{name: s, path: {tmp_path / 'none.jsonl'}}}]}}\n")
+    done = CliRunner().invoke(app, ["judge-check", write_rows([row("a", "a")]), "--settings", str(recipe)])
+    assert isinstance(done.exception, ConfigError)
+    assert "recipe.yaml: the recipe has no judge to ask; add one under judge, or leave --settings out" in str(done.exception)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

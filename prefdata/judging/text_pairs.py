@@ -40,10 +40,10 @@ def text_pair(prompt: str, a: str, b: str) -> TextPair:
 
 
 def judge_named(settings: Settings, name: str) -> JudgeSettings:
-    """A judge of the recipe. Raises ConfigError."""
+    """A judge of the recipe, as a command's option names it. Raises ConfigError."""
     known = {j.name: j for j in settings.judge}
     if name not in known:
-        raise ConfigError(f"the recipe has no judge named {name!r}{did_you_mean(name, known)}", "judge")
+        raise ConfigError(f"the recipe has no judge named {name!r}{did_you_mean(name, known)}", "--judge")
     return known[name]
 
 

@@ -13,8 +13,9 @@ from prefdata.sources.settings import EvaluationSetSettings
 def texts(evaluation: EvaluationSetSettings) -> Iterator[tuple[str, str]]:
     """("file:row", text) of every row of an evaluation set. Raises ConfigError, DataError."""
     path, field = _place(evaluation)
-    for where, row in readers.from_file(path, f"decontaminate.against ({evaluation.name}).path", arrays=True):
-        value = Fields(row, {}, where).get(field, str, list)
+    key = f"decontaminate.against ({evaluation.name})"
+    for where, row in readers.from_file(path, f"{key}.path", arrays=True):
+        value = Fields(row, {}, where, f"name the field of its texts in {key}.field").get(field, str, list)
         yield where, value if isinstance(value, str) else _joined(value, f"{where}:{field}")
 
 

@@ -6,7 +6,7 @@ texts that cannot be kept, ranks, the drops. A row whose shape is wrong is an er
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prefdata.errors import DataError, snippet
@@ -25,11 +25,13 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Fields:
-    """A row (or an object inside it) read by our names; `names` maps ours to theirs, `where` is file:row for messages."""
+    """A row (or an object inside it) read by our names; `names` maps ours to theirs, `where` is file:row for messages,
+    `lacking` says what to do about a field that is not there: not every reader of files has settings with names."""
 
     row: Mapping[str, Any]
     names: Mapping[str, str]
     where: str
+    lacking: str = "map the field's name under fields: of the source"
 
     def theirs(self, name: str) -> str:
         return self.names.get(name, name)
@@ -45,9 +47,7 @@ class Fields:
         """The field's value. Raises DataError where it is missing or of another type."""
         theirs = self.theirs(name)
         if theirs not in self.row:
-            raise DataError(
-                f"missing (the row has {sorted(self.row)})", self.at(name), "map the field's name under fields: of the source"
-            )
+            raise DataError(f"missing (the row has {sorted(self.row)})", self.at(name), self.lacking)
         value = self.row[theirs]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             expected = " or ".join(k.__name__ for k in kinds)
@@ -88,7 +88,7 @@ class Fields:
             at = f"{self.at(name)}[{i}]"
             if not isinstance(value, dict):
                 raise DataError(f"object expected, not {type(value).__name__}: {snippet(value)}", at, "correct the row")
-            made.append(Fields(Columnar(value) if self.columnar else value, self.names, at))
+            made.append(replace(self, row=Columnar(value) if self.columnar else value, where=at))
         return made
 
 

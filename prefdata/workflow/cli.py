@@ -141,6 +141,8 @@ def judge_check(
         raise ConfigError("--judge names a judge of a recipe", "--judge", "give --settings too")
     if path is not None:
         results = results_of(path)
+        if not results.settings.judge:
+            raise ConfigError("the recipe has no judge to ask", str(path), "add one under judge, or leave --settings out")
         for name in judge or [j.name for j in results.settings.judge]:
             read = check.with_judge(read, results, name)
     found, differences = check.check(read, seed)

@@ -25,6 +25,7 @@ from prefdata.tables.finished import ChunkStore
 
 VERDICTS = ("a", "b", "tie")
 MISSING = "missing"
+LACKING = "give each row prompt, a, b and human"
 LONGER, FIRST = "(the longer answer)", "(the first answer)"
 
 
@@ -57,7 +58,7 @@ def read(path: Path) -> Pairs:
     """A file of pairs. Raises ConfigError, DataError (file:row:field)."""
     human, rows, annotators, texts = [], [], [], []
     for where, row in readers.from_file(path, "PAIRS"):
-        fields = Fields(row, {}, where)
+        fields = Fields(row, {}, where, LACKING)
         human.append(_code(fields.get("human", str), fields.at("human")))
         # real files hold answers such as true or 7: texts that a converter took for values
         answers = [str(fields.get(name, str, bool, int, float)) for name in ("a", "b")]

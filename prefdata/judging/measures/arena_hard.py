@@ -104,7 +104,7 @@ def answers(folder: Path, model: str) -> dict[str, Facts]:
 def _rows(path: Path) -> Iterator[Fields]:
     names = {n: n for n in ("uid", "prompt", "category", "messages", "model", "baseline", "games")}
     for where, row in readers.from_file(path, "FILE", arrays=True):
-        yield Fields(row, names, where)
+        yield Fields(row, names, where, f"give each row of {path.name} this field, as Arena-Hard does")
 
 
 # ---- out ----

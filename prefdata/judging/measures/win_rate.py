@@ -39,7 +39,7 @@ def read(path: Path) -> dict[str, tuple[str, str]]:
     """An AlpacaEval file of one system: instruction -> (answer, generator). Raises ConfigError, DataError (file:row:field)."""
     found: dict[str, tuple[str, str]] = {}
     for where, row in readers.from_file(path, "FILE", arrays=True):
-        fields = Fields(row, alpaca_eval.SHAPE.fields, where)
+        fields = Fields(row, alpaca_eval.SHAPE.fields, where, "give each row instruction and output, as AlpacaEval does")
         instruction = alpaca_eval.instruction(fields)
         if instruction in found:
             raise DataError("this instruction occurs twice in the file", where, "give the answers of one system")
