@@ -349,6 +349,8 @@ MUTANTS = [
     ("prefdata/sources/pairs.py", "if reached[i] == reached[most]}", "}", "test_pairs.py"),
     ("prefdata/sources/pairs.py", "rank[worse] = rank[one] + 1", "rank[worse] = rank[one] + 2", "test_pairs.py"),
     ("prefdata/sources/conversations.py", "_without_nulls(more) if columnar else more", "more", "test_conversations.py"),
+    ("prefdata/sources/conversations.py", "if isinstance(value, Exact):", "if False:", "test_conversations.py"),
+    ("prefdata/output/message_columns.py", ', "rejected", "completion"):', ', "rejected"):', "test_unpaired.py"),
     ("prefdata/stages/generate.py", "elif not text.strip():", "elif not text:", "test_peoples_files.py"),
     # what a recipe costs
     ("train/cost.py", "pool > run.negatives.count", "pool > 0", COST),

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from prefdata.errors import DataError
 from prefdata.recipe.units import Part
-from prefdata.sources import readers, rows
+from prefdata.sources import conversations, json_columns, readers, rows
 from prefdata.sources.conversations import Columnar, messages_of
 from prefdata.sources.settings import SourceSettings, SourcesSettings
 from prefdata.stages import sources
@@ -31,9 +33,13 @@ def read(make_run, write_rows, tmp_path: Path):
     """read(rows, format, kind of file) -> the three tables."""
 
     def call(
-        listed: list[dict[str, Any]], name: str = "trl_pairs", kind: str = "jsonl", schema: pa.Schema | None = None
+        listed: list[dict[str, Any]],
+        name: str = "trl_pairs",
+        kind: str = "jsonl",
+        schema: pa.Schema | None = None,
+        path: str | None = None,
     ) -> dict[str, pl.DataFrame]:
-        path = str(tmp_path / "rows.parquet") if kind == "parquet" else write_rows(listed)
+        path = path or (str(tmp_path / "rows.parquet") if kind == "parquet" else write_rows(listed))
         if kind == "parquet":
             pq.write_table(pa.Table.from_pylist(listed, schema=schema), path)
         run = make_run(sources={"sources": [{"name": "s", "path": path, "format": name}], "max_reject_rate": 1.0})
@@ -478,6 +484,78 @@ def test_tool_calls_of_parquet_have_the_keys_they_were_written_with(read) -> Non
     assert ids(lines) == ids(columns)
 
 
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def json_column(values: Sequence[Any]) -> pa.Array:
+    return pa.ExtensionArray.from_storage(pa.json_(), pa.array([v if v is None else json.dumps(v) for v in values]))
+
+
+def in_json(listed: list[dict[str, Any]], path: Path, **texts: str) -> str:
+    """The rows with answers whose other keys are JSON columns; `texts`: JSON of the first row's own, by key."""
+    arrays = {}
+    for side in ("chosen", "rejected"):
+        said = [row[side][0] for row in listed]
+        keys = sorted({k for m in said for k in m} - {"role", "content"})
+        columns = {k: json_column([m.get(k) for m in said]) for k in keys}
+        for key, text in texts.items():
+            if key in columns:
+                storage = pa.array([text, *columns[key].storage.to_pylist()[1:]])
+                columns[key] = pa.ExtensionArray.from_storage(pa.json_(), storage)
+        columns = {k: pa.array([m[k] for m in said], pa.string()) for k in ("role", "content")} | columns
+        messages_ = pa.StructArray.from_arrays(list(columns.values()), fields=[pa.field(k, c.type) for k, c in columns.items()])
+        arrays[side] = pa.ListArray.from_arrays(pa.array(range(len(listed) + 1), pa.int32()), messages_)
+    pq.write_table(pa.table({"prompt": [row["prompt"] for row in listed], **arrays}), path)
+    return str(path)
+
+
+@few
+@given(st.lists(json_values.filter(lambda v: v is not None), min_size=1, max_size=4))
+def test_json_columns_are_what_their_texts_say(values: list[Any]) -> None:
+    """Null keys too, and whatever the key: at the top, in messages, and as `datasets` gives them."""
+    row = {"a": 1, "said": [{"role": "user", "more": values}, {"role": "user", "more": None}], "json": values[0]}
+    as_text = {**row, "said": [{"role": "user", "more": json.dumps(values)}, row["said"][1]], "json": json.dumps(values[0])}
+    places = {"said": [{"more": True}], "json": True}
+    for found in (json_columns.read(as_text, places, "f:0"), json_columns.read(row, places)):
+        assert json.dumps(found) == json.dumps(row)
+        assert json.dumps(conversations._without_nulls(found["said"][0]["more"])) == json.dumps(values)
+
+
+def test_answers_in_json_columns_are_those_of_the_lines(read, tmp_path: Path) -> None:
+    listed = [
+        {
+            "prompt": "p",
+            "chosen": [says("a", meta={"x": None, "y": [{"z": None}]}, tool_calls=[call("f", day=None)], weight=0)],
+            "rejected": [says("b", flags=[True, None], weight="0")],
+        },
+        {"prompt": "q", "chosen": [says("a")], "rejected": [says("b", weight=False)]},
+    ]
+    path = in_json(listed, tmp_path / "rows.parquet")
+    lines, columns = read(listed), read([], path=path)
+    assert lines["candidates"]["extras"].to_list() == columns["candidates"]["extras"].to_list()
+    assert ids(lines) == ids(columns)
+
+
+@pytest.mark.parametrize(("text", "said"), [("{", "not JSON"), ("NaN", "NaN is not JSON"), ('{"a":1,"a":2}', "twice")])
+def test_a_json_column_is_read_as_strictly_as_json_lines(read, tmp_path: Path, text: str, said: str) -> None:
+    listed = [{"prompt": "p", "chosen": [says("a", weight=0)], "rejected": [says("b")]}]
+    with pytest.raises(DataError, match=rf"^rows.parquet:0:chosen\[0\].weight.*{said}"):
+        read([], path=in_json(listed, tmp_path / "rows.parquet", weight=text))
+
+
+def test_features_of_datasets_tell_where_json_is() -> None:
+    features = datasets.Features(
+        {"a": datasets.Value("string"), "m": datasets.List({"role": datasets.Value("string"), "w": datasets.Json()})}
+    )
+    assert json_columns.places_in(features) == {"m": [{"w": True}]}
+    assert json_columns.places_in(datasets.Features({"j": datasets.Json()})) == {"j": True}
+    assert not json_columns.places_in(datasets.Features({"a": datasets.List(datasets.Value("int64"))}))
+
+
 def test_tools_of_parquet_have_the_keys_they_were_written_with(read) -> None:
     tools = [
         {"type": "function", "function": {"name": "f", "parameters": {"properties": {n: {"type": "string"}}}}} for n in "xy"
@@ -601,11 +679,7 @@ def test_the_stage_makes_the_same_of_parquet_and_of_json_lines(read, listed: lis
 
 # ---- tables and messages are inverse ----
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=6,
-)
+
 own_keys = st.text(max_size=5).filter(lambda k: k not in ("role", "content"))
 more_keys = st.dictionaries(own_keys | st.sampled_from(["name", "tool_calls", "reasoning_content"]), json_values, max_size=3)
 

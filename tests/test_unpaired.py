@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import oracle_objectives as oracle
 import polars as pl
 import pytest
@@ -156,8 +157,6 @@ def test_a_recipe_without_labels_is_refused(make_run: Callable[..., Results], wr
 
 
 def test_datasets_loads_the_answers_with_their_labels(made: Callable[..., Results], tmp_path: Path) -> None:
-    import datasets
-
     folder = made(ROWS, "report", "card", "publish").root / "publish" / "t"
     loaded = datasets.load_dataset(str(folder), "unpaired", cache_dir=str(tmp_path / "cache"))
     assert set(loaded) == {"train"}
@@ -173,10 +172,14 @@ def test_datasets_loads_the_answers_with_their_labels(made: Callable[..., Result
 def test_what_is_published_is_read_again_as_it_was(
     made: Callable[..., Results], make_run: Callable[..., Results], tmp_path: Path
 ) -> None:
-    """Reasoning beside the answer included."""
-    thinking = {"role": "assistant", "content": "b", "reasoning_content": "why"}
+    """Reasoning and calls beside the answer included."""
+    calls = [{"type": "function", "function": {"name": "f", "arguments": {"day": None, "a": 1}}}]
+    thinking = {"role": "assistant", "content": "b", "reasoning_content": "why", "tool_calls": calls, "weight": 0}
     rows = [*ROWS[:6], {"prompt": "Sf", "completion": [thinking], "label": True}]
     first = made(rows, "report", "card", "publish", score={"references": []})
+    loaded = datasets.load_dataset(f"{first.root}/publish/t", "unpaired", cache_dir=str(tmp_path / "cache"))
+    (answer,) = [r["completion"][0] for r in loaded["train"].to_list() if r["completion"][0]["content"] == "b"]
+    assert json.dumps([answer["tool_calls"], answer["weight"]]) == json.dumps([calls, 0]), "objects, as templates expect them"
     source = {"name": "s", "path": f"{first.root}/publish/t/data/unpaired/*.parquet", "format": "trl_unpaired"}
     again = Results(make_run(sources={"sources": [source]}, sets={"unpaired": True}).settings, first.stages, tmp_path / "2")
     run_stages(again, "sources")

@@ -60,7 +60,7 @@ def with_json(table: pa.Table, keys: Keys) -> pa.Table:
     """The table with its JSON keys in Arrow's JSON type."""
     names = {name for name, plain in keys.items() if not plain}
     for place, field in enumerate(table.schema):
-        if names and field.name in ("prompt", "chosen", "rejected"):
+        if names and field.name in ("prompt", "chosen", "rejected", "completion"):
             made = _typed(table.column(place).combine_chunks(), names)
             table = table.set_column(place, pa.field(field.name, made.type), made)
     return table

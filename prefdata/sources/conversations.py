@@ -35,6 +35,10 @@ class Columnar(dict[str, Any]):
     """A row read from columns (Parquet, the Hub): a key that an object lacks reads as null there, and is taken as absent."""
 
 
+class Exact(dict[str, Any]):
+    """An object in a columnar row that has no keys but its own, as JSON has them: those that are null are meant."""
+
+
 def messages_of(value: Any, at: str, columnar: bool = False) -> list[Message]:
     """A text as one user message, a message, or a list of messages. Raises DataError."""
     if isinstance(value, str):
@@ -107,6 +111,8 @@ def _part(part: Any, at: str) -> str:
 
 def _without_nulls(value: Any) -> Any:
     """The value without null keys, at any depth: columns give every object all keys of the file."""
+    if isinstance(value, Exact):
+        return value
     if isinstance(value, Mapping):
         return {k: _without_nulls(v) for k, v in value.items() if v is not None}
     return [_without_nulls(v) for v in value] if isinstance(value, list) else value

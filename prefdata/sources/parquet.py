@@ -1,7 +1,7 @@
 """Rows of Parquet files in bounded memory: only the columns that somebody maps, few rows at a time, sizes watched.
 
-Files of one source may differ as writers do: string and large_string, whole numbers and floats, a column without any value,
-columns that nobody maps.
+Files of one source may differ as writers do: string and large_string, whole numbers and floats, a column without any value or
+of JSON, columns that nobody maps.
 """
 
 from collections import Counter
@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.errors import DataError
+from prefdata.sources import json_columns
 from prefdata.sources.conversations import Columnar
 from prefdata.tables.files import require_bounded, require_decodable
 
 BATCH_ROWS = 32
 """A dictionary of one long text is small until its rows are read: this many times it must fit."""
 Kind = str | tuple[Any, ...] | dict[str, Any] | None
-"""What a type holds, whatever its width; None: nothing but nulls."""
+"""What a type holds, whatever its width; None: nothing but nulls, or JSON, which may be anything."""
 
 
 def rows(path: Path, columns: Collection[str] | None = None) -> Iterator[tuple[str, Columnar]]:
@@ -32,12 +33,14 @@ def rows(path: Path, columns: Collection[str] | None = None) -> Iterator[tuple[s
             wanted = [n for n in names if columns is None or n in columns]
             if len(wanted) == len(names):
                 require_decodable(file, path)
+            places = {f.name: json_columns.places_of(f.type) for f in file.schema_arrow if f.name in wanted}
             decoded = 0
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
                 decoded += batch.nbytes
                 require_bounded(decoded, path)
                 for row in batch.to_pylist():
-                    yield f"{path.name}:{number}", Columnar(row)
+                    where = f"{path.name}:{number}"
+                    yield where, Columnar({k: json_columns.read(v, places[k], f"{where}:{k}") for k, v in row.items()})
                     number += 1
     except MemoryError as error:
         raise DataError(
@@ -90,7 +93,7 @@ def kind_of(dtype: Any) -> Kind:
     """What an Arrow type holds."""
     from pyarrow import types
 
-    if types.is_null(dtype):
+    if types.is_null(dtype) or json_columns.places_of(dtype) is True:
         return None
     if types.is_dictionary(dtype):
         return kind_of(dtype.value_type)

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, snippet
-from prefdata.sources import parquet
+from prefdata.sources import json_columns, parquet, strict_json
 from prefdata.sources.conversations import Columnar
 from prefdata.sources.rows import Fields
 from prefdata.sources.settings import SourceSettings
@@ -20,6 +20,7 @@ from prefdata.tables import ids
 Row = dict[str, Any]
 MAX_LINE_BYTES = 64 * 2**20
 MAX_ARRAY_BYTES = 256 * 2**20
+LINES = "write one object a line"
 
 
 TOY = "toy:"
@@ -106,7 +107,7 @@ def _json_array(path: Path) -> Iterator[tuple[str, Row]]:
     if path.stat().st_size > MAX_ARRAY_BYTES:
         raise DataError(f"an array of more than {MAX_ARRAY_BYTES} bytes", str(path), "write one object a line (jq -c '.[]')")
     text = _decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), path.name)
-    listed = _strict(text, path.name)
+    listed = strict_json.parse(text, path.name, LINES)
     if not listed:
         raise DataError("the file has no rows", str(path), "give a file with at least one row")
     for number, row in enumerate(listed):
@@ -142,32 +143,10 @@ def parse_object(text: str, where: str) -> Row:
     """One JSON object, strictly: no NaN or Infinity, no key twice, no absurd numbers or nesting."""
     if text.startswith("["):
         raise DataError("a JSON array, not an object", where, "write one object a line (jq -c '.[]')")
-    parsed = _strict(text, where)
+    parsed = strict_json.parse(text, where, LINES)
     if not isinstance(parsed, dict):
         raise DataError(f"not a JSON object: {snippet(text)}", where, "write one object a line")
     return parsed
-
-
-def _strict(text: str, where: str) -> Any:
-    """A JSON value; what our own tables could not hold, or readers disagree about, is an error."""
-
-    def no_constant(name: str) -> None:
-        raise DataError(f"{name} is not JSON", where, "write null, or leave the row out")
-
-    def unique(pairs: list[tuple[str, Any]]) -> Row:
-        made = dict(pairs)
-        if len(made) != len(pairs):
-            keys = [k for k, _ in pairs]
-            double = next(k for k in keys if keys.count(k) > 1)
-            raise DataError("the key stands twice in one object", f"{where}:{snippet(double)}", "leave one of them out")
-        return made
-
-    try:
-        return json.loads(text, parse_constant=no_constant, object_pairs_hook=unique)
-    except RecursionError as error:
-        raise DataError("nested too deeply", where, "flatten the row") from error
-    except ValueError as error:
-        raise DataError(f"not JSON ({str(error)[:80]}): {snippet(text)}", where, "write one object a line") from error
 
 
 def _hub(source: SourceSettings) -> Iterator[tuple[str, Row]]:
@@ -182,8 +161,9 @@ def _hub(source: SourceSettings) -> Iterator[tuple[str, Row]]:
             streaming=True,
             token=os.environ.get("HF_TOKEN"),
         )
+        places = json_columns.places_in(stream.features)
         for number, row in enumerate(stream):
-            yield f"{source.dataset}@{source.revision}:{number}", Columnar(row)
+            yield f"{source.dataset}@{source.revision}:{number}", Columnar(json_columns.read(row, places))
     except Exception as error:  # the client raises a dozen kinds; each is about the data set asked for
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise DataError(

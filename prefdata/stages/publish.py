@@ -113,7 +113,7 @@ def _of_segment(settings: Settings, segment: Segment) -> list[Part]:
 STAGE = Stage(
     name="publish",
     help="Write the published configs to a folder and, where repo_id is set, commit them to the Hub.",
-    version=2,
+    version=3,
     run=run,
     per="run",
     reads=lambda s, u: list(dict.fromkeys([*(p for g in groups(s) for p in g.parts), *_logps(s)])),

@@ -271,7 +271,7 @@ def _slice(settings: Settings, unit: str) -> Slice:
 STAGE = Stage(
     name="sources",
     help="Read prompts and answers from files or the Hub into tables.",
-    version=3,
+    version=4,
     run=run,
     per="run",
     writes=("prompts", "candidates", "drops"),
