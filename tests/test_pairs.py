@@ -12,6 +12,8 @@ from conftest import run_stages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefdata.errors import DataError
+from prefdata.recipe.results import Results
 from prefdata.recipe.units import Part
 from prefdata.sources import rows
 from prefdata.sources.settings import SourceSettings, SourcesSettings
@@ -164,6 +166,43 @@ def test_rows_of_a_prompt_are_one_set_however_the_prompt_is_written(read) -> Non
     assert made["prompts"].height == 2
     assert ranked(made) == [("a", 1.0), ("a", 1.0), ("b", 2.0), ("b", 2.0), ("c", 3.0)]
     assert reasons(made) == []
+
+
+def test_rows_that_contradict_count_against_the_limit_before_anything_is_written(
+    make_run, write_rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(pairs: str, **keys: Any) -> Results:
+        source = {"name": "s", "path": write_rows(as_rows(tuple(p) for p in pairs.split())), "format": "trl_pairs"}
+        made = make_run(sources={"sources": [source], **keys})
+        run_stages(made, "sources")
+        return made
+
+    before = [Path(p).read_bytes() for p in run("ab cd").outputs("sources")]
+    assert "contradict" not in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"1 of 9 rows and answers are bad \(11.11% > 1.00%\): {'contradictory': 1}"):
+        run("ab ba cd")
+    assert "warning: sources: contradictions between rows of one prompt: 1, the first of 'p'; " in capsys.readouterr().err
+    made = run("ab cd", max_reject_rate=0.01)
+    assert [Path(p).read_bytes() for p in made.outputs("sources")] == before
+    run("ab ba cd dc", max_reject_rate=1 / 6)
+    with pytest.raises(DataError, match="2 of 12 rows and answers are bad"):
+        run("ab ba cd dc", max_reject_rate=0.16)
+
+
+def test_the_contradictions_that_are_told_are_those_that_are_dropped(
+    make_run, write_rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of prompts that another source owns, or that the mixture leaves out, there is none."""
+    both = [row for i in range(40) for row in as_rows([("a", "b"), ("b", "a")], f"p{i}")]
+    first = {"name": "f", "path": write_rows(both[:40], "f.jsonl"), "format": "trl_pairs", "weight": 0.5}
+    other = {"name": "o", "path": write_rows(both, "o.jsonl"), "format": "trl_pairs", "weight": 0.5}
+    once = {"name": "n", "path": write_rows(as_rows([("b", "c")], "p0"), "n.jsonl"), "format": "trl_pairs"}
+    made = make_run(sources={"sources": [first, other, once], "max_reject_rate": 1.0}, num_shards=2)
+    run_stages(made, "sources")
+    drops = pl.concat([files.read_table(made.table(Part("drops", "sources"), s), "drops") for s in made.shards])
+    count = drops.filter(pl.col("reason") == "contradictory").height
+    assert 10 < count < 30
+    assert f"contradictions between rows of one prompt: {count}, " in capsys.readouterr().err
 
 
 def test_twenty_prompts_with_three_rejected_each_and_one_row_that_contradicts(read) -> None:

@@ -32,6 +32,7 @@ def test_a_stage_is_its_file_and_a_line_of_the_registry() -> None:
         "registry",
         "graph",
         "labels",
+        "resolve",
         "segmented",
     }
     assert files == set(STAGES)

@@ -7,15 +7,16 @@ one answer a row); else the one with the smaller row hash stays.
 
 import json
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
-from prefdata.draws import hex_id, uniform
+from prefdata.draws import hex_id
 from prefdata.errors import DataError, PrefdataError, snippet
 from prefdata.progress import Progress
 from prefdata.recipe import places
@@ -23,17 +24,20 @@ from prefdata.recipe.job import Job
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Slice, Stage, without
 from prefdata.sources import readers, rows
+from prefdata.sources.pairs import together
 from prefdata.sources.rows import Fields, Limits, Record
 from prefdata.sources.settings import SourceSettings, SourcesSettings
 from prefdata.sources.shapes import COMMON_FIELDS, SHAPES
 from prefdata.sources.templated import Templated
 from prefdata.stages.graph import asked
+from prefdata.stages.resolve import HELD_OUT, contradicting, resolve
 from prefdata.tables import schema
 from prefdata.tables.atomic import writing
-from prefdata.tables.drops import drop, reason_of
+from prefdata.tables.drops import reason_of
 
 SPOOL = "tables/.spool"
-HELD_OUT = ("test", "validation")
+ID = 16
+"""Characters of a prompt's id, which each line of the spool begins with."""
 MIN_BUCKETS = 128
 """Memory is that of one bucket: 1/128 of the input, or of a shard where there are more shards than that."""
 
@@ -49,6 +53,7 @@ def run(job: Job) -> None:
     try:
         per_shard = -(-MIN_BUCKETS // job.settings.num_shards)
         _spool(job, files, spool, per_shard, counts)
+        _count_contradictions(job, spool, counts)
         _require_rate(counts, settings.max_reject_rate)
         for shard in job.shards:
             with job.writers(shard) as writers:
@@ -75,7 +80,8 @@ def _spool(job: Job, files: list[list[Path]], spool: Path, per_shard: int, count
                 _count(counts, line)
                 templated.look(where, line["prompt"], line["candidates"])
                 bucket = _bucket(line, per_shard, job.settings.num_shards)
-                spooled.write(bucket, json.dumps(line, ensure_ascii=True) + "\n")
+                own = line["prompt"]["prompt_id"] if line["prompt"] else " " * ID
+                spooled.write(bucket, own + json.dumps(line, ensure_ascii=True) + "\n")
                 progress.advance()
     if not _rendered(job.settings):
         templated.say()
@@ -151,7 +157,7 @@ def _split(fields: Fields, source: SourceSettings) -> str | None:
 
 def held_out(source: SourceSettings) -> str | None:
     """The split that the name of the Hub split tells: test_prefs is test, validation is validation; train is cut by shares."""
-    names = (n for n in ("test", "validation") if source.dataset is not None and source.hub_split.startswith(n))
+    names = (n for n in HELD_OUT if source.dataset is not None and source.hub_split.startswith(n))
     return next(names, None)
 
 
@@ -180,74 +186,29 @@ def _require_rate(counts: Counter[str], limit: float) -> None:
         )
 
 
-def _load(path: Path) -> Iterator[Record]:
+def _count_contradictions(job: Job, spool: Path, counts: Counter[str]) -> None:
+    """Those between rows of one prompt, which can be seen when all rows are there, and tell of them."""
+    if all(SHAPES[s.format].join in (None, together) for s in job.settings.sources.sources):
+        return
+    found = [prompt for path in sorted(spool.iterdir()) for prompt in contradicting(_repeated(path), job.settings)]
+    if found:
+        counts["contradictory"] += len(found)
+        text = snippet(found[0]["messages"][-1]["content"])
+        what = f"contradictions between rows of one prompt: {len(found)}, the first of {text}"
+        print(f"warning: sources: {what}; what such pairs say is not believed", file=sys.stderr)
+
+
+def _repeated(path: Path) -> Iterator[Record]:
+    """The lines of prompts that have several, by their ids: the others are not decoded."""
+    with path.open(encoding="utf-8") as file:
+        ids = Counter(line[:ID] for line in file)
+    return _load(path, {own for own, count in ids.items() if count > 1 and own.strip()})
+
+
+def _load(path: Path, only: Collection[str] | None = None) -> Iterator[Record]:
     if path.exists():
         with path.open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
-
-
-def resolve(lines: Iterable[Record], settings: Settings) -> dict[str, Any]:
-    """One bucket: one prompt with all its candidates for each prompt_id, the other rows recorded as drops of scope row."""
-    sources = settings.sources.sources
-    drops: list[Record] = []
-    owned: dict[str, list[Record]] = {}
-    held: dict[str, str] = {}
-    for line in sorted(lines, key=lambda r: (r["order"], _held(r["prompt"]), r["row_hash"])):
-        if line["prompt"] is None:
-            drops += line["drops"]
-            continue
-        if _held(line["prompt"]) < len(HELD_OUT):  # a prompt that any row holds out is held out, whoever owns it
-            own = HELD_OUT[_held(line["prompt"])]
-            held[line["prompt"]["prompt_id"]] = min(own, held.get(line["prompt"]["prompt_id"], own), key=HELD_OUT.index)
-        group = owned.setdefault(line["prompt"]["prompt_id"], [])
-        same = not group or group[0]["order"] == line["order"]
-        if not group or (same and SHAPES[sources[line["order"]].format].join):
-            group.append(line)
-        else:
-            drops.append(drop("row", "sources", "duplicate_prompt" if same else "other_source", line["prompt"]))
-    made = [_prompt(group, sources[group[0]["order"]], settings) for group in owned.values()]
-    for one in made:
-        if one.prompt and one.prompt["prompt_id"] in held:
-            one.prompt["source_split"] = held[one.prompt["prompt_id"]]
-    return {
-        "prompts": schema.frame("prompts", [m.prompt for m in made if m.prompt]),
-        "candidates": schema.frame("candidates", [c for m in made for c in m.candidates]),
-        "drops": schema.frame("drops", drops + [d for m in made for d in m.drops]),
-    }
-
-
-def _held(prompt: Mapping[str, Any] | None) -> int:
-    """Place among the held-out splits; rows for training come after them."""
-    split = prompt["source_split"] if prompt else None
-    return HELD_OUT.index(split) if split in HELD_OUT else len(HELD_OUT)
-
-
-def _prompt(group: list[Record], source: SourceSettings, settings: Settings) -> rows.Parsed:
-    """The rows of one prompt as one: the smallest source_row names it."""
-    prompt = min((line["prompt"] for line in group), key=lambda p: p["source_row"])
-    drops = [d for line in group for d in line["drops"]]
-    if source.weight < 1 and uniform(settings.seed, "mixture", prompt["prompt_id"]) >= source.weight:
-        return rows.Parsed(drops=[*drops, drop("row", "sources", "not_sampled", prompt)])
-    shape, listed = SHAPES[source.format], [line["candidates"] for line in group]
-    joined, contradictions = shape.join(listed) if shape.join and len(listed) > 1 else (listed[0], [])
-    drops += [drop("row", "sources", "contradictory", prompt, detail=text) for text in contradictions]
-    for candidate in joined:
-        if "dropped" in candidate and candidate["dropped"]["source_row"] is None:
-            candidate["dropped"] |= {"source": prompt["source"], "source_row": prompt["source_row"]}
-    candidates, more = rows.finish(joined)
-    lost = {d["candidate_id"] for d in more}
-    if (
-        shape.needs_first
-        and not source.prompts_only
-        and not any(c["source_rank"] == 1 and c["candidate_id"] not in lost for c in candidates)
-    ):
-        if (
-            shape.labels and settings.sets.unpaired
-        ):  # labels without an order: else a bad answer would be the best of its prompt
-            return rows.Parsed(prompt, [{**c, "source_rank": None} for c in candidates], drops + more)
-        bare = [{**d, "scope": "row", "candidate_id": None} for d in more]  # there is no candidate then
-        return rows.Parsed(drops=[*drops, *bare, drop("row", "sources", "no_good_answer", prompt)])
-    return rows.Parsed(prompt, candidates, drops + more)
+            yield from (json.loads(line[ID:]) for line in file if only is None or line[:ID] in only)
 
 
 def _local_files(settings: Settings, unit: str) -> list[Path]:
