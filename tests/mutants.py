@@ -382,4 +382,5 @@ MUTANTS = [
         COST,
     ),
     ("prefdata/workflow/cost.py", 'prices[phase.bought == "out"]', 'prices[phase.bought == "in"]', COST),
+    ("prefdata/stages/generate.py", "elif leaks(text):", 'elif leaks(value["text"]):', "test_peoples_files.py"),
 ]

@@ -32,6 +32,7 @@ from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, EngineError
 from prefdata.models.tokens import load_encoder
 from prefdata.output import read_back
+from prefdata.output.large_drops import large
 from prefdata.recipe.results import Results
 from prefdata.recipe.units import Part
 from prefdata.sources.toy import tokenizers
@@ -623,6 +624,36 @@ def test_empty_and_blank_answers_are_drops_and_no_candidates(
     assert Counter((d["scope"], d["reason"]) for d in drops) == {("row", "empty_answer"): 4}
     assert {d["prompt_id"] for d in drops}.isdisjoint(r["prompt_id"] for r in rows)
     assert all(d["source"] and d["source_row"] for d in drops)
+
+
+def test_answers_that_go_on_as_somebody_else_are_drops_as_those_of_sources(
+    generated: Callable[..., Results], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reasoning before the answer says; a share that is large is told."""
+    texts = {
+        "fine": "an answer of a Human",
+        "human": "an answer\n\nHuman: and now?",
+        "crlf": "an answer\r\n\r\n**Assistant:** more",
+        "head": "an answer\n### Human: and now?",
+        "thought": "\n\nHuman: asks</think>an answer",
+    }
+    says(monkeypatch, lambda body: texts[body["messages"][-1]["content"].split()[-1]])
+    with Server(Scripted()) as url:
+        run = generated(url, [f"cue:say {k}" for k in texts], temperatures=[1.0], max_failed=0)
+        responses, drops = [r["response"] for r in made(run, "candidates")], made(run, "drops")
+        model = {"reasoning_end": "</think>"}
+        thinking = generated(url, ["cue:say thought"], model, temperatures=[1.0], max_failed=0)
+    assert responses == [texts["fine"]] * 2
+    assert Counter((d["scope"], d["reason"]) for d in drops) == {("row", "role_leakage"): 8}
+    assert all(d["source"] and d["source_row"] and d["detail"].startswith("sample ") for d in drops)
+    assert [r["response"] for r in made(thinking, "candidates")] == ["an answer"] * 2
+    assert made(thinking, "drops") == []
+    entry = {"stage": "generate", "unit": "g", "in": {"prompts": 5}, "out": {"candidates": 2}, "drops": {"role_leakage": 8}}
+    (told,) = large([entry], 0.3)
+    assert told == (
+        "generate g leaves out 8 of 10 answers (role_leakage: an answer that goes on to write the next human turn); "
+        "cut the answers at the marker, or look at what wrote them"
+    )
 
 
 REFUSING = (

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from prefdata.draws import hash64, item_key
-from prefdata.errors import EngineError
+from prefdata.errors import EngineError, snippet
 from prefdata.models.engines.protocol import NO_ROOM, REFUSED, Completion, Engine, Request, in_order
 from prefdata.models.engines.registry import Start, started
 from prefdata.recipe import fill
@@ -21,6 +21,7 @@ from prefdata.recipe.settings.data import GenerateSettings
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Slice, Stage, shares, without
 from prefdata.recipe.units import generator, generator_unit
+from prefdata.sources.transcripts import leaks
 from prefdata.stages.segmented import number_of, of_segment
 from prefdata.tables import schema
 from prefdata.tables.drops import drop
@@ -29,10 +30,11 @@ from prefdata.tables.ids import candidate_id
 from prefdata.tables.messages import prompt_of
 from prefdata.tables.views import Frames, prompts_of
 
-VERSION = 3
+KEYS_VERSION = 3
+"""In every key: answers of another way to ask are other answers."""
 NEVER_ASKED = {NO_ROOM: "too_long", REFUSED: "refused_by_template"}
 """Reasons of engines that are about a prompt, which no sample of it can mend, and what its drop is called."""
-EMPTY = "empty_answer"
+EMPTY, LEAKING = "empty_answer", "role_leakage"
 
 
 def run(job: Job) -> None:
@@ -126,7 +128,8 @@ def requests(prompts: pl.DataFrame, samples: Sequence[tuple[float, int]], max_to
 def keyed(wanted: Sequence[Request], common: tuple[Any, ...]) -> dict[str, Request]:
     """Requests by their item key: model revision, seed, template, limits, stage version and the request itself."""
     return {
-        item_key(VERSION, *common, r.id, r.temperature, r.sample, r.tools or "", r.template_kwargs or ""): r for r in wanted
+        item_key(KEYS_VERSION, *common, r.id, r.temperature, r.sample, r.tools or "", r.template_kwargs or ""): r
+        for r in wanted
     }
 
 
@@ -155,7 +158,8 @@ def rows(
     seed: int,
     reasoning_end: str | None = None,
 ) -> Frames:
-    """Candidates of what was completed; drops of the prompts that left no room, and of single answers that failed."""
+    """Candidates of what was completed; drops of the prompts that left no room, and of single answers that failed, say nothing
+    or go on as somebody else, as a source's are dropped."""
     values = store.get(list(wanted))
     made, failed = [], list[tuple[str, str, str]]()
     for key, request in wanted.items():
@@ -165,6 +169,8 @@ def rows(
             failed.append((request.id, value["reason"] or "unended_reasoning", value["text"]))
         elif not text.strip():
             failed.append((request.id, EMPTY, f"{value['num_tokens']} tokens, sample {request.sample}"))
+        elif leaks(text):
+            failed.append((request.id, LEAKING, f"sample {request.sample}: {snippet(text)}"))
         else:
             made.append(candidate(request, value, producer, seed, text))
     prompts = {p["prompt_id"]: p for p in frames["prompts"].to_dicts()}
@@ -176,8 +182,8 @@ def rows(
         for id, why in unasked.items()
     ]
     for id, why, text in failed:
-        if why == EMPTY:
-            drops.append(drop("row", "generate", EMPTY, prompts[id], detail=text))
+        if why in (EMPTY, LEAKING):
+            drops.append(drop("row", "generate", why, prompts[id], detail=text))
         elif why not in NEVER_ASKED:
             drops.append(drop("row", "generate", "failed_answer", prompts[id], detail=why))
     return {"candidates": schema.frame("candidates", made), "drops": schema.frame("drops", drops)}
@@ -219,7 +225,7 @@ def _slice(settings: Settings, unit: str) -> Slice:
 STAGE = Stage(
     name="generate",
     help="Sample candidates from a model at several temperatures.",
-    version=VERSION,
+    version=4,
     run=run,
     per="engine",
     writes=("candidates", "drops"),

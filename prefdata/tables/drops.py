@@ -46,7 +46,9 @@ REASONS: dict[str, Reason] = {
     "no_candidate": _rows("a prompt none of whose answers can be used"),
     "no_final_answer": _rows("a question without the final answer that a verifier needs"),
     "no_score": _rows("an answer without the rating that orders it", "map another rating under fields.score"),
-    "role_leakage": _rows("an answer that goes on to write the next human turn", "cut the answers at the marker"),
+    "role_leakage": _rows(
+        "an answer that goes on to write the next human turn", "cut the answers at the marker, or look at what wrote them"
+    ),
     "too_many_chars": _rows("a text longer than sources.max_chars", "raise sources.max_chars"),
     "turns_differ": _rows("chosen and rejected that answer different prompts"),
     # what only a tokenizer or a model finds
