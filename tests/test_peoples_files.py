@@ -19,7 +19,6 @@ import torch
 import transformers
 import yaml
 from conftest import nectar, run_stages
-from datasets.exceptions import DatasetGenerationError
 from hypothesis import given
 from hypothesis import strategies as st
 from models import config
@@ -29,7 +28,7 @@ from test_generating import generated, made, says
 
 import prefdata
 from prefdata.draws import hex_id
-from prefdata.errors import ConfigError, DataError, EngineError
+from prefdata.errors import ConfigError, DataError, EngineError, PublishError
 from prefdata.models.tokens import load_encoder
 from prefdata.output import read_back
 from prefdata.output.large_drops import large
@@ -49,11 +48,6 @@ Scored = Callable[..., Results]
 SET = ("sources", "split", "prune", "rank:source", "noise", "sets")
 ALL = (*SET, "report", "card", "publish")
 REPORTED = "report/report.json"
-
-
-def wrong(reason: str, raises: type[BaseException] = AssertionError) -> pytest.MarkDecorator:
-    """What is not so yet."""
-    return pytest.mark.xfail(strict=True, reason=reason, raises=raises)
 
 
 # ---- what a published set says ----
@@ -231,28 +225,51 @@ def test_a_config_that_is_gone_leaves_the_header_of_the_folder(publish: Publishe
     assert len(load(folder, "sets")) == 6
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "parquet",
-        pytest.param(
-            "jsonl",
-            marks=wrong("`datasets` reads every config of a folder in the format of the first", DatasetGenerationError),
-        ),
-    ],
-)
-def test_a_config_of_ones_own_called_default_stays_loadable(publish: Published, tmp_path: Path, kind: str) -> None:
+def target_with(tmp_path: Path, own: str, data_files: object, first: Sequence[Row] = ()) -> Path:
+    """A folder to publish to that has a config of somebody's own."""
     folder = tmp_path / "results" / "t" / "publish" / "t"
     folder.mkdir(parents=True)
-    own, rows = f"mine.{kind}", [{"x": 1}, {"x": 2}]
-    pl.DataFrame(rows).write_parquet(folder / own) if kind == "parquet" else pl.DataFrame(rows).write_ndjson(folder / own)
-    known = {"configs": [{"config_name": "default", "data_files": own}], "pretty_name": "Mine"}
+    rows = pl.DataFrame([{"x": 1}, {"x": 2}])
+    rows.write_parquet(folder / own) if own.endswith("parquet") else rows.write_ndjson(folder / own)
+    known = {"configs": [*first, {"config_name": "default", "data_files": data_files}], "pretty_name": "Mine"}
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump(known)}---\nMy words\n")
+    return folder
+
+
+def test_a_config_of_ones_own_called_default_stays_loadable(publish: Published, tmp_path: Path) -> None:
+    folder = target_with(tmp_path, "mine.parquet", "mine.parquet")
     for given_ in (PLAIN[:4], PLAIN[:6]):
         assert publish(given_) == folder
-        assert load(folder, None) == rows
+        assert load(folder, None) == [{"x": 1}, {"x": 2}]
         assert len(load(folder)) == len(given_)
         assert "My words" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "data_files",
+    ["mine.jsonl", ["min*.jsonl"], [{"split": "train", "path": "mine.jsonl"}], [{"split": "train", "path": ["mine.jsonl"]}]],
+    ids=["text", "list", "split", "paths"],
+)
+def test_beside_a_first_config_in_json_lines_nothing_is_published(
+    publish: Published, tmp_path: Path, data_files: object
+) -> None:
+    """`datasets` reads every config of a folder in the format of the first: one of the two could not be loaded."""
+    folder = target_with(tmp_path, "mine.jsonl", data_files)
+    before = {p: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(
+        PublishError, match=r"^README.md: the target's config default reads min.*jsonl, .*write those files as Parq"
+    ):
+        publish(PLAIN[:4])
+    assert {p: p.read_bytes() for p in folder.iterdir()} == before
+    assert load(folder, None) == [{"x": 1}, {"x": 2}]
+
+
+def test_ours_load_where_the_first_config_is_parquet_whatever_comes_after(publish: Published, tmp_path: Path) -> None:
+    first = {"config_name": "theirs", "data_files": [{"split": "train", "path": "theirs*.parquet"}]}
+    folder = target_with(tmp_path, "mine.jsonl", "mine.jsonl", [first])
+    pl.DataFrame([{"x": 3}]).write_parquet(folder / "theirs0.parquet")
+    assert len(load(publish(PLAIN[:4]))) == 4
+    assert load(folder, "theirs") == [{"x": 3}]
 
 
 # ---- what is said of large drops and of texts that carry a template ----

@@ -5,7 +5,8 @@ pass, so no value is ever read as a template; every value from data or settings 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -116,7 +117,8 @@ def _number(value: float | None) -> str:
 def merge(card: str, existing: str | None) -> str:
     """The card for a target that may have one: its own text, header keys and configs survive.
 
-    Our part goes between the markers; where there are none, after the text.
+    Our part goes between the markers; where there are none, after the text. Raises PublishError where ours could not be loaded
+    beside theirs.
     """
     if existing is None:
         return card
@@ -125,6 +127,7 @@ def merge(card: str, existing: str | None) -> str:
     start = text.find(BEGIN)
     stop = text.find(END, start)
     kept = f"{text[:start]}{block}{text[stop + len(END) :]}" if 0 <= start < stop else f"{text.rstrip()}\n\n{block}\n"
+    _require_parquet_first(theirs)
     if any(c.get("default") or c["config_name"] == "default" for c in _foreign(theirs, "configs")):
         ours["configs"] = [{k: v for k, v in c.items() if k != "default"} for c in _named(ours, "configs")]
     keys = {**theirs, **ours}
@@ -156,6 +159,32 @@ def _named(header: Facts, key: str) -> list[Facts]:
 def _foreign(header: Facts, key: str) -> list[Facts]:
     """The configs of a target that are not ours."""
     return [c for c in _named(header, key) if not re.fullmatch(OURS, str(c["config_name"]))]
+
+
+def _require_parquet_first(theirs: Facts) -> None:
+    """Raise PublishError where `datasets` would read ours as something else: it reads all configs of a repository in the format
+    of the first, which is the target's own."""
+    for config in _foreign(theirs, "configs")[:1]:
+        paths = list(_paths(config.get("data_files")))
+        formats = {Path(p).suffix.lower() for p in paths if re.fullmatch(r"\.[A-Za-z]\w*", Path(p).suffix)}
+        if formats and ".parquet" not in formats:
+            raise PublishError(
+                f"the target's config {config['config_name']} reads {paths[0]}, and `datasets` reads every config of a "
+                "repository in the format of the first: ours, which are Parquet, would not load",
+                "README.md",
+                "write those files as Parquet there, or publish to another place",
+            )
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """The patterns of a config's data_files: a text, a list, or a list of {split, path}."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _paths(value.get("path"))
+    elif isinstance(value, list):
+        for one in value:
+            yield from _paths(one)
 
 
 def with_files(card: str, files: Mapping[str, Built]) -> str:
