@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from test_runs import prepared, rows_of
+from test_unpaired import ROWS, made, rows
 
 from prefdata.errors import ConfigError
 from prefdata.models.loading import load_model
@@ -20,7 +22,7 @@ from train import checkpoint
 from train import run as run_
 from train.processes import World, like, whole
 
-__all__ = ["prepared"]
+__all__ = ["made", "prepared"]
 RUNS = {
     "mcpo/two": {"negatives": {"steps": 2, "proposals": 1}, "checkpoint_activations": True},
     "kto/two": {},
@@ -84,6 +86,28 @@ def test_two_processes_give_the_losses_and_the_weights_of_one(recipe_: Results, 
     one, other = load_file(recipe_.root / kept), load_file(folder / "t" / kept)
     assert one.keys() == other.keys()
     assert all(torch.allclose(one[k], other[k], atol=1e-4) for k in one)
+
+
+def test_two_processes_give_labelled_answers_the_losses_and_the_weights_of_one(
+    made: Callable[..., Results], tmp_path: Path
+) -> None:
+    """z of the whole batch, weights by the counts of all answers, one prompt with two of them; a last batch of one answer more."""
+    own = {**KNOBS, "set": "unpaired", "steps": None, "epochs": 2, "micro_tokens": 20}
+    recipe = made([*rows(15)[1:], *ROWS[:2]], train={"runs": {"kto/two": own}})
+    alone, two = run_.train(recipe.settings, "kto/two", recipe), tmp_path / "two" / "t"
+    shutil.copytree(recipe.root / "tables", two / "tables")
+    (two.parent / "recipe.json").write_text(json.dumps(recipe.settings.model_dump(mode="json")))
+    done = ranks(two.parent)
+    assert done.returncode == 0, done.stderr[-3000:]
+    mine, theirs = rows_of(alone), rows_of(two / "models" / "kto" / "two")
+    assert len(mine) == len(theirs) == 6
+    assert any(row["shift"] > 0 for row in mine)
+    for one, other in zip(mine, theirs, strict=True):
+        known = {k for k, v in one.items() if v is not None}  # of a label that a batch has none of there is no mean
+        assert known == {k for k, v in other.items() if v is not None}
+        assert all(other[k] == pytest.approx(one[k], abs=1e-5, rel=1e-6) for k in known), (one, other)
+    first, second = (dict(load_model(str(p)).named_parameters()) for p in (alone, two / "models" / "kto" / "two"))
+    assert all(torch.allclose(first[n], second[n], atol=1e-4) for n in first)
 
 
 @pytest.mark.real
