@@ -1,7 +1,8 @@
 """Our losses and gradients against TRL's, from the same weights and rows: what both have.
 
 TRL's pair losses run through its DPOTrainer, forward and all; those of its CPO trainer from the same log-probs. Its bco_pair
-has no running mean, so ours is compared with its delta at 0; its sft is per token of the batch, as ours.
+has no running mean, so ours is compared with its delta at 0; its sft is per token of the batch, as ours. Its KTO trainer, on
+labelled answers, takes z from the answer before where ours takes it from the next: it gets the batch in the other order.
 
 make bench-env && python benchmarks/oracle_trl.py >> benchmarks/results/oracle_trl.jsonl && python benchmarks/render.py
 """
@@ -16,11 +17,13 @@ from figures import line
 from transformers import LlamaForCausalLM
 from trl_peer import Peer, pairs, peer
 
+from prefdata.models.forward import logprob
+from train.batch_statistics import RunningMean
 from train.examples import Example
 from train.metrics import Metrics
 from train.objectives.compared import Compared
 from train.objectives.losses import LOSSES
-from train.objectives.registry import OBJECTIVES
+from train.objectives.registry import OBJECTIVES, ON_LABELS
 from train.settings import TrainingSettings, with_defaults
 from train.step import Step
 
@@ -108,6 +111,41 @@ def compare_cpo(trl: Peer) -> None:
         line(f"trl_loss_{name}", float(apart), "largest difference", "<= 1e-5")
 
 
+def labelled(data: list[Example]) -> list[Example]:
+    """The same rows as answers with a label, each of a prompt of its own: two of three are desirable."""
+    return [
+        replace(e, completions=e.completions[:1], candidate_ids=[e.prompt_id], desirable=i % 3 > 0) for i, e in enumerate(data)
+    ]
+
+
+def compare_kto(trl: Peer, folder: str, model: LlamaForCausalLM, data: list[Example]) -> None:
+    """KTO on labelled answers, its reference another model: less sure of itself, so that z is above 0."""
+    reference = tiny()
+    with torch.no_grad():
+        for weight in reference.parameters():
+            weight.mul_(1.2)
+    llama.write(reference, f"{folder}/reference")
+    knobs = {"beta": BETA, "desirable_weight": 1.0, "undesirable_weight": 1.5}
+    settings = with_defaults(TrainingSettings.model_validate({"loss": knobs}), ON_LABELS["kto"])
+    step = Step(ON_LABELS["kto"], settings, 0, reference)
+    with torch.no_grad():
+        sums = logprob.grouped_logps(reference, [e.prompt for e in data], [e.completions for e in data])
+    data = [replace(e, logps=[s.tolist()]) for e, s in zip(data, sums, strict=True)]
+    z = step.shift(model, data, 0, RunningMean())
+    assert z is not None
+    assert z > 0, "at 0 it would be compared with nothing"
+    model.zero_grad()
+    loss = step.values(model, data, 0, Metrics(), z)["prompt"].mean()
+    loss.backward()
+    gradient = dict(model.named_parameters())[WEIGHT].grad.flatten().clone()
+    rows = [{"prompt_ids": e.prompt, "completion_ids": e.completions[0], "label": e.desirable} for e in reversed(data)]
+    theirs = trl.ask("kto", model=folder, reference=f"{folder}/reference", rows=rows, gradient=WEIGHT, **knobs)
+    line("trl_z_kto_labelled", abs(z - theirs["z"]) / max(z, 1.0), "relative difference", "<= 1e-5")
+    line("trl_loss_kto_labelled", abs(float(loss) - theirs["loss"]) / max(float(loss), 1.0), "relative difference", "<= 1e-5")
+    apart = (gradient - torch.tensor(theirs["gradient"])).norm() / gradient.norm()
+    line("trl_gradient_kto_labelled", float(apart), "relative difference", "<= 1e-5")
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, peer() as trl:
         if trl is None:
@@ -116,6 +154,7 @@ def main() -> None:
         llama.write(model, folder)
         compare(trl, folder, model, rows())
         compare_cpo(trl)
+        compare_kto(trl, folder, model, labelled(rows()))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@
 {"do": "step", "batches": [[...]]}                                     one optimizer step; seconds
 {"do": "score", "batches": [[...]]}                                    its reference pass; seconds and log-probs
 {"do": "cpo", "loss": "simpo", "chosen": [...], "rejected": [...]}     the loss of its CPO trainer, from log-probs
+{"do": "kto", "model": folder, "reference": folder, "rows": [...]}     its KTO trainer's loss, z and a weight's gradient
 
-A pair is {"prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps"}.
+A pair is {"prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps"}, a row {"prompt_ids",
+"completion_ids", "label"}.
 """
 
 import json
@@ -90,6 +92,27 @@ class Worker:
         own = SimpleNamespace(accelerator=SimpleNamespace(device="cpu"), **knobs)
         given = (torch.tensor(v, dtype=torch.float64) for v in (chosen, rejected))
         return {"losses": CPOTrainer.cpo_loss(own, *given)[0].tolist()}
+
+    def kto(self, model: str, reference: str, rows: list[Pair], gradient: str, **knobs: Any) -> dict[str, Any]:
+        from trl import KTOConfig, KTOTrainer
+
+        quiet = {"bf16": False, "use_cpu": True, "report_to": [], "disable_tqdm": True, "gradient_checkpointing": False}
+        config = KTOConfig(output_dir=tempfile.mkdtemp(), max_length=None, disable_dropout=True, **quiet, **knobs)
+        text = {"prompt": "w3 w4", "completion": " w5", "label": True}
+        policy, frozen = (AutoModelForCausalLM.from_pretrained(m, dtype=torch.float32) for m in (model, reference))
+        trainer = KTOTrainer(
+            model=policy,
+            ref_model=frozen,
+            args=config,
+            train_dataset=Dataset.from_list([text, {**text, "label": False}]),
+            processing_class=AutoTokenizer.from_pretrained(model),
+        )
+        before = [rows[-1], *rows[:-1]]  # as its preparation turns a batch's completions
+        given = [{**r, "KL_completion_ids": b["completion_ids"]} for r, b in zip(rows, before, strict=True)]
+        loss = trainer.compute_loss(trainer.model, trainer.data_collator(given))
+        loss.backward()
+        found = dict(trainer.model.named_parameters())[gradient].grad
+        return {"loss": float(loss.detach()), "z": trainer._metrics["eval"]["kl"][-1], "gradient": found.flatten().tolist()}
 
 
 def main() -> None:
