@@ -74,7 +74,7 @@ MUTANTS = [
         LOSSES,
     ),
     ("train/objectives/references.py", "tilde_w = -torch", "tilde_w = torch", LOSSES),
-    ("train/objectives/references.py", 'alpha.flip(0) if knobs.weight_order == "repo" else alpha', "alpha", LOSSES),
+    ("train/objectives/references.py", "        alpha = alpha.flip(0)\n", "        pass\n", LOSSES),
     (
         "train/objectives/references.py",
         "alpha = weights(chosen_KBM, rejected_KBM, knobs)",

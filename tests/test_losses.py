@@ -111,6 +111,14 @@ def test_the_two_weight_orders_differ_and_fixed_alpha_is_used() -> None:
     assert fixed == pytest.approx(oracle.mrpo(-5, -6, [-5, -9], [-9, -9.3], 1, alpha=[0.75, 0.25]))
 
 
+def test_the_repos_order_of_weights_is_of_the_virtual_reference_alone() -> None:
+    """The authors' code swaps the weights of MRPO, not those of its baseline Multi-DPO."""
+    arguments = (-5.0, [-6.0], [-5.0, -9.0], [[-9.0], [-9.3]], "each")
+    for order in ("paper", "repo"):
+        ours = value("logistic", compared(*arguments, weight_order=order), beta=1)
+        assert ours == pytest.approx(oracle.multi_dpo(-5, -6, [-5, -9], [-9, -9.3], 1))
+
+
 @pytest.mark.parametrize("alpha", [[1, 0], [0, 1]])
 def test_alpha_zero_and_one_are_finite(alpha: list[float]) -> None:
     rows = compared(-5.0, [-1005.0], [-5.0, -1005.0], [[-1005.0], [-5.0]], "virtual", alpha=alpha)

@@ -105,7 +105,7 @@ class ReferencesSettings(BaseModel, frozen=True, extra="forbid"):
     weights: Literal["per_example", "validation_discrimination", "validation_accuracy"] = Field(
         "per_example", description="ARWC's, or fixed ones from the pairs of split validation (arXiv 2512.10040)"
     )
-    weight_order: Literal["paper", "repo"] = Field("paper", description="the authors' K=2 code swaps the weights")
+    weight_order: Literal["paper", "repo"] = Field("paper", description="the authors' K=2 code swaps mrpo's weights")
 
     @model_validator(mode="after")
     def _some_weight(self) -> "ReferencesSettings":

@@ -45,9 +45,14 @@ def primary(chosen_KBM: Tensor, rejected_KBM: Tensor, knobs: Knobs) -> Views:
 
 
 def virtual(chosen_KBM: Tensor, rejected_KBM: Tensor, knobs: Knobs) -> Views:
-    """MRPO's virtual reference (arXiv 2405.16388): log pi~(y) = -logsumexp_k(log alpha_k - log pi_k(y)), CTRO-clipped."""
+    """MRPO's virtual reference (arXiv 2405.16388): log pi~(y) = -logsumexp_k(log alpha_k - log pi_k(y)), CTRO-clipped.
+
+    `weight_order: repo` gives each of two references the other's weight, as the authors' code does here alone.
+    """
     clipped_w, clipped_l = ctro(chosen_KBM, rejected_KBM, knobs)
     alpha = weights(chosen_KBM, rejected_KBM, knobs)
+    if knobs.weight_order == "repo" and knobs.alpha is None:
+        alpha = alpha.flip(0)
     tilde_w = -torch.logsumexp(alpha.log() - clipped_w, 0, keepdim=True)
     tilde_l = -torch.logsumexp(alpha.log() - clipped_l, 0, keepdim=True)
     return tilde_w, tilde_l, torch.ones_like(tilde_w)
@@ -86,17 +91,13 @@ def epsilons(chosen_KBM: Tensor, rejected_KBM: Tensor, knobs: Knobs) -> tuple[Te
 
 
 def weights(chosen_KBM: Tensor, rejected_KBM: Tensor, knobs: Knobs) -> Tensor:
-    """ARWC: alpha_k = a_k / sum_j a_j, a_k = |L_k(y_w) - L_k(y_l)| of the unclipped sums, no gradient; all 0: equal.
-
-    `weight_order: repo` gives each of two references the other's weight, as the authors' code does.
-    """
+    """ARWC: alpha_k = a_k / sum_j a_j, a_k = |L_k(y_w) - L_k(y_l)| of the unclipped sums, no gradient; all 0: equal."""
     if knobs.alpha is not None:
         fixed = torch.tensor(knobs.alpha, dtype=rejected_KBM.dtype, device=rejected_KBM.device)
         return (fixed / fixed.sum()).view(-1, 1, 1).expand_as(rejected_KBM)
     gaps = (chosen_KBM - rejected_KBM).abs().detach()
     total = gaps.sum(0, keepdim=True)
-    alpha = torch.where(total > 0, gaps / total.clamp(min=torch.finfo(gaps.dtype).tiny), torch.full_like(gaps, 1 / len(gaps)))
-    return alpha.flip(0) if knobs.weight_order == "repo" else alpha
+    return torch.where(total > 0, gaps / total.clamp(min=torch.finfo(gaps.dtype).tiny), torch.full_like(gaps, 1 / len(gaps)))
 
 
 REFERENCES: dict[str, Callable[[Tensor, Tensor, Knobs], Views]] = {
