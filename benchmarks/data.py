@@ -175,7 +175,7 @@ def made_pairs(frames: Frames, jobs: dict[str, Job]) -> Any:
     frames = {**frames, "drops": drops}
     frames["ranks"] = schema.ordered(rank.rank(frames, jobs["rank"])["ranks"], schema.TABLES["ranks"])
     settings = jobs["sets"].settings
-    return published_files.preference(sets.make(frames, jobs["sets"])["sets"], settings.sets.origins, settings.seed)
+    return published_files.preference(sets.make(frames, jobs["sets"])["sets"], settings.sets.origins)
 
 
 def bare_pairs(frames: Frames) -> Any:

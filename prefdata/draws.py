@@ -1,7 +1,8 @@
 """Keyed random numbers: every draw is a pure function of what it is for.
 
 u = hash64(seed, purpose, id, visit, index), blake2b, fp64, on the CPU. Results then depend neither on row order, nor
-on the number of shards or workers, nor on the device.
+on the number of shards or workers, nor on the device. The seed None is of draws that belong to the ids alone: whoever
+makes them, in whatever run, draws the same.
 """
 
 import hashlib
@@ -13,9 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 Key = str | int | float
+NEGATIVE = "negative"
+"""The purpose of the draws of negatives, the fixed pair's among them."""
+FIRST: tuple[int, int] = (0, 0)
+"""The index of the first of a prompt's draws, which the fixed pair is: M negatives drawn once for the set then hold it."""
 
 
-def hash64(*key: Key) -> int:
+def hash64(*key: Key | None) -> int:
     """64 bits of blake2b over the key as a JSON array (unambiguous: ("a", "bc") and ("ab", "c") differ)."""
     text = json.dumps(key, ensure_ascii=True, separators=(",", ":"))
     return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "big")
@@ -32,17 +37,19 @@ def item_key(*key: Key | None) -> str:
     return hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest()
 
 
-def uniform(seed: int, purpose: str, id: str, visit: int = 0, index: Sequence[Key] = ()) -> float:
+def uniform(seed: int | None, purpose: str, id: str, visit: int = 0, index: Sequence[Key] = ()) -> float:
     """One fp64 number in the open interval (0, 1); 52 bits, so that neither 0 nor 1 can come out of the rounding."""
     return ((hash64(seed, purpose, id, visit, *index) >> 12) + 0.5) / 2.0**52
 
 
-def gumbel(seed: int, purpose: str, id: str, visit: int = 0, index: Sequence[Key] = ()) -> float:
+def gumbel(seed: int | None, purpose: str, id: str, visit: int = 0, index: Sequence[Key] = ()) -> float:
     """One standard Gumbel variate, -log(-log(u))."""
     return -math.log(-math.log(uniform(seed, purpose, id, visit, index)))
 
 
-def gumbels(seed: int, purpose: str, ids: Iterable[str], visit: int = 0, index: Sequence[Key] = ()) -> npt.NDArray[np.float64]:
+def gumbels(
+    seed: int | None, purpose: str, ids: Iterable[str], visit: int = 0, index: Sequence[Key] = ()
+) -> npt.NDArray[np.float64]:
     """`gumbel` for each id, the same numbers: shape [len(ids)], fp64. What the keys share is written once."""
     around = json.dumps([seed, purpose, "", visit, *index], ensure_ascii=True, separators=(",", ":"))
     split = len(json.dumps([seed, purpose], ensure_ascii=True, separators=(",", ":")))
@@ -54,7 +61,7 @@ def gumbels(seed: int, purpose: str, ids: Iterable[str], visit: int = 0, index: 
 
 
 def choose(
-    seed: int,
+    seed: int | None,
     purpose: str,
     ids: Sequence[str],
     log_weights: Sequence[float] | None = None,

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import oracle
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefdata.draws import hex_id
 from prefdata.tables.views import fixed_pair
 from train.objectives import negatives
 from train.objectives.negatives import NEGATIVES, WEIGHTS, Draw, effective_size
@@ -161,9 +162,23 @@ def test_minus_infinity_is_never_drawn_and_nothing_finite_is_an_error() -> None:
 def test_fixed_is_the_published_pair_and_never_changes() -> None:
     rows = [{"candidate_id": "c", "role": "chosen", "origin": "source"}]
     rows += [{"candidate_id": i, "role": "rejected", "origin": "source"} for i in IDS]
-    pair = fixed_pair(rows, ["source"], 7)
-    for visit in range(5):
-        assert NEGATIVES["fixed"].select(None, IDS, Draw(7, visit))[0] == [pair[1] - 1]
+    pair = fixed_pair(rows, ["source"])
+    for seed, visit in product((None, 0, 7), range(5)):
+        for sampler in ("fixed", "noise"):
+            assert NEGATIVES[sampler].select(None, IDS, Draw(seed, visit, 3)) == ([pair[1] - 1], [1])
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_the_published_pair_is_the_first_of_the_sets_own_draws(replacement: bool) -> None:
+    """Over many pools: M = 1 is the pair, and each further negative joins those before."""
+    for n in range(30):
+        ids = [hex_id(n, i) for i in range(5)]
+        before = NEGATIVES["fixed"].select(None, ids, Draw(1, 2))
+        assert NEGATIVES["random"].select(None, ids, Draw(None, 0, 1, replacement)) == before
+        for m in range(2, 6):
+            drawn = NEGATIVES["random"].select(None, ids, Draw(None, 0, m, replacement))
+            assert set(before[0]) <= set(drawn[0])
+            before = drawn
 
 
 @given(st.lists(st.tuples(st.floats(-900, 0), st.floats(-900, 0)), min_size=1, max_size=6), st.floats(0.01, 3))

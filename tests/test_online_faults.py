@@ -18,6 +18,7 @@ import torch
 from conftest import run_stages
 from recipes import ONLINE
 
+from prefdata import draws
 from prefdata.draws import choose, hash64
 from prefdata.errors import ConfigError, DataError, EngineError
 from prefdata.judging import exact
@@ -574,7 +575,7 @@ def test_kto_compares_mismatched_answers_with_the_first_policy(
     policy, reference = load_model(start), load_model(first)
     ratios = []
     for asked, said in zip(batch, [*batch[1:], batch[0]], strict=True):
-        rejected = said.candidate_ids.index(choose(prepared.seed, "fixed", sorted(said.candidate_ids[1:])))
+        rejected = said.candidate_ids.index(choose(None, draws.NEGATIVE, sorted(said.candidate_ids[1:]), index=draws.FIRST))
         for completion in (said.completions[0], said.completions[rejected]):
             ratios.append(plain_logp(policy, asked.prompt, completion) - plain_logp(reference, asked.prompt, completion))
     assert shift == pytest.approx(sum(ratios) / len(ratios), abs=1e-4)

@@ -405,9 +405,9 @@ def test_pairs_of_a_frame_are_those_of_its_rows(origins: list[str]) -> None:
         prompt = [{"role": "user", "content": "x"}]
         rows.append({"prompt_id": hex_id("p", p), "split": "train", "prompt": prompt, "candidates": candidates})
     frame = schema.frame("sets", rows)
-    made = dict(views.fixed_pairs(frame, origins, 3).select("prompt_id", "rejected_id").iter_rows())
+    made = dict(views.fixed_pairs(frame, origins).select("prompt_id", "rejected_id").iter_rows())
     expected = {}
     for row in frame.to_dicts():
-        if pair := views.fixed_pair(row["candidates"], origins, 3):
+        if pair := views.fixed_pair(row["candidates"], origins):
             expected[row["prompt_id"]] = row["candidates"][pair[1]]["candidate_id"]
     assert made == expected

@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from pydantic import ValidationError
 from prefdata.errors import ConfigError, EngineError
 from prefdata.models.loading import load_model
 from prefdata.models.tokens import load_encoder
+from prefdata.output.published_files import preference
 from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.results import Results
 from prefdata.recipe.settings.training import TrainSettings
@@ -23,8 +26,12 @@ from prefdata.stages.registry import STAGES
 from train import loop
 from train import run as run_
 from train.data import held_out, read_set
+from train.left_out import LeftOut
+from train.metrics import Metrics
 from train.objectives.registry import OBJECTIVES
+from train.processes import SINGLE
 from train.resolve import resolve, validate
+from train.run import prepare
 from train.step import Step
 
 WORDS = ["a", "ba", "cab", "dabc", "abcda"]
@@ -143,13 +150,30 @@ def test_a_run_is_evaluated_and_keeps_its_best_weights(prepared: Results) -> Non
     assert receipt["best"]["step"] < 5
     settings_ = resolve(settings, "dpo/default")
     encoder = load_encoder(str(folder / "best"))
-    held = held_out(prepared, encoder, settings, settings_, OBJECTIVES["dpo"], 64, settings.seed)
+    held = held_out(prepared, encoder, settings, settings_, OBJECTIVES["dpo"], 64)
     assert len(held) == 3
     step = Step(OBJECTIVES["dpo"], settings_, settings.seed)
     found = {name: loop.evaluate(load_model(str(folder / name)), step, held, 0.0)["eval_loss"] for name in ("", "best")}
     assert found == {"": pytest.approx(losses[5]), "best": pytest.approx(min(losses.values()))}
     assert "best evaluation" in (folder / "README.md").read_text()
     assert "held out" in (folder / "metrics.html").read_text()
+
+
+def test_every_seed_trains_on_the_published_pairs_and_is_evaluated_on_the_same(prepared: Results) -> None:
+    """As `seed: [0, 1, 2]` makes them; the pair of the published config `preference`, the held-out prompts of one another."""
+    settings = with_runs(prepared, {"dpo/default": {"seed": [0, 1, 2], "evaluation": {"every": 1, "prompts": 3}}})
+    run = replace(prepared, settings=settings)
+    frame, _ = read_set(run, resolve(settings, "dpo/default-s0"))
+    published = dict(preference(frame, settings.sets.origins).select("prompt_id", "rejected_id").iter_rows())
+    held = set()
+    for name in settings.runs:
+        made = prepare(run, name, SINGLE, LeftOut())
+        picked = Step(made.objective, made.settings, made.seed)._select(SimpleNamespace(), made.data, 1, Metrics())
+        pairs = {e.prompt_id: e.candidate_ids[place] for e, ((place,), _) in zip(made.data, picked, strict=True)}
+        assert pairs == {prompt: published[prompt] for prompt in pairs}
+        held.add(tuple(e.id for e in made.held))
+    assert len(pairs) == frame.height
+    assert len(held) == 1
 
 
 def test_an_unknown_split_to_evaluate_on_is_named(prepared: Results) -> None:

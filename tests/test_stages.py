@@ -347,10 +347,11 @@ def test_fixed_pair_draws_from_the_pool_only() -> None:
         {"candidate_id": C[1], "role": "other", "origin": "source"},
     ]
     rows += [{"candidate_id": C[2], "role": "rejected", "origin": "noise"}]
-    assert views.fixed_pair(rows, ["source", "generated"], 0) is None
-    assert views.fixed_pair(rows, ["noise"], 0) == (0, 2)
-    rows += [{"candidate_id": C[i], "role": "rejected", "origin": "generated"} for i in (3, 4, 5)]
-    assert {views.fixed_pair(rows, ["source", "generated"], s)[1] for s in range(40)} == {3, 4, 5}
+    assert views.fixed_pair(rows, ["source", "generated"]) is None
+    assert views.fixed_pair(rows, ["noise"]) == (0, 2)
+    rows += [{"role": "rejected", "origin": "generated"}] * 3
+    of = lambda n: [r | {"candidate_id": hex_id(n, i)} for i, r in enumerate(rows)]  # noqa: E731
+    assert {views.fixed_pair(of(n), ["source", "generated"])[1] for n in range(40)} == {3, 4, 5}
 
 
 def test_equal_ranks_are_never_a_pair(make_run) -> None:

@@ -72,13 +72,13 @@ def split_of(frame: pl.DataFrame, split: SplitName | None) -> pl.DataFrame:
     return frame if split is None else frame.filter(pl.col("split") == split)
 
 
-def with_alpha(run: Results, settings: TrainingSettings, recipe: Settings, seed: int) -> TrainingSettings:
+def with_alpha(run: Results, settings: TrainingSettings, recipe: Settings) -> TrainingSettings:
     """The settings with the references' weights filled in where held-out pairs decide them."""
     section = settings.references
     if section.weights == "per_example":
         return settings
     names = references_of(recipe, settings)
-    found = alpha(whole_set(run, settings), names, settings.negatives.origins, seed, section.weights)
+    found = alpha(whole_set(run, settings), names, settings.negatives.origins, section.weights)
     print(f"train: {section.weights}: {', '.join(f'{n} {a:.3f}' for n, a in zip(names, found, strict=True))}", file=sys.stderr)
     return settings.model_copy(update={"references": section.model_copy(update={"alpha": found})})
 
@@ -131,9 +131,10 @@ def read_examples(
 
 
 def held_out(
-    run: Results, encoder: Encoder, recipe: Settings, settings: TrainingSettings, objective: Objective, limit: int, seed: int
+    run: Results, encoder: Encoder, recipe: Settings, settings: TrainingSettings, objective: Objective, limit: int
 ) -> list[Example]:
-    """What a run is evaluated on while it trains: at most `evaluation.prompts` of its split, by a keyed draw."""
+    """What a run is evaluated on while it trains: at most `evaluation.prompts` of its split, by a draw
+    that belongs to the set: runs of other seeds are evaluated on the same."""
     section = settings.evaluation
     frame = split_of(whole_set(run, settings), section.split)
     if frame.is_empty():
@@ -143,4 +144,4 @@ def held_out(
             "name a split that the set has, or leave evaluation.every out",
         )
     data = read_examples(frame, encoder, recipe, settings, objective, limit)
-    return sorted(data, key=lambda e: (hash64(seed, "evaluation", e.id), e.id))[: section.prompts]
+    return sorted(data, key=lambda e: (hash64(None, "evaluation", e.id), e.id))[: section.prompts]

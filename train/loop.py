@@ -290,12 +290,13 @@ def evaluate(
     shift: float,
     world: World = SINGLE,
 ) -> dict[str, Any]:
-    """The loss, and accuracy and margin where the metrics have them, on held-out rows, drawn as in epoch 0: eval_<name>."""
+    """The loss, and accuracy and margin where the metrics have them, on held-out rows, eval_<name>. Their draws belong to
+    the set: runs of other seeds are evaluated on the same."""
     metrics, counts, total = Metrics(), _counts(held), 0.0
     world.gather_weights(model)  # a rank may have no row of its own
     for micro in step_of.micro_batches(world.share(held)):
         with forwards(model, step_of.settings):
-            terms = step_of.values(model, micro, 0, metrics, shift)
+            terms = step_of.values(model, micro, None, metrics, shift)
         total += sum(float(values.sum()) / counts[per] for per, values in terms.items())
     shown = merged(world.gathered(metrics)).shown()
     beside = {f"eval_{k}": shown[k] for k in ("accuracy", "margin", "chosen_logp") if k in shown}

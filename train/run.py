@@ -52,7 +52,7 @@ def prepare(results: Results, name: str, world: World, left: LeftOut) -> Prepare
     objective = objective_of(name.partition("/")[0], settings.set == UNPAIRED)
     seed = recipe.seed if settings.seed is None else settings.seed
     frame, data_hash = read_set(results, settings)
-    settings = with_alpha(results, settings, recipe, seed)
+    settings = with_alpha(results, settings, recipe)
     with world.first_then_all():  # the first one hashes a local model and keeps the hash
         model, encoder, start = policy(results, settings, seed, frame)
     limit, whole = context(model.config), steps_of_all_parts(results, settings)
@@ -64,7 +64,7 @@ def prepare(results: Results, name: str, world: World, left: LeftOut) -> Prepare
         here.say()
         if labels:
             labels.say("train")
-    held = held_out(results, encoder, recipe, settings, objective, limit, seed) if settings.evaluation.every else []
+    held = held_out(results, encoder, recipe, settings, objective, limit) if settings.evaluation.every else []
     order = order_of(data, settings, objective, seed)
     rows = data_hash if whole is None else hex_id(data_hash, whole)
     left_out = LeftOut(max(left.rows, here.rows), left.reasons + here.reasons)

@@ -87,7 +87,10 @@ class NegativesSettings(BaseModel, frozen=True, extra="forbid"):
     include_chosen: bool = Field(
         False, description="the chosen answer may be drawn too (exact contrastive divergence; such a pair has no gradient)"
     )
-    redraw: Literal["never", "epoch"] | None = Field(None, description="default: never for dpo and mrpo, else epoch")
+    redraw: Literal["never", "epoch"] | None = Field(
+        None,
+        description="epoch: anew each epoch, by the run's seed (default); never: once, with the set, DPO's pair first",
+    )
 
     @model_validator(mode="after")
     def _known(self) -> "NegativesSettings":

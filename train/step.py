@@ -42,8 +42,9 @@ class Step:
         most = NEGATIVES[self.objective.negatives].draws(self.settings.negatives.count)
         return micro_batches(batch, self.settings.micro_tokens, most)
 
-    def values(self, model: Any, batch: Sequence[Example], epoch: int, metrics: Metrics, shift: float = 0.0) -> Terms:
-        """The loss's terms [B], fp64 with graph, by what the loop divides their sum by. `shift`: the optimizer batch's."""
+    def values(self, model: Any, batch: Sequence[Example], epoch: int | None, metrics: Metrics, shift: float = 0.0) -> Terms:
+        """The loss's terms [B], fp64 with graph, by what the loop divides their sum by. `epoch`: None draws as the set alone
+        says, the same in every run; `shift`: the optimizer batch's."""
         compared, picked = self._compared(model, batch, epoch, metrics)
         self._observe(batch, picked, compared.chosen_B, compared.rejected_BM, metrics)
         return LOSSES[self.objective.loss].function(replace(compared, shift=shift), self.settings.loss)
@@ -85,7 +86,9 @@ class Step:
             found |= {e.id: s.tolist() for e, s in zip(micro, sums, strict=True)}
         return found
 
-    def _compared(self, model: Any, batch: Sequence[Example], epoch: int, metrics: Metrics) -> tuple[Compared, list[Picked]]:
+    def _compared(
+        self, model: Any, batch: Sequence[Example], epoch: int | None, metrics: Metrics
+    ) -> tuple[Compared, list[Picked]]:
         forward = self._forward(model, batch)
         picked = self._select(forward, batch, epoch, metrics)
         chosen_B, rejected_BM = forward.trained([places for places, _ in picked])
@@ -98,11 +101,12 @@ class Step:
         pays = logprob.sharing_pays([e.completions for e in batch])
         return Shared(model, batch) if pays and logprob.shares_prefix(model, longest) else Rows(model, batch)
 
-    def _select(self, forward: "Forward", batch: Sequence[Example], epoch: int, metrics: Metrics) -> list[Picked]:
+    def _select(self, forward: "Forward", batch: Sequence[Example], epoch: int | None, metrics: Metrics) -> list[Picked]:
         """Places (0 only by `include_chosen`) of the drawn negatives in each example, and their counts."""
         sampler, settings = NEGATIVES[self.objective.negatives], self.settings.negatives
-        visit, first = epoch if settings.redraw == "epoch" else 0, 0 if settings.include_chosen else 1
-        draw = Draw(self.seed, visit, settings.count, settings.replacement, settings.steps, settings.proposals)
+        seed, visit = (None, 0) if settings.redraw != "epoch" or epoch is None else (self.seed, epoch)
+        first = 0 if settings.include_chosen else 1
+        draw = Draw(seed, visit, settings.count, settings.replacement, settings.steps, settings.proposals)
         # where all are drawn anyway no weight is needed: the no-grad pass is skipped
         free = [settings.replacement or settings.proposals or len(e.completions) - first > settings.count for e in batch]
         policy = forward.weighed(first) if sampler.needs_policy and any(free) else None

@@ -127,7 +127,7 @@ def held_out_pairs(job: Job) -> pl.DataFrame:
     rows, settings = [], job.settings
     for frames in job.parts(of=[SETS[1]]):
         for row in frames["sets"].filter(pl.col("split") == settings.evaluate.split).to_dicts():
-            pair = views.fixed_pair(row["candidates"], settings.sets.origins, settings.seed)
+            pair = views.fixed_pair(row["candidates"], settings.sets.origins)
             if pair and row["candidates"][0]["logps"]:
                 chosen, rejected = (row["candidates"][i] for i in pair)
                 margin = chosen["logps"][0]["logp"] - rejected["logps"][0]["logp"]

@@ -120,11 +120,11 @@ def _candidates(frames: Frames, settings: Settings, keys: Keys) -> pl.DataFrame:
     return kept.select("prompt_id", "split", *[c for c in schema.TABLES["candidates"].columns if c != "prompt_id"])
 
 
-def preference(rows: pl.DataFrame, origins: Sequence[str], seed: int, keys: Keys | None = None) -> pl.DataFrame:
+def preference(rows: pl.DataFrame, origins: Sequence[str], keys: Keys | None = None) -> pl.DataFrame:
     """TRL's conversational shape: prompt, chosen, rejected as message lists, tools and the template's arguments as JSON, with
     the ids; plus the split. `keys`: what messages say beside role and content."""
     first = pl.col("candidates").list.first().struct
-    picked = rows.join(fixed_pairs(rows, origins, seed), on="prompt_id", maintain_order="left").with_columns(
+    picked = rows.join(fixed_pairs(rows, origins), on="prompt_id", maintain_order="left").with_columns(
         first.field("response").alias("_chosen"),
         first.field("candidate_id").alias("chosen_id"),
         first.field("extras").alias("_chosen_extras"),
@@ -191,7 +191,7 @@ class Config:
 
 
 CONFIGS: dict[str, Config] = {
-    "preference": Config(lambda f, s, k: preference(f["sets"], s.sets.origins, s.seed, k), shows_split=False),
+    "preference": Config(lambda f, s, k: preference(f["sets"], s.sets.origins, k), shows_split=False),
     "sets": Config(lambda f, s, k: f["sets"]),
     "candidates": Config(_candidates),
 }

@@ -149,7 +149,7 @@ def held_out(frames: Frames, job: Job, common: tuple[Any, ...]) -> dict[str, Ite
     work: dict[str, Item] = {}
     prompts = {r["prompt_id"]: r for r in frames["prompts"].to_dicts()}
     for row in frames["sets"].filter(pl.col("split") == job.settings.evaluate.split).to_dicts():
-        pair = fixed_pair(row["candidates"], job.settings.sets.origins, job.settings.seed)
+        pair = fixed_pair(row["candidates"], job.settings.sets.origins)
         for place in pair or ():
             candidate = row["candidates"][place]
             key = item_key("evaluate", VERSION, *common, row["prompt_id"], candidate["candidate_id"])

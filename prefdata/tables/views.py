@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from prefdata.draws import choose, gumbels
+from prefdata.draws import FIRST, NEGATIVE, choose, gumbels
 from prefdata.tables import schema
 
 Frames = dict[str, pl.DataFrame]
@@ -31,22 +31,23 @@ def nfc(texts: pl.Series) -> pl.Series:
     return texts.scatter(other, texts.gather(other).str.normalize("NFC")) if other.len() else texts
 
 
-def fixed_pair(candidates: Sequence[dict[str, Any]], origins: Sequence[str], seed: int) -> tuple[int, int] | None:
+def fixed_pair(candidates: Sequence[dict[str, Any]], origins: Sequence[str]) -> tuple[int, int] | None:
     """Indices of the chosen and of the one rejected candidate that DPO trains on and `preference` publishes.
 
-    A keyed draw (visit 0) among the rejected candidates of the pool's origins; None where the pool is empty.
+    A draw among the rejected candidates of the pool's origins, keyed by them alone: a property of the set, whoever reads it
+    and whatever the seed of a run. None where the pool is empty.
     """
     pool = {c["candidate_id"]: i for i, c in enumerate(candidates) if c["role"] == "rejected" and c["origin"] in origins}
     if not pool:
         return None
-    return 0, pool[choose(seed, "fixed", sorted(pool))]
+    return 0, pool[choose(None, NEGATIVE, sorted(pool), index=FIRST)]
 
 
-def fixed_pairs(rows: pl.DataFrame, origins: Sequence[str], seed: int) -> pl.DataFrame:
+def fixed_pairs(rows: pl.DataFrame, origins: Sequence[str]) -> pl.DataFrame:
     """`fixed_pair` of every prompt of a set at once: prompt_id, rejected_id and its text; no row where the pool is empty."""
     pool = rows.select("prompt_id", "candidates").explode("candidates").unnest("candidates")
     pool = pool.filter((pl.col("role") == "rejected") & pl.col("origin").is_in(origins))
-    noise = pl.Series("_noise", gumbels(seed, "fixed", pool["candidate_id"]), dtype=pl.Float64)
+    noise = pl.Series("_noise", gumbels(None, NEGATIVE, pool["candidate_id"], index=FIRST), dtype=pl.Float64)
     best = pool.with_columns(noise).filter(pl.col("_noise") == pl.col("_noise").max().over("prompt_id"))
     first = best.sort("prompt_id", "candidate_id").unique("prompt_id", keep="first")
     return first.select(

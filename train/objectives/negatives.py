@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from prefdata.draws import choose, gumbels
+from prefdata.draws import FIRST, NEGATIVE, gumbels
 
 Vector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What keys a draw: the run's seed, the visit (epoch; 0 where negatives are never redrawn); M, replacement; the kernel's
-    steps T and its proposals a step (None: the whole pool)."""
+    """What keys a draw: the run's seed and the visit (epoch), None and 0 for a draw that belongs to the set, the same in every
+    run; M, replacement; the kernel's steps T and its proposals a step (None: the whole pool)."""
 
-    seed: int
+    seed: int | None
     visit: int
     count: int = 1
     replacement: bool = False
@@ -51,9 +51,9 @@ def none(scores: Vector | None, ids: Sequence[str], draw: Draw) -> Picked:
 
 
 def fixed(scores: Vector | None, ids: Sequence[str], draw: Draw) -> Picked:
-    """The one pair of the published `preference` config (prefdata.sets.fixed_pair): a keyed draw at visit 0."""
-    ordered = sorted(ids)
-    return [ids.index(choose(draw.seed, "fixed", ordered))], [1]
+    """The one pair of the published `preference` config (prefdata.tables.views.fixed_pair), whatever the run: one uniform draw
+    that belongs to the set."""
+    return random(None, ids, Draw(None, 0))
 
 
 def every(scores: Vector | None, ids: Sequence[str], draw: Draw) -> Picked:
@@ -90,7 +90,7 @@ def _chain(scores: Vector, ids: Sequence[str], pool: Sequence[int], draw: Draw, 
         others = [i for i in pool if i not in current]
         keys = gumbels(draw.seed, "proposal", [ids[i] for i in others], draw.visit, (step, number))
         among = current + [others[i] for i in np.argsort(-keys, kind="stable")[: draw.proposals]]
-        noise = gumbels(draw.seed, "negative", [ids[i] for i in among], draw.visit, (step, number))
+        noise = gumbels(draw.seed, NEGATIVE, [ids[i] for i in among], draw.visit, (step, number))
         current = [among[int(np.argmax(scores[among] + noise))]]
     return current[0]
 
@@ -99,7 +99,7 @@ def largest(scores: Vector | None, ids: Sequence[str], draw: Draw) -> Picked:
     """The M largest weights; ties are broken by a keyed draw."""
     if scores is None:
         raise ValueError("max needs scores")
-    noise = gumbels(draw.seed, "negative", ids, draw.visit, (0, 0))
+    noise = gumbels(draw.seed, NEGATIVE, ids, draw.visit, FIRST)
     return _top(np.lexsort((-noise, -scores)), draw)
 
 
@@ -116,9 +116,9 @@ def categorical(scores: Vector, ids: Sequence[str], draw: Draw) -> Picked:
     if not np.isfinite(scores).any():
         raise ValueError("no candidate of the pool has a finite weight")
     if not draw.replacement:
-        order = np.argsort(-(scores + gumbels(draw.seed, "negative", ids, draw.visit, (0, 0))), kind="stable")
+        order = np.argsort(-(scores + gumbels(draw.seed, NEGATIVE, ids, draw.visit, FIRST)), kind="stable")
         return _top(np.array([i for i in order if scores[i] > -np.inf]), draw)
-    noises = (gumbels(draw.seed, "negative", ids, draw.visit, (0, number)) for number in range(draw.count))
+    noises = (gumbels(draw.seed, NEGATIVE, ids, draw.visit, (0, number)) for number in range(draw.count))
     return _counted([int(np.argmax(scores + noise)) for noise in noises])
 
 

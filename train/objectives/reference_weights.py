@@ -37,7 +37,7 @@ VALIDATION_WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def alpha(frame: pl.DataFrame, names: Sequence[str], origins: Sequence[str], seed: int, weights: str) -> list[float]:
+def alpha(frame: pl.DataFrame, names: Sequence[str], origins: Sequence[str], weights: str) -> list[float]:
     """The references' weights by the rows of split validation in a preference set; each row's pair is its fixed one.
 
     Raises DataError where the split holds no pair.
@@ -45,7 +45,7 @@ def alpha(frame: pl.DataFrame, names: Sequence[str], origins: Sequence[str], see
     pairs = []
     for candidates in frame.filter(pl.col("split") == "validation")["candidates"].to_list():
         chosen = [c for c in candidates if c["role"] == "chosen"] + [c for c in candidates if c["role"] != "chosen"]
-        pair = fixed_pair(chosen, origins, seed)
+        pair = fixed_pair(chosen, origins)
         if pair is not None:
             pairs.append([_logps(chosen[place], names) for place in pair])
     if not pairs:
