@@ -71,13 +71,15 @@ def choose(
     """Draw one id with probability proportional to exp(log_weight): argmax of log-weight + Gumbel (uniform if None).
 
     Each id carries its own noise, so adding or removing an id changes no other id's number. Raises ValueError where
-    there is nothing to draw from (no id, or every weight -inf or NaN).
+    there is nothing to draw from (no id, or every weight -inf), or a weight is NaN.
     """
     weights = np.zeros(len(ids)) if log_weights is None else np.asarray(log_weights, dtype=np.float64)
+    if np.isnan(weights).any():
+        raise ValueError("nothing to draw by: a log-weight is NaN")
     if len(ids) == 0 or not np.isfinite(weights).any():
         raise ValueError("nothing to draw from: no candidate has a finite log-weight")
     if len(ids) == 1:
         return ids[0]
-    scores = np.where(np.isnan(weights), -np.inf, weights) + gumbels(seed, purpose, ids, visit, index)
+    scores = weights + gumbels(seed, purpose, ids, visit, index)
     best = scores.max()
     return min(i for i, score in zip(ids, scores, strict=True) if score == best)

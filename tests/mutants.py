@@ -91,8 +91,9 @@ MUTANTS = [
     ("train/objectives/negatives.py", "-(scores + gumbels(", "-(-scores + gumbels(", "test_negatives.py"),
     ("train/objectives/negatives.py", "draw.visit, (0, number)", "draw.visit, (0, 0)", "test_negatives.py"),
     ("train/objectives/negatives.py", "return beta * (policy - reference)", "return beta * policy", "test_negatives.py"),
-    ("train/objectives/negatives.py", "np.lexsort((-noise, -scores))", "np.lexsort((-noise, scores))", "test_negatives.py"),
-    ("prefdata/draws.py", "np.where(np.isnan(weights), -np.inf, weights) + gumbels", "0 * weights + gumbels", "test_draws.py"),
+    ("train/objectives/negatives.py", "float(noise[i])", "-i", "test_negatives.py"),
+    ("train/objectives/negatives.py", "sign * _weights(scores)", "-sign * _weights(scores)", "test_negatives.py"),
+    ("prefdata/draws.py", "    scores = weights + gumbels", "    scores = 0 * weights + gumbels", "test_draws.py"),
     # the log-prob
     ("prefdata/models/forward/logprob.py", ".logsumexp(1)[rows]) * mask[:, 0]", ".logsumexp(1)[rows])", "test_logprob.py"),
     ("prefdata/models/forward/logprob.py", "_places([len(c) - 1 for", "_places([len(c) - 2 for", "test_logprob.py"),
@@ -203,6 +204,11 @@ MUTANTS = [
     # the step and the loop
     ("train/step.py", "example.logps[0][0]\n", "example.logps[-1][0]\n", STEP),
     ("train/step.py", "places = [p + first for p in places]", "places = [p + 1 - first for p in places]", STEP),
+    ("train/objectives/negatives.py", ">= best - draw.tolerance", ">= best", "test_draws_of_sets.py"),
+    ("train/objectives/negatives.py", "sign * _weights(scores)", "sign * scores", "test_negatives.py"),
+    ("train/objectives/negatives.py", "np.isnan(scores) | ", "", "test_negatives.py"),
+    ("train/kernel_scores.py", "2 * (np.abs(fresh)", "(np.abs(fresh)", "test_draws_of_sets.py"),
+    ("train/kernel_scores.py", "(off, nothing), (nothing, off)", "(off, nothing), (nothing, nothing)", "test_draws_of_sets.py"),
     ("train/objectives/negatives.py", "among = current + [", "among = [", "test_negatives.py"),
     ("train/objectives/negatives.py", "if i not in current]", "]", "test_negatives.py"),
     (

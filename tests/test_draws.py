@@ -49,7 +49,7 @@ def test_choice_follows_its_weights() -> None:
 
 
 def test_choice_of_nothing_is_an_error() -> None:
-    for ids, weights in (([], None), (["a"], [-math.inf]), (["a"], [math.nan])):
+    for ids, weights in (([], None), (["a"], [-math.inf]), (["a"], [math.nan]), (["a", "b"], [math.nan, 0.0])):
         with pytest.raises(ValueError, match="nothing to draw"):
             draws.choose(0, "p", ids, weights)
 

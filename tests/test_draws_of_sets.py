@@ -1,13 +1,19 @@
 """Draws that belong to the set: the same whatever the run's seed and epoch, and equal where objectives must agree."""
 
+import math
+from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from models import model
 from test_train import example, run_settings
 
-from train import loop
+from prefdata.errors import EngineError
+from prefdata.models.forward import logprob
+from train import kernel_scores, loop
 from train.metrics import Metrics
 from train.objectives.registry import OBJECTIVES
 from train.step import Step
@@ -81,3 +87,39 @@ def test_runs_of_all_seeds_are_evaluated_on_the_same_draws(name: str) -> None:
     lm = model()
     losses = {loop.evaluate(lm, step(name, seed, "epoch"), BATCH, 0.0)["eval_loss"] for seed in range(4)}
     assert losses == {loop.evaluate(lm, step(name), BATCH, 0.0)["eval_loss"]}
+
+
+@pytest.mark.parametrize("redraw", ["never", "epoch"])
+def test_extremes_at_the_start_are_rnces_draws(redraw: str) -> None:
+    """fp32, and log-probs stored by another forward, of plain rows: which one is larger is rounding alone."""
+    lm = model().float()
+    rows = [logprob.row_logps(lm, [e.prompt] * len(e.completions), e.completions).tolist() for e in BATCH]
+    batch = [replace(e, logps=[stored]) for e, stored in zip(BATCH, rows, strict=True)]
+    for count, epoch in product((1, 2), (0, 1)):
+        picked = []
+        for name in ("rnce", "mcpo_max", "mcpo_min"):
+            made = step(name, 3, redraw, count=count)
+            picked.append(made._select(Step._forward(lm, batch), batch, epoch, Metrics()))
+        assert picked[0] == picked[1] == picked[2]
+        assert any(1 not in places for places, _ in picked[0])
+
+
+def test_the_tolerance_is_of_the_weight_the_lengths_and_the_precision() -> None:
+    """By hand, answers of 4 and 9 tokens, beta 0.5: two scores, each off by what the longer one may be."""
+    e = replace(example(0, 2), completions=[[1], [1] * 4, [1] * 9])
+    of = lambda **keys: kernel_scores.tolerance(e, 1, run_settings(**keys))  # noqa: E731
+    assert of() == pytest.approx(2 * (0.5 * 1e-4 * 3) * 2), "fresh and stored"
+    assert of(negatives={"weight": "policy"}) == pytest.approx(2 * (0.5 * 1e-4 * 3)), "fresh alone"
+    assert of(negatives={"weight": "policy_per_token"}) == pytest.approx(2 * (0.5 * 1e-4 * 2 / 4)), (
+        "the shorter's mean is worse"
+    )
+    assert of(negatives={"beta": 5.0}) == pytest.approx(10 * of())
+    assert of(precision="bfloat16") == pytest.approx(1000 * of())
+
+
+@pytest.mark.parametrize("name", ["mcpo", "mcpo_max", "mcpo_min"])
+def test_a_log_prob_that_is_no_number_names_its_prompt(name: str) -> None:
+    bad = replace(BATCH[1], logps=[[-1.0, -2.0, -math.inf, -3.0, -1.0]])
+    forward = SimpleNamespace(weighed=lambda first: [np.array([-1.0, -math.inf, -math.inf, -3.0])])
+    with pytest.raises(EngineError, match=f"prompt {bad.prompt_id}: .*finite weight"):
+        step(name)._select(forward, [bad], 0, Metrics())

@@ -154,9 +154,37 @@ def test_minus_infinity_is_never_drawn_and_nothing_finite_is_an_error() -> None:
     for visit in range(100):
         assert set(NEGATIVES["kernel"].select(scores, IDS, Draw(0, visit, 3))[0]) <= {1, 3}
         assert NEGATIVES["kernel"].select(scores, IDS, Draw(0, visit, 1, True))[0] == [1]
-    for bad in (np.full(4, -np.inf), np.full(4, np.nan)):
-        with pytest.raises(ValueError, match="finite weight"):
-            NEGATIVES["kernel"].select(bad, IDS, Draw(0, 0))
+    for sampler in ("max", "min"):
+        assert set(NEGATIVES[sampler].select(scores, IDS, Draw(0, 0, 3))[0]) == {1, 3}
+
+
+@pytest.mark.parametrize("sampler", ["kernel", "max", "min"])
+@pytest.mark.parametrize("chain", [(1, None, False), (1, None, True), (2, 2, True)])
+@pytest.mark.parametrize("bad", [[-np.inf] * 4, [np.nan] * 4, [0.0, np.nan, 1.0, 2.0], [0.0, np.inf, 1.0, 2.0]])
+def test_weights_that_are_no_numbers_are_an_error(sampler: str, chain: tuple[int, int | None, bool], bad: list[float]) -> None:
+    steps, proposals, replacement = chain
+    with pytest.raises(ValueError, match="finite weight"):
+        NEGATIVES[sampler].select(np.array(bad), IDS, Draw(0, 0, 1, replacement, steps, proposals))
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=6), st.integers(0, 9), st.integers(1, 4), st.randoms())
+def test_noise_below_the_tolerance_moves_no_extreme(levels: list[int], visit: int, m: int, random) -> None:
+    """Scores on a few levels, each off by less than half the tolerance: two equal ones are apart by less than all of it."""
+    ids = [hex_id(i) for i in range(len(levels))]
+    exact, draw = np.array(levels, dtype=np.float64), Draw(3, visit, m, tolerance=1e-3)
+    noisy = exact + np.array([random.uniform(-4.9e-4, 4.9e-4) for _ in levels])
+    for sampler in ("max", "min"):
+        assert NEGATIVES[sampler].select(noisy, ids, draw) == NEGATIVES[sampler].select(exact, ids, draw)
+
+
+def test_extremes_within_the_tolerance_are_the_uniform_draw() -> None:
+    for visit, m in product(range(50), (1, 2, 3)):
+        draw = Draw(3, visit, m, tolerance=1e-3)
+        noise = np.random.default_rng(visit).uniform(-4.9e-4, 4.9e-4, 4)
+        of = {
+            NEGATIVES[s].select(noise, IDS, draw)[0] == NEGATIVES["random"].select(None, IDS, draw)[0] for s in ("max", "min")
+        }
+        assert of == {True}
 
 
 def test_fixed_is_the_published_pair_and_never_changes() -> None:

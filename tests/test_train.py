@@ -16,7 +16,7 @@ from models import FAMILIES, VOCABULARY, model
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, EngineError
 from prefdata.models.forward import logprob
-from train import checkpoint, first_batch, loop
+from train import checkpoint, first_batch, kernel_scores, loop
 from train.batch_statistics import RunningMean
 from train.examples import Example, Order, micro_batches
 from train.metrics import Metrics
@@ -423,8 +423,8 @@ def test_weights_that_are_no_numbers_name_the_prompt() -> None:
 
 def test_a_kernel_without_any_reference_has_weights_too() -> None:
     e = example(0, 3, references=0)
-    step = Step(OBJECTIVES["mcpo"], run_settings(negatives={"weight": "policy"}), 3)
-    assert step._scores(e, np.array([-1.0, -2.0, -3.0]), 1).tolist() == [-0.5, -1.0, -1.5]
+    settings = run_settings(negatives={"weight": "policy"})
+    assert kernel_scores.scores(e, np.array([-1.0, -2.0, -3.0]), 1, "primary", settings).tolist() == [-0.5, -1.0, -1.5]
 
 
 def test_repeated_draws_count_as_often_as_they_were_drawn() -> None:

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from prefdata.errors import EngineError
 from prefdata.models.forward import logprob
+from train import kernel_scores
 from train.batch_statistics import RunningMean, mean_log_ratio, mean_rewards, mismatched
 from train.examples import Example, micro_batches
 from train.metrics import Metrics
 from train.objectives.compared import Compared
 from train.objectives.losses import LOSSES, Terms
-from train.objectives.negatives import NEGATIVES, WEIGHTS, Draw, Picked, Vector, effective_size
+from train.objectives.negatives import NEGATIVES, Draw, Picked, Vector, effective_size
 from train.objectives.references import REFERENCES
 from train.objectives.registry import Objective
 from train.processes import SINGLE, World
@@ -113,7 +114,10 @@ class Step:
         picked = []
         for i, example in enumerate(batch):
             ids = example.candidate_ids[first:]
-            scores = self._scores(example, policy[i], first) if policy is not None else np.zeros(len(ids))
+            scores = np.zeros(len(ids))
+            if policy is not None:
+                scores = kernel_scores.scores(example, policy[i], first, self.objective.references, self.settings)
+                draw = replace(draw, tolerance=kernel_scores.tolerance(example, first, self.settings))
             try:
                 places, counts = sampler.select(scores, ids, draw)
             except ValueError as error:
@@ -124,17 +128,6 @@ class Step:
                 # by the prompt alone, so that how a batch is cut changes no metric
                 self._observe_draw(example, places, counts, scores if sampler.needs_policy and free[i] else None, metrics)
         return picked
-
-    def _scores(self, example: Example, policy: Vector, first: int) -> Vector:
-        """The kernel's log-weights of the pool, completions[first:]: in differences to the chosen for a pairwise reference,
-        which is the same distribution (a constant per prompt drops out of the softmax)."""
-        settings = self.settings.negatives
-        logps = torch.tensor(example.logps or [[0.0] * len(example.completions)], dtype=torch.float64).unsqueeze(1)
-        pool = logps[:, :, first:]
-        views = REFERENCES[self.objective.references](logps[:, :, :1].expand_as(pool), pool, self.settings.references)
-        reference = ((views[1] - views[0] + logps[:1, :, :1]) * views[2]).sum(0)[0].numpy()
-        tokens = np.array([len(c) for c in example.completions[first:]], dtype=np.float64)
-        return WEIGHTS[settings.weight](policy, reference, tokens, settings.beta or self.settings.loss.beta)
 
     def _compare(self, batch: Sequence[Example], picked: list[Picked], chosen_B: Tensor, rejected_BM: Tensor) -> Compared:
         device, (rows, width) = chosen_B.device, rejected_BM.shape

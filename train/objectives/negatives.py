@@ -19,7 +19,8 @@ Vector = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class Draw:
     """What keys a draw: the run's seed and the visit (epoch), None and 0 for a draw that belongs to the set, the same in every
-    run; M, replacement; the kernel's steps T and its proposals a step (None: the whole pool)."""
+    run; M, replacement; the kernel's steps T and its proposals a step (None: the whole pool). Scores within `tolerance` of
+    each other are ties."""
 
     seed: int | None
     visit: int
@@ -27,6 +28,7 @@ class Draw:
     replacement: bool = False
     steps: int = 1
     proposals: int | None = None
+    tolerance: float = 0.0
 
 
 Picked = tuple[list[int], list[int]]
@@ -73,13 +75,10 @@ def kernel(scores: Vector | None, ids: Sequence[str], draw: Draw) -> Picked:
     leaves softmax(scores) over the pool invariant (iterated sampling importance resampling). With the whole pool as the
     proposals one step is exact and more change nothing but the draw. Several negatives are several chains.
     """
-    if scores is None:
-        raise ValueError("the kernel needs scores")
+    scores = _weights(scores)
     if draw.steps == 1 and draw.proposals is None:
         return categorical(scores, ids, draw)
     pool = [int(i) for i in np.flatnonzero(scores > -np.inf)]
-    if not np.isfinite(scores[pool]).any():
-        raise ValueError("no candidate of the pool has a finite weight")
     return _counted([_chain(scores, ids, pool, draw, number) for number in range(draw.count)])
 
 
@@ -97,15 +96,24 @@ def _chain(scores: Vector, ids: Sequence[str], pool: Sequence[int], draw: Draw, 
 
 def largest(scores: Vector | None, ids: Sequence[str], draw: Draw) -> Picked:
     """The M largest weights; ties are broken by a keyed draw."""
-    if scores is None:
-        raise ValueError("max needs scores")
-    noise = gumbels(draw.seed, NEGATIVE, ids, draw.visit, FIRST)
-    return _top(np.lexsort((-noise, -scores)), draw)
+    return _extremes(scores, 1, ids, draw)
 
 
 def smallest(scores: Vector | None, ids: Sequence[str], draw: Draw) -> Picked:
     """The M smallest weights; ties are broken by a keyed draw."""
-    return largest(None if scores is None else -scores, ids, draw)
+    return _extremes(scores, -1, ids, draw)
+
+
+def _extremes(scores: Vector | None, sign: int, ids: Sequence[str], draw: Draw) -> Picked:
+    """One after another, by the keyed noise among those within the tolerance of the best that is left: where all are, as at
+    a run's start, this is the uniform draw."""
+    weights, noise = sign * _weights(scores), gumbels(draw.seed, NEGATIVE, ids, draw.visit, FIRST)
+    left, order = [int(i) for i in np.flatnonzero(np.isfinite(weights))], list[int]()
+    while left and len(order) < draw.count:
+        best = max(weights[i] for i in left)
+        order.append(max((i for i in left if weights[i] >= best - draw.tolerance), key=lambda i: float(noise[i])))
+        left.remove(order[-1])
+    return _top(np.array(order), draw)
 
 
 def categorical(scores: Vector, ids: Sequence[str], draw: Draw) -> Picked:
@@ -113,13 +121,23 @@ def categorical(scores: Vector, ids: Sequence[str], draw: Draw) -> Picked:
 
     Candidates with weight -inf are never drawn; fewer than M others give fewer negatives.
     """
-    if not np.isfinite(scores).any():
-        raise ValueError("no candidate of the pool has a finite weight")
+    scores = _weights(scores)
     if not draw.replacement:
         order = np.argsort(-(scores + gumbels(draw.seed, NEGATIVE, ids, draw.visit, FIRST)), kind="stable")
         return _top(np.array([i for i in order if scores[i] > -np.inf]), draw)
     noises = (gumbels(draw.seed, NEGATIVE, ids, draw.visit, (0, number)) for number in range(draw.count))
     return _counted([int(np.argmax(scores + noise)) for noise in noises])
+
+
+def _weights(scores: Vector | None) -> Vector:
+    """Log-weights that can be drawn by: -inf is never drawn. Raises ValueError for NaN and inf, and where none is finite."""
+    if scores is None:
+        raise ValueError("this sampler needs scores")
+    if (np.isnan(scores) | (scores == np.inf)).any():
+        raise ValueError("a candidate of the pool has no finite weight but nan or infinity")
+    if not np.isfinite(scores).any():
+        raise ValueError("no candidate of the pool has a finite weight")
+    return scores
 
 
 def _counted(drawn: Sequence[int]) -> Picked:

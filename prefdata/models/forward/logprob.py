@@ -18,6 +18,9 @@ from prefdata.models.forward.packed_attention import KeysValues, Packed, Prefixe
 from prefdata.models.forward.read_positions import head_at, last_layer_at
 
 Ids = Sequence[Sequence[int]]
+TOKEN_NATS, LOW_PRECISION_TOKEN_NATS = 1e-4, 0.1
+"""How far a token's log-prob may be from another forward's: at most in fp32, on average in bf16 and fp16, where a logit of 16
+to 32 is a multiple of 1/8 (bf16), so that a single token may well differ by that."""
 
 
 @dataclass(frozen=True)
@@ -239,14 +242,18 @@ def _regrouped(
     return list(torch.split(sums, [len(group) for group in completions]))
 
 
+def token_tolerance(exact: bool) -> float:
+    """What `require_equal_rows` allows a token's log-prob to differ by, nats; `exact`: products in fp32 or fp64."""
+    return TOKEN_NATS if exact else LOW_PRECISION_TOKEN_NATS
+
+
 @torch.no_grad()
 def require_equal_rows(model: Any, prompts: Ids, completions: Sequence[Ids]) -> None:
     """Compare the shared-prefix log-probs of a few completions with plain rows, token by token.
 
-    Raises EngineError where one differs by more than 1e-4 nats: this model's code then does something that packed rows do
-    not carry, and nothing it gives can be trusted. In bf16 and fp16 the mean difference may be 0.1: a logit of 16 to 32
-    is a multiple of 1/8 in bf16, so that a single token may well differ by that. Models that share no prefix have nothing
-    to compare.
+    Raises EngineError where one differs by more than TOKEN_NATS: this model's code then does something that packed rows do
+    not carry, and nothing it gives can be trusted. In bf16 and fp16 the mean difference may be LOW_PRECISION_TOKEN_NATS.
+    Models that share no prefix have nothing to compare.
     """
     owner = [b for b, group in enumerate(completions) for _ in group]
     flat = [c for group in completions for c in group]
@@ -260,7 +267,7 @@ def require_equal_rows(model: Any, prompts: Ids, completions: Sequence[Ids]) -> 
         return
     apart = (ours - rows).abs()
     exact = model.dtype in (torch.float32, torch.float64)
-    gap, limit = (float(apart.max()), 1e-4) if exact else (float(apart.sum() / sum(map(len, flat))), 0.1)
+    gap, limit = float(apart.max() if exact else apart.sum() / sum(map(len, flat))), token_tolerance(exact)
     if not gap <= limit:
         raise EngineError(
             f"shared-prefix log-probs differ from plain rows by {gap:.2e} nats on a token (limit {limit})",
