@@ -18,6 +18,7 @@ from prefdata.errors import ConfigError, DataError
 from train import in_memory as module
 from train import loop
 from train.objectives.registry import OBJECTIVES
+from train.settings import TrainingSettings
 
 __all__ = ["settings_file"]
 ROOT = Path(__file__).parents[1]
@@ -127,6 +128,13 @@ def test_mistakes_say_what_to_do(
         prefdata.fit(*loaded, rows, objective, **keys)
 
 
+def test_weights_from_held_out_pairs_are_not_silently_those_of_each_example(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    asked = TrainingSettings.model_validate({"references": {"weights": "validation_accuracy"}})
+    with pytest.raises(ConfigError, match="references.weights: validation_accuracy needs held-out rows, which fit has not"):
+        prefdata.fit(model, tokenizer, ROWS, "mrpo", asked, references={"a": model, "b": model})
+
+
 def test_a_train_py_of_the_users_shadows_nothing(tmp_path: Path, lm: Path) -> None:
     (tmp_path / "train.py").write_text("HERE = 'mine'\n")
     (tmp_path / "mine.py").write_text(
@@ -200,6 +208,8 @@ def test_long_rows_are_left_out_before_anything_is_scored(loaded: tuple[Any, Any
         ("mcpo", {"negatives": {"steps": 3, "count": 2}}, "kernel chains may draw the same candidate"),
         ("dpo", {"stepps": 2}, "stepps: unknown key .did you mean 'steps'"),
         ("simpo", {"references": {"a": None}}, "simpo compares with no reference"),
+        ("dpo", {"negatives": {"weight": "policy"}}, "fit: negatives.weight has no effect: dpo reads loss.beta, loss.label"),
+        ("sft", {"loss": {"beta": 1.0}}, "fit: loss.beta has no effect: sft reads no key"),
     ],
 )
 def test_settings_are_checked_as_a_recipes_are(

@@ -95,6 +95,12 @@ def test_errors_speak_of_the_files_own_keys(run_file: Callable[..., Path]) -> No
     with pytest.raises(ConfigError) as caught:
         from_file.load(run_file(rows(2), steps=None, epochs=None, references={"weights": "fixed"}))
     assert "train.runs" not in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        from_file.load(run_file(rows(2), loss={"margin": 1.0}, negatives={"weight": "policy"}, evaluation={"prompts": 3}))
+    said = ("evaluation.prompts has no effect without", "loss.margin has no effect: dpo", "negatives.weight has no effect: dpo")
+    assert all(f"run.yaml: {start}" in line for line, start in zip(str(caught.value).split("\n"), said, strict=True)), (
+        caught.value
+    )
     with pytest.raises(ConfigError, match=r"no file matches; correct data\.path"):
         prepared(run_file(rows(2), data={"path": "/nowhere/*.jsonl"}))
 

@@ -29,7 +29,7 @@ def compared(chosen, rejected, refs_w, refs_l, reference: str = "primary", count
     """One prompt: chosen a number, rejected [M], refs_w [K], refs_l [K][M]."""
     tensor = lambda x: torch.tensor(x, dtype=torch.float64)  # noqa: E731
     first = tensor(refs_w)[:, None, None].expand(-1, 1, len(rejected))
-    views = REFERENCES[reference](first, tensor(refs_l)[:, None, :], knobs(**keys))
+    views = REFERENCES[reference].views(first, tensor(refs_l)[:, None, :], knobs(**keys))
     count = tensor([counts or [1] * len(rejected)])
     labels = tensor([0.9]), tensor([[0.4, 0.2, 0.1][: len(rejected)]])
     return Compared(tensor([chosen]), tensor([rejected]), *views, count, tensor([3.0]), torch.ones_like(count), *labels)
@@ -90,7 +90,7 @@ def test_mrpo_with_an_active_clip_by_hand() -> None:
     assert clipped_w.flatten().tolist() == pytest.approx([-10, -11, -9.5])
     assert clipped_l.flatten().tolist() == pytest.approx([-20, -20.5, -18])
     assert weights(first, second, fixed).flatten().tolist() == pytest.approx([2 / 3, 1 / 30, 3 / 10])
-    tilde_w, tilde_l, one = REFERENCES["virtual"](first, second, fixed)
+    tilde_w, tilde_l, one = REFERENCES["virtual"].views(first, second, fixed)
     exact_w = -math.log(2 / 3 * math.exp(10) + 1 / 30 * math.exp(11) + 3 / 10 * math.exp(9.5))
     exact_l = -math.log(2 / 3 * math.exp(20) + 1 / 30 * math.exp(20.5) + 3 / 10 * math.exp(18))
     assert float(tilde_w) == pytest.approx(exact_w, abs=1e-12)

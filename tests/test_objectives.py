@@ -266,9 +266,9 @@ def test_what_an_objective_cannot_do_is_said_before_the_run() -> None:
     for objective, run, message in (
         ("exo", {"loss": {"label_smoothing": 0}}, "infinite at loss.label_smoothing 0"),
         ("kto", {"batch_prompts": 1}, "batch_prompts of 2 at least"),
-        ("dpo", {"negatives": {"steps": 2}}, "are the kernel's, dpo has none"),
+        ("dpo", {"negatives": {"steps": 2}}, "negatives.steps has no effect: dpo reads loss.beta, loss.label_smoothing, neg"),
         ("mcpo", {"negatives": {"steps": 2, "count": 2}}, "the 2 kernel chains may draw the same candidate"),
-        ("dpo", {"references": {"weights": "validation_accuracy"}}, "weighs several references, dpo compares with primary"),
+        ("dpo", {"references": {"weights": "validation_accuracy"}}, "references.weights has no effect: dpo reads"),
         ("mrpo", {"references": {"weights": "validation_accuracy", "alpha": [1]}}, "either alpha or weights"),
         ("kto", {"model": "run:sft/other"}, "start from the primary reference run:sft/policy"),
     ):

@@ -120,12 +120,10 @@ def read_examples(
 ) -> list[Example]:
     """The usable rows in ids; a row without any rejected candidate is none, but for plain SFT. Of labelled answers
     each is one. `left` counts the others."""
-    negatives = objective.negatives
     references = [] if settings.set == SFT else references_of(recipe, settings)
     if settings.set == UNPAIRED:
         return usable(labelled_examples(frame.to_dicts(), encoder, references, left), (), limit, f"sets/{UNPAIRED}", left)
-    origins = NEGATIVES[negatives].origins or tuple(settings.negatives.origins)
-    wanted = origins if negatives != "none" else ()
+    wanted = NEGATIVES[objective.negatives].pool(settings.negatives.origins)
     data = examples(frame.to_dicts(), encoder, wanted, references, LOSSES[objective.loss].needs, left)
     return usable(data, wanted, limit, f"sets/{settings.set}", left)
 

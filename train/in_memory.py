@@ -25,7 +25,7 @@ from train.examples import examples, labelled_examples, usable
 from train.given import Row, agreeing, labelled_row, scored, set_row
 from train.left_out import LeftOut
 from train.loop import Prepared, facts_of, identity_of, steps
-from train.mistakes import mistakes
+from train.mistakes import given, mistakes
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
 from train.objectives.registry import OBJECTIVES, Objective, objective_of
@@ -84,19 +84,23 @@ def fit(
     _require_known(objective)
     labelled = any("completion" in r for r in rows)
     row = objective_of(objective, labelled)
-    settings = _filled(_given(settings, keys), row, UNPAIRED if labelled else PREFERENCE)
+    asked = _given(settings, keys)
+    settings = _filled(asked, row, UNPAIRED if labelled else PREFERENCE)
     model = _trainable(model)
     encoder, settings = _encoder(encoder, settings)
     require_rows(encoder, model)
     compared = {} if row.references == "none" else dict(references or {START: model})
     if references and row.references == "none":
         raise ConfigError(f"{objective} compares with no reference", "fit: references", "leave them out")
-    if problems := mistakes(settings, objective, list(compared)):
+    problems = mistakes(settings, objective, list(compared), given(asked))
+    if settings.references.weights != "per_example":
+        problems.append(f"references.weights: {settings.references.weights} needs held-out rows, which fit has not: give alpha")
+    if problems:
         raise ConfigError([f"fit: {p}" for p in problems])
     limit = min(context(m.config) for m in (model, *compared.values()))
     left = LeftOut(len(rows))
     listed = scored(_listed(rows, labelled, left), encoder, compared, limit, left)
-    origins = () if row.negatives == "none" else NEGATIVES[row.negatives].origins or tuple(settings.negatives.origins)
+    origins = NEGATIVES[row.negatives].pool(settings.negatives.origins)
     if labelled:
         data = labelled_examples(listed, encoder, list(compared), left.reasons)
     else:

@@ -15,7 +15,7 @@ def scores(example: Example, policy: Vector, first: int, references: str, settin
     to the chosen for a pairwise one, which is the same distribution (a constant per prompt drops out of the softmax)."""
     logps = torch.tensor(example.logps or [[0.0] * len(example.completions)], dtype=torch.float64).unsqueeze(1)
     pool = logps[:, :, first:]
-    views = REFERENCES[references](logps[:, :, :1].expand_as(pool), pool, settings.references)
+    views = REFERENCES[references].views(logps[:, :, :1].expand_as(pool), pool, settings.references)
     reference = ((views[1] - views[0] + logps[:1, :, :1]) * views[2]).sum(0)[0].numpy()
     return _weights(example, policy, reference, first, settings)
 

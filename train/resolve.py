@@ -1,5 +1,6 @@
 """The settings of a recipe's training runs, with what depends on the rest of the recipe filled in and checked."""
 
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import ValidationError
@@ -8,7 +9,7 @@ from prefdata.errors import ConfigError, did_you_mean
 from prefdata.recipe.read import explain
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import split_unit
-from train.mistakes import mistakes
+from train.mistakes import given, mistakes
 from train.objectives.losses import LOSSES
 from train.objectives.registry import OBJECTIVES, objective_of
 from train.settings import PREFERENCE, SFT, UNPAIRED, TrainingSettings, with_defaults
@@ -29,7 +30,7 @@ def resolve(settings: Settings, name: str, where: str = "settings") -> TrainingS
     except ValidationError as error:
         raise ConfigError(explain(error, TrainingSettings, key, "prefdata train --keys")) from error
     filled = _fill(settings, run, objective, key)
-    _check(settings, filled, objective, key)
+    _check(settings, filled, objective, key, given(run))
     return filled
 
 
@@ -53,7 +54,7 @@ def _fill(settings: Settings, run: TrainingSettings, objective: str, key: str) -
     return with_defaults(run.model_copy(update=update), row)
 
 
-def _check(settings: Settings, run: TrainingSettings, objective: str, key: str) -> None:
+def _check(settings: Settings, run: TrainingSettings, objective: str, key: str, given: Collection[str]) -> None:
     row, references = objective_of(objective, run.set == UNPAIRED), of_set(settings, run.set).score.references
     problems = []
     if run.set == UNPAIRED and not settings.sets.unpaired:
@@ -65,7 +66,7 @@ def _check(settings: Settings, run: TrainingSettings, objective: str, key: str) 
     if run.model is not None and run.model.startswith("run:") and run.model[4:] not in settings.runs:
         problems.append(f"{key}: model {run.model} is no run{did_you_mean(run.model[4:], settings.runs)}")
     problems += _continued(settings, run, key)
-    problems += [f"{key}: {p}" for p in mistakes(run, objective, [r.name for r in references])]
+    problems += [f"{key}: {p}" for p in mistakes(run, objective, [r.name for r in references], given)]
     if row.references != "none" and not references:
         problems.append(f"{key}: {objective} needs the log-probs of references: give score.references")
     if run.references.weights != "per_example" and "validation" not in settings.sets.splits:

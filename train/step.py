@@ -106,7 +106,7 @@ class Step:
         """Places (0 only by `include_chosen`) of the drawn negatives in each example, and their counts."""
         sampler, settings = NEGATIVES[self.objective.negatives], self.settings.negatives
         seed, visit = (None, 0) if settings.redraw != "epoch" or epoch is None else (self.seed, epoch)
-        first = 0 if settings.include_chosen else 1
+        first = sampler.starts_at(settings.include_chosen)
         draw = Draw(seed, visit, settings.count, settings.replacement, settings.steps, settings.proposals)
         # where all are drawn anyway no weight is needed: the no-grad pass is skipped
         free = [settings.replacement or settings.proposals or len(e.completions) - first > settings.count for e in batch]
@@ -142,7 +142,7 @@ class Step:
             for k, logps in enumerate(example.logps):
                 reference_KBM[k, b, : len(places)] = torch.tensor([logps[p] for p in places], dtype=torch.float64)
                 first_KBM[k, b, : len(places)] = logps[0]
-        views = REFERENCES[self.objective.references](first_KBM, reference_KBM, self.settings.references)
+        views = REFERENCES[self.objective.references].views(first_KBM, reference_KBM, self.settings.references)
         tokens = torch.tensor([len(e.completions[0]) for e in batch], dtype=torch.float64, device=device)
         labels = _labels(batch, picked, counts_BM)
         compared = Compared(chosen_B, rejected_BM, *views, counts_BM, tokens, lengths_BM, *labels)

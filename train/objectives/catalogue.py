@@ -24,10 +24,11 @@ def text(name: str) -> str:
     parts = [
         ("loss", LOSSES[row.loss].formula),
         ("negatives", "" if row.negatives == "none" else f"{row.negatives}: {_first(NEGATIVES[row.negatives].select)}"),
-        ("references", "" if row.references == "none" else f"{row.references}: {_first(REFERENCES[row.references])}"),
+        ("references", "" if row.references == "none" else f"{row.references}: {_first(REFERENCES[row.references].views)}"),
         ("needs", "; ".join(_needs(row)) or "prompts and chosen answers"),
         ("defaults", ", ".join(f"{s}.{k} {v}" for s, keys in row.defaults.items() for k, v in keys.items())),
-        ("labels", LOSSES[ON_LABELS[name].loss].formula + ", on the set unpaired" if name in ON_LABELS else ""),
+        ("reads", _read(row)),
+        ("labels", _on_labels(ON_LABELS[name]) if name in ON_LABELS else ""),
         ("paper", row.paper),
     ]
     return "\n".join([name, *(f"  {label:<11} {value}" for label, value in parts if value)])
@@ -42,6 +43,19 @@ def _needs(row: Objective) -> list[str]:
     if (need := LOSSES[row.loss].needs) is not None:
         needs.append(NEEDS[need])
     return needs
+
+
+def _on_labels(row: Objective) -> str:
+    return f"{LOSSES[row.loss].formula}, on the set unpaired; reads {_read(row)}"
+
+
+def _read(row: Objective) -> str:
+    """The keys of a run's settings that count, by section, with their conditions."""
+    shown = {
+        section: ", ".join(key.name + (f" ({key.where})" if key.where else "") for key in declared)
+        for section, declared in row.reads.items()
+    }
+    return "; ".join(f"{section}: {keys}" for section, keys in shown.items() if keys) or "no key of " + ", ".join(shown)
 
 
 def _first(function: Callable[..., Any]) -> str:

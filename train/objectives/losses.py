@@ -19,6 +19,7 @@ else:
     from train.lazy import functional as F
 
 from train.objectives.compared import Compared
+from train.objectives.keys import Key, keys
 
 Terms = dict[str, Tensor]
 Need = Literal["score", "win_prob", "same_tokenizer", "mean_reward", "mismatched", "smoothing"]
@@ -46,7 +47,8 @@ class Knobs(Protocol):
 @dataclass(frozen=True)
 class Loss:
     """`function` gives its terms [B] by what the loop divides their sum by, counted over the whole optimizer batch:
-    prompt (the batch's examples) or token (the batch's chosen tokens). `formula` is for people.
+    prompt (the batch's examples) or token (the batch's chosen tokens). `formula` is for people; `reads`: the keys of the
+    settings' section loss that it takes, of `Knobs`.
 
     `needs`: score, win_prob (labels of every candidate), same_tokenizer (the primary reference counts tokens as the policy
     does), smoothing (label_smoothing above 0), mean_reward, mismatched (a number of the optimizer batch: batchwise.py).
@@ -54,6 +56,7 @@ class Loss:
 
     function: Callable[[Compared, Knobs], Terms]
     formula: str
+    reads: tuple[Key, ...]
     needs: Need | None = None
 
 
@@ -209,22 +212,33 @@ def kto_labelled(compared: Compared, knobs: Knobs) -> Terms:
     return {"prompt": values}
 
 
+BETA = keys("beta")
+SMOOTHED = keys("beta", "label_smoothing")
+SCORED = keys("beta", "temperature")
+WEIGHTED = keys("beta", "desirable_weight", "undesirable_weight")
 LOSSES: dict[str, Loss] = {
-    "nll": Loss(nll, "-log pi(w) per token"),
-    "logistic": Loss(logistic, "-(1-e) log s(beta(u-v)) - e log s(-beta(u-v))"),
-    "logistic_nll": Loss(logistic_nll, "logistic + lambda * NLL(w) per token"),
-    "softmax": Loss(softmax, "-log( e^r0 / (e^r0 + sum_m e^rm) )"),
-    "reverse_kl": Loss(reverse_kl, "s(d)[log s(d) - log(1-e)] + s(-d)[log s(-d) - log e], d = beta(u-v)", "smoothing"),
-    "length_averaged": Loss(length_averaged, "-log s(beta(logp(w)/|w| - logp(l)/|l|) - gamma)"),
-    "squared": Loss(squared, "(u/|w| - v/|l| - 1/(2 beta))^2", "same_tokenizer"),
-    "apo_zero": Loss(apo_zero, "(1 - s(beta u)) + s(beta v)"),
-    "apo_down": Loss(apo_down, "s(beta u) + (1 - s(beta(u-v)))"),
-    "sppo": Loss(sppo, "(u - 1/(2 beta))^2 + (v + 1/(2 beta))^2"),
-    "sppo_soft": Loss(sppo_soft, "(u - (Pw-1/2)/beta)^2 + (v - (Pl-1/2)/beta)^2", "win_prob"),
-    "nca": Loss(nca, "-log s(beta u) - 1/2 log s(-beta u) - 1/2 log s(-beta v)"),
-    "nca_kway": Loss(nca_kway, "-sum_i ( p_i log s(r_i) + 1/n log s(-r_i) ), p = softmax(score/T)", "score"),
-    "infonca": Loss(infonca, "-sum_i p_i log softmax(r)_i, p = softmax(score/T)", "score"),
-    "bco": Loss(bco, "-log s(beta u - delta) - log s(-(beta v - delta))", "mean_reward"),
-    "kto": Loss(kto, "lam_D (1 - s(beta(u-z))) + lam_U (1 - s(beta(z-v)))", "mismatched"),
-    "kto_labelled": Loss(kto_labelled, "lam_D (1 - s(beta(u-z))) if desirable, else lam_U (1 - s(beta(z-v)))", "mismatched"),
+    "nll": Loss(nll, "-log pi(w) per token", ()),
+    "logistic": Loss(logistic, "-(1-e) log s(beta(u-v)) - e log s(-beta(u-v))", SMOOTHED),
+    "logistic_nll": Loss(logistic_nll, "logistic + lambda * NLL(w) per token", keys("beta", "label_smoothing", "nll_weight")),
+    "softmax": Loss(softmax, "-log( e^r0 / (e^r0 + sum_m e^rm) )", BETA),
+    "reverse_kl": Loss(
+        reverse_kl,
+        "s(d)[log s(d) - log(1-e)] + s(-d)[log s(-d) - log e], d = beta(u-v)",
+        SMOOTHED,
+        "smoothing",
+    ),
+    "length_averaged": Loss(length_averaged, "-log s(beta(logp(w)/|w| - logp(l)/|l|) - gamma)", keys("beta", "margin")),
+    "squared": Loss(squared, "(u/|w| - v/|l| - 1/(2 beta))^2", BETA, "same_tokenizer"),
+    "apo_zero": Loss(apo_zero, "(1 - s(beta u)) + s(beta v)", BETA),
+    "apo_down": Loss(apo_down, "s(beta u) + (1 - s(beta(u-v)))", BETA),
+    "sppo": Loss(sppo, "(u - 1/(2 beta))^2 + (v + 1/(2 beta))^2", BETA),
+    "sppo_soft": Loss(sppo_soft, "(u - (Pw-1/2)/beta)^2 + (v - (Pl-1/2)/beta)^2", BETA, "win_prob"),
+    "nca": Loss(nca, "-log s(beta u) - 1/2 log s(-beta u) - 1/2 log s(-beta v)", BETA),
+    "nca_kway": Loss(nca_kway, "-sum_i ( p_i log s(r_i) + 1/n log s(-r_i) ), p = softmax(score/T)", SCORED, "score"),
+    "infonca": Loss(infonca, "-sum_i p_i log softmax(r)_i, p = softmax(score/T)", SCORED, "score"),
+    "bco": Loss(bco, "-log s(beta u - delta) - log s(-(beta v - delta))", BETA, "mean_reward"),
+    "kto": Loss(kto, "lam_D (1 - s(beta(u-z))) + lam_U (1 - s(beta(z-v)))", WEIGHTED, "mismatched"),
+    "kto_labelled": Loss(
+        kto_labelled, "lam_D (1 - s(beta(u-z))) if desirable, else lam_U (1 - s(beta(z-v)))", WEIGHTED, "mismatched"
+    ),
 }

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prefdata.draws import FIRST, NEGATIVE, gumbels
+from train.objectives.keys import Key, keys
 
 Vector = npt.NDArray[np.float64]
 
@@ -37,14 +38,26 @@ Select = Callable[[Vector | None, Sequence[str], Draw], Picked]
 
 @dataclass(frozen=True)
 class Sampler:
-    """`needs_policy`: weights come from the policy's log-probs; `redraw`: when draws change unless settings say; `draws`: how
-    many of M distinct negatives it can give at most (None: the whole pool)."""
+    """`reads`: the keys of the settings' section negatives that count; `needs_policy`: weights come from the policy's
+    log-probs; `redraw`: when draws change unless settings say; `draws`: how many of M distinct negatives it can give at most
+    (None: the whole pool)."""
 
     select: Select
+    reads: tuple[Key, ...]
     needs_policy: bool
     redraw: str
     origins: tuple[str, ...] | None = None
     draws: Callable[[int], int | None] = lambda count: count
+
+    def pool(self, origins: Sequence[str]) -> tuple[str, ...]:
+        """The origins of the candidates that it draws from, of those that the settings name."""
+        if self.origins is not None:
+            return self.origins
+        return tuple(origins) if self.reads else ()
+
+    def starts_at(self, include_chosen: bool) -> int:
+        """The place of the first candidate of an example that it may draw: 0 is the chosen."""
+        return 0 if include_chosen and any(key.name == "include_chosen" for key in self.reads) else 1
 
 
 def none(scores: Vector | None, ids: Sequence[str], draw: Draw) -> Picked:
@@ -53,8 +66,8 @@ def none(scores: Vector | None, ids: Sequence[str], draw: Draw) -> Picked:
 
 
 def fixed(scores: Vector | None, ids: Sequence[str], draw: Draw) -> Picked:
-    """The one pair of the published `preference` config (prefdata.tables.views.fixed_pair), whatever the run: one uniform draw
-    that belongs to the set."""
+    """The pair that the config `preference` publishes, whatever the run. One uniform draw that belongs to the set, as
+    prefdata.tables.views.fixed_pair makes it."""
     return random(None, ids, Draw(None, 0))
 
 
@@ -151,15 +164,22 @@ def _top(order: npt.NDArray[np.int64], draw: Draw) -> Picked:
     return places, [1] * len(places)
 
 
+REPEATS = Key("replacement", "where count is above 1", lambda negatives: negatives.count > 1)
+WEIGHED = keys("origins", "count", "weight", "redraw")
 NEGATIVES: dict[str, Sampler] = {
-    "none": Sampler(none, needs_policy=False, redraw="never", draws=lambda count: 0),
-    "fixed": Sampler(fixed, needs_policy=False, redraw="never", draws=lambda count: 1),
-    "random": Sampler(random, needs_policy=False, redraw="epoch"),
-    "all": Sampler(every, needs_policy=False, redraw="never", draws=lambda count: None),
-    "noise": Sampler(fixed, needs_policy=False, redraw="never", origins=("noise",), draws=lambda count: 1),
-    "kernel": Sampler(kernel, needs_policy=True, redraw="epoch"),
-    "max": Sampler(largest, needs_policy=True, redraw="epoch"),
-    "min": Sampler(smallest, needs_policy=True, redraw="epoch"),
+    "none": Sampler(none, (), needs_policy=False, redraw="never", draws=lambda count: 0),
+    "fixed": Sampler(fixed, keys("origins"), needs_policy=False, redraw="never", draws=lambda count: 1),
+    "random": Sampler(random, (*keys("origins", "count", "redraw"), REPEATS), needs_policy=False, redraw="epoch"),
+    "all": Sampler(every, keys("origins"), needs_policy=False, redraw="never", draws=lambda count: None),
+    "noise": Sampler(fixed, (), needs_policy=False, redraw="never", origins=("noise",), draws=lambda count: 1),
+    "kernel": Sampler(
+        kernel,
+        (*WEIGHED, *keys("beta", "steps", "proposals", "include_chosen"), REPEATS),
+        needs_policy=True,
+        redraw="epoch",
+    ),
+    "max": Sampler(largest, WEIGHED, needs_policy=True, redraw="epoch"),
+    "min": Sampler(smallest, WEIGHED, needs_policy=True, redraw="epoch"),
 }
 
 

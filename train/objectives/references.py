@@ -8,7 +8,10 @@ three tensors [K', B, M], the weights summing to 1 over K'.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from train.objectives.keys import Key, keys
 
 if TYPE_CHECKING:
     import torch
@@ -100,9 +103,27 @@ def weights(chosen_KBM: Tensor, rejected_KBM: Tensor, knobs: Knobs) -> Tensor:
     return torch.where(total > 0, gaps / total.clamp(min=torch.finfo(gaps.dtype).tiny), torch.full_like(gaps, 1 / len(gaps)))
 
 
-REFERENCES: dict[str, Callable[[Tensor, Tensor, Knobs], Views]] = {
-    "none": none,
-    "primary": primary,
-    "virtual": virtual,
-    "each": each,
+@dataclass(frozen=True)
+class Combination:
+    """`views` gives what the loss compares with; `reads`: the keys of the settings' section references that count."""
+
+    views: Callable[[Tensor, Tensor, Knobs], Views]
+    reads: tuple[Key, ...]
+
+
+def _by_example(references: Any) -> bool:
+    return references.alpha is None and references.weights == "per_example"
+
+
+WEIGHTED = (
+    *keys("eps_max", "alpha"),
+    Key("adaptive_eps", "where eps_max is above 0", lambda references: references.eps_max > 0),
+    Key("weights", "where alpha is not given", lambda references: references.alpha is None),
+)
+SWAPPED = Key("weight_order", "where weights are per example", _by_example)
+REFERENCES: dict[str, Combination] = {
+    "none": Combination(none, ()),
+    "primary": Combination(primary, ()),
+    "virtual": Combination(virtual, (*WEIGHTED, SWAPPED)),
+    "each": Combination(each, WEIGHTED),
 }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from train.objectives.keys import Key
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES, WEIGHTS
 from train.objectives.references import REFERENCES
@@ -24,6 +25,16 @@ class Objective:
         assert self.references in REFERENCES
         assert self.loss in LOSSES
         assert self.defaults.get("negatives", {}).get("weight", "ratio") in WEIGHTS
+        assert all(k in {key.name for key in self.reads[section]} for section, own in self.defaults.items() for k in own)
+
+    @property
+    def reads(self) -> dict[str, tuple[Key, ...]]:
+        """The keys of a run's settings that count, by section; others have no effect."""
+        return {
+            "loss": LOSSES[self.loss].reads,
+            "negatives": NEGATIVES[self.negatives].reads,
+            "references": REFERENCES[self.references].reads,
+        }
 
 
 SIMPO = {"beta": 2.0, "margin": 1.0}
