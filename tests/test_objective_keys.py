@@ -27,8 +27,9 @@ from train.mistakes import given as given_keys
 from train.objectives.keys import read_of
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
-from train.objectives.reference_weights import alpha
+from train.objectives.reference_weights import VALIDATION_WEIGHTS, alpha
 from train.objectives.registry import OBJECTIVES, ON_LABELS, Objective
+from train.online_weights import OnlineWeights
 from train.resolve import resolve
 from train.settings import UNPAIRED, TrainingSettings, with_defaults
 from train.step import Step
@@ -54,7 +55,8 @@ VALUES: dict[str, list[Any]] = {
     "references.eps_max": [0.0, 0.1, 0.5],
     "references.adaptive_eps": [True, False],
     "references.alpha": [None, [3.0, 1.0], [1.0, 2.0]],
-    "references.weights": ["per_example", "validation_discrimination", "validation_accuracy"],
+    "references.weights": ["per_example", "validation_discrimination", "validation_accuracy", "sliding_window", "thompson"],
+    "references.window": [1, 2, 256],
     "references.weight_order": ["paper", "repo"],
 }
 DEFAULTS = TrainingSettings()
@@ -109,7 +111,7 @@ def outcome(row: Objective, asked: TrainingSettings) -> tuple[Any, ...]:
     labelled = row in ON_LABELS.values()
     run = with_defaults(asked, row)
     section = run.references
-    if section.weights != "per_example" and row.references in ("virtual", "each"):
+    if section.weights in VALIDATION_WEIGHTS and row.references in ("virtual", "each"):
         held = alpha(held_out(), ["a", "b"], ["source"], section.weights)
         run = run.model_copy(update={"references": section.model_copy(update={"alpha": held})})
     batch = data(labelled)
@@ -121,6 +123,8 @@ def outcome(row: Objective, asked: TrainingSettings) -> tuple[Any, ...]:
     found = []
     for seed, epoch in product((0, 1), (0, 1)):
         step = Step(row, run, seed)
+        if row.references in ("virtual", "each"):
+            step = OnlineWeights.of(data(labelled), run, seed).at(step, epoch, (2, 0, 1))
         step.__dict__["_forward"] = lambda model, batch: Table(batch)  # no model: log-probs are given
         compared, picked = step._compared(None, batch, epoch, Metrics())
         terms = LOSSES[row.loss].function(replace(compared, shift=0.3), run.loss)
@@ -182,14 +186,22 @@ def test_what_is_not_declared_changes_nothing(name: str, base: Keys, others: Key
 def test_what_is_declared_changes_something(name: str) -> None:
     """By itself, on some settings of the others under which it is declared to be read."""
     row = ROWS[name]
-    bases: list[Keys] = [{}, {"negatives.count": 2}, {"negatives.count": 2, "negatives.steps": 2, "negatives.proposals": 2}]
+    bases: list[Keys] = [
+        {},
+        {"references.weights": "sliding_window"},
+        {"negatives.count": 2},
+        {"negatives.count": 2, "negatives.steps": 2, "negatives.proposals": 2},
+    ]
     for key in (f"{s}.{k.name}" for s in SECTIONS for k in row.reads[s]):
         found = [base for base in bases if key in read(row, made(base)) and changes(row, base, key)]
         assert found, f"{name} declares {key}, which changes nothing"
 
 
 def changes(row: Objective, base: Keys, key: str) -> bool:
-    return len({repr(outcome(row, made({**base, key: value}))) for value in VALUES[key]}) > 1
+    settings = [
+        value for value in VALUES[key] if key != "references.alpha" or value is None or "references.weights" not in base
+    ]
+    return len({repr(outcome(row, made({**base, key: value}))) for value in settings}) > 1
 
 
 @pytest.mark.parametrize("name", ROWS)

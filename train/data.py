@@ -20,7 +20,7 @@ from prefdata.tables.drops import reason_of
 from train.examples import Example, examples, labelled_examples, usable
 from train.objectives.losses import LOSSES
 from train.objectives.negatives import NEGATIVES
-from train.objectives.reference_weights import alpha
+from train.objectives.reference_weights import VALIDATION_WEIGHTS, alpha
 from train.objectives.registry import Objective
 from train.resolve import of_set
 from train.settings import SFT, UNPAIRED, TrainingSettings
@@ -75,7 +75,7 @@ def split_of(frame: pl.DataFrame, split: SplitName | None) -> pl.DataFrame:
 def with_alpha(run: Results, settings: TrainingSettings, recipe: Settings) -> TrainingSettings:
     """The settings with the references' weights filled in where held-out pairs decide them."""
     section = settings.references
-    if section.weights == "per_example":
+    if section.weights not in VALIDATION_WEIGHTS:
         return settings
     names = references_of(recipe, settings)
     found = alpha(whole_set(run, settings), names, settings.negatives.origins, section.weights)

@@ -93,7 +93,7 @@ def fit(
     if references and row.references == "none":
         raise ConfigError(f"{objective} compares with no reference", "fit: references", "leave them out")
     problems = mistakes(settings, objective, list(compared), given(asked))
-    if settings.references.weights != "per_example":
+    if settings.references.weights.startswith("validation"):
         problems.append(f"references.weights: {settings.references.weights} needs held-out rows, which fit has not: give alpha")
     if problems:
         raise ConfigError([f"fit: {p}" for p in problems])

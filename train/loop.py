@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from train.first_batch import check
 from train.left_out import LeftOut
 from train.metrics import Metrics, merged
 from train.objectives.registry import Objective
+from train.online_weights import OnlineWeights
 from train.precision import forwards, warn_of_slow_bf16
 from train.processes import SINGLE, World, plain, whole
 from train.result import Trained
@@ -96,16 +97,18 @@ def steps(run: Prepared, world: World = SINGLE) -> Trained | None:
     state = checkpoint.resume(run.scratch, run.identity, model, optimizer, world) or before
     plan = Plan.of(settings, run.order, before, run.whole)
     step_of = Step(run.objective, settings, run.seed, run.reference, run.limit)
+    weights = OnlineWeights.of(run.data, settings, run.seed)
     running, best = RunningMean(*state.get("running", ())), state.get("best")
     saved = time.monotonic()
     with Progress(f"train {run.name}", plan.last - plan.first, shown=world.first) as progress, Stopping() as stopping:
         progress.advance(state["step"] - plan.first)
         for step in range(state["step"], plan.last):
             started = time.monotonic()
-            row = one_step(model, optimizer, step_of, run.data, plan, step, running, world)
+            own = weights.at(step_of, step, plan.earlier(step))
+            row = one_step(model, optimizer, own, run.data, plan, step, running, world) | weights.shown(own)
             took = time.monotonic() - started
             if run.held and ((step + 1) % settings.evaluation.every == 0 or step + 1 == plan.last):  # type: ignore[operator]
-                row |= evaluate(model, step_of, run.held, row.get("shift", 0.0), world)
+                row |= evaluate(model, weights.evaluated(step_of), run.held, row.get("shift", 0.0), world)
                 if best is None or row["eval_loss"] < best["eval_loss"]:
                     best = {"step": step + 1, "eval_loss": row["eval_loss"]}
                     checkpoint.save_best(run.scratch, world.settled(model), world)
@@ -182,6 +185,16 @@ class Plan:
 
     def members(self, step: int) -> list[int]:
         return self.order.members(step - self.origin, self.visits)
+
+    def earlier(self, step: int) -> Iterator[int]:
+        """Indices of the examples of the order's earlier steps, the latest first, each once; none of the step's own batch."""
+        known = set(self.members(step))
+        for before in range(step - 1, self.origin - 1, -1):
+            if len(known) == len(self.order.ids):
+                return
+            fresh = [i for i in reversed(self.members(before)) if i not in known]
+            known |= set(fresh)
+            yield from fresh
 
     def epoch(self, step: int) -> int:
         return self.visits + self.order.epoch(step - self.origin)

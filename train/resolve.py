@@ -69,7 +69,7 @@ def _check(settings: Settings, run: TrainingSettings, objective: str, key: str, 
     problems += [f"{key}: {p}" for p in mistakes(run, objective, [r.name for r in references], given)]
     if row.references != "none" and not references:
         problems.append(f"{key}: {objective} needs the log-probs of references: give score.references")
-    if run.references.weights != "per_example" and "validation" not in settings.sets.splits:
+    if run.references.weights.startswith("validation") and "validation" not in settings.sets.splits:
         problems.append(f"{key}: references.weights {run.references.weights} needs split validation in sets.splits")
     need = LOSSES[row.loss].needs
     first = _first_start(settings, run)

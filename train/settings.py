@@ -105,9 +105,11 @@ class ReferencesSettings(BaseModel, frozen=True, extra="forbid"):
     eps_max: float = Field(0.1, ge=0, lt=1, description="CTRO's largest clip around the primary; 0.1 in the authors' code")
     adaptive_eps: bool = Field(True, description="share eps_max between chosen and rejected by their log-probs")
     alpha: list[Annotated[float, Field(ge=0)]] | None = Field(None, description="fixed weights; default ARWC's")
-    weights: Literal["per_example", "validation_discrimination", "validation_accuracy"] = Field(
-        "per_example", description="ARWC's, or fixed ones from the pairs of split validation (arXiv 2512.10040)"
+    weights: Literal["per_example", "validation_discrimination", "validation_accuracy", "sliding_window", "thompson"] = Field(
+        "per_example",
+        description="ARWC's; or of pairs of split validation, or of those that training saw before (arXiv 2512.10040)",
     )
+    window: int = Field(256, ge=1, description="pairs that sliding_window looks back on")
     weight_order: Literal["paper", "repo"] = Field("paper", description="the authors' K=2 code swaps mrpo's weights")
 
     @model_validator(mode="after")

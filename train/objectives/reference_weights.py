@@ -1,16 +1,20 @@
-"""Weights of references from held-out pairs (arXiv 2512.10040): fixed before training, so that no example's label is in its own
-weight, as it is in ARWC's. The paper's exact normalisation could not be verified; here a weight is its share of the sum.
+"""Weights of references from pairs other than the example's own (arXiv 2512.10040), so that no label is in its own weight, as
+it is in ARWC's: fixed before training by held-out pairs, or at each step by the pairs of earlier ones (train.online_weights).
+The paper's exact normalisation could not be verified; here a weight is its share of the sum, and Thompson sampling gives all of
+it to the reference that is drawn.
 
-Shapes: K references, V pairs of the validation split; log-probs are fp64 sequence sums.
+Shapes: K references, V pairs; log-probs are fp64 sequence sums.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 import torch
 from torch import Tensor
 
+from prefdata.draws import uniform
 from prefdata.errors import DataError
 from prefdata.tables.views import fixed_pair
 
@@ -25,6 +29,28 @@ def accuracy(chosen_KV: Tensor, rejected_KV: Tensor) -> Tensor:
     return _shares((chosen_KV > rejected_KV).double().mean(1))
 
 
+def sliding_window(chosen_KV: Tensor, rejected_KV: Tensor, key: tuple[int, int]) -> Tensor:
+    """`discrimination` of the V pairs that training saw last: [K]. None seen: equal."""
+    if not chosen_KV.shape[1]:
+        return torch.full_like(chosen_KV.sum(1), 1 / len(chosen_KV))
+    return discrimination(chosen_KV, rejected_KV)
+
+
+def thompson(chosen_KV: Tensor, rejected_KV: Tensor, key: tuple[int, int]) -> Tensor:
+    """1 for the reference whose keyed draw from its posterior Beta(1 + right, 1 + wrong) is largest, 0 for others: [K].
+
+    right counts the pairs seen with L_k(y_w) > L_k(y_l). `key`: the run's seed and the step.
+    """
+    from scipy.special import betaincinv
+
+    right_K = (chosen_KV > rejected_KV).sum(1).tolist()
+    wrong_K = [chosen_KV.shape[1] - right for right in right_K]
+    seed, step = key
+    uniforms = [uniform(seed, "thompson", str(k), step) for k in range(len(right_K))]
+    drawn = [betaincinv(1 + r, 1 + w, u) for r, w, u in zip(right_K, wrong_K, uniforms, strict=True)]
+    return torch.nn.functional.one_hot(torch.tensor(drawn, dtype=torch.float64).argmax(), len(drawn)).double()
+
+
 def _shares(values_K: Tensor) -> Tensor:
     """Each one's share of the sum; all 0: equal."""
     total = values_K.sum()
@@ -34,6 +60,22 @@ def _shares(values_K: Tensor) -> Tensor:
 VALIDATION_WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "validation_discrimination": discrimination,
     "validation_accuracy": accuracy,
+}
+
+
+@dataclass(frozen=True)
+class Online:
+    """`weigh` gives the weights of a step from the pairs of earlier ones and its key (seed, step); `windowed`: of the last
+    `references.window` alone. `settled` gives those that evaluations take, from all pairs."""
+
+    weigh: Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
+    settled: Callable[[Tensor, Tensor], Tensor]
+    windowed: bool
+
+
+ONLINE_WEIGHTS = {
+    "sliding_window": Online(sliding_window, discrimination, windowed=True),
+    "thompson": Online(thompson, accuracy, windowed=False),
 }
 
 

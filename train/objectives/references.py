@@ -120,10 +120,11 @@ WEIGHTED = (
     Key("adaptive_eps", "where eps_max is above 0", lambda references: references.eps_max > 0),
     Key("weights", "where alpha is not given", lambda references: references.alpha is None),
 )
+WINDOW = Key("window", "where weights are sliding_window", lambda references: references.weights == "sliding_window")
 SWAPPED = Key("weight_order", "where weights are per example", _by_example)
 REFERENCES: dict[str, Combination] = {
     "none": Combination(none, ()),
     "primary": Combination(primary, ()),
-    "virtual": Combination(virtual, (*WEIGHTED, SWAPPED)),
-    "each": Combination(each, WEIGHTED),
+    "virtual": Combination(virtual, (*WEIGHTED, WINDOW, SWAPPED)),
+    "each": Combination(each, (*WEIGHTED, WINDOW)),
 }
