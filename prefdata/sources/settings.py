@@ -16,6 +16,7 @@ class ToySettings(BaseModel, frozen=True, extra="forbid"):
     demonstrations: int = Field(6000, ge=1, description="prompts with one answer by a weak writer, split sft")
     train: int = Field(768, ge=1, description="prompts answered by all seven writers, split train")
     test: int = Field(384, ge=1, description="prompts answered by all seven writers, split test")
+    validation: int = Field(0, ge=0, description="prompts answered by all seven writers, split validation")
     judge_sd: float = Field(0.03, ge=0, description="noise of the simulated ranking of the source's answers")
     judgements: int = Field(
         0, ge=0, description="comparisons (rubric toy) with the better label, split validation: a judge's SFT"

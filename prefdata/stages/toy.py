@@ -37,6 +37,9 @@ def rows(settings: ToySettings, seed: int) -> Iterator[dict[str, Any]]:
             authors = [rng.choice(names[3:])] if split == "sft" else names
             yield _row(prompt, authors, split, settings.judge_sd, rng)
     yield from _judgements(settings.judgements, rng, seen)
+    for number in range(settings.validation):  # last, so that the others stay what they are
+        prompt = _fresh(tasks.KINDS[number % len(tasks.KINDS)], rng, seen)
+        yield _row(prompt, names, "validation", settings.judge_sd, rng)
 
 
 def _judgements(count: int, rng: random.Random, seen: set[str]) -> Iterator[dict[str, Any]]:
