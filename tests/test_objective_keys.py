@@ -238,6 +238,11 @@ def test_a_key_without_effect_is_refused_and_every_other_is_not(name: str, keys:
         ("mcpo_max", {"negatives": {"beta": 1.0, "replacement": True}}, ["negatives.beta has", "negatives.replacement has"]),
         ("dpo_noise", {"negatives": {"origins": ["noise"]}}, ["negatives.origins has no effect: dpo_noise reads"]),
         ("mrpo", {"references": {"alpha": [1, 2], "weight_order": "repo"}}, ["no effect but where weights are per example"]),
+        (
+            "mrpo",
+            {"references": {"eps_max": 0, "adaptive_eps": False, "window": 3}},
+            ["where eps_max is above 0", "sliding_window"],
+        ),
         ("multi_dpo", {"references": {"weight_order": "repo"}}, ["references.weight_order has no effect: multi_dpo reads"]),
         ("dpo", {"evaluation": {"split": "test", "prompts": 3}}, ["evaluation.prompts has no effect without evaluation.every"]),
         (
