@@ -11,6 +11,7 @@ from train import loop
 from train.batch_statistics import RunningMean
 from train.examples import Order
 from train.objectives.registry import OBJECTIVES
+from train.plan import Plan
 from train.settings import TrainingSettings, with_defaults
 from train.step import Step
 
@@ -28,7 +29,7 @@ def trajectory(name: str) -> list[float]:
     }
     settings = with_defaults(TrainingSettings.model_validate(asked), OBJECTIVES[name])
     lm, data = model(), [example(i, 3) for i in range(22)]
-    plan = loop.Plan.of(settings, Order(tuple(e.prompt_id for e in data), 4, 0), {"step": 0})
+    plan = Plan.of(settings, Order(tuple(e.prompt_id for e in data), 4, 0), {"step": 0})
     optimizer, running = loop.make_optimizer(lm, settings), RunningMean()
     step = Step(OBJECTIVES[name], settings, 0, model(), 1024)
     return [float(loop.one_step(lm, optimizer, step, data, plan, s, running)["loss"]) for s in range(STEPS)]

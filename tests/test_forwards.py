@@ -16,6 +16,7 @@ from train.batch_statistics import RunningMean
 from train.examples import Order
 from train.metrics import Metrics
 from train.objectives.registry import OBJECTIVES
+from train.plan import Plan
 from train.policy import adapted, merged
 from train.precision import checkpointed, forwards
 from train.processes import World
@@ -149,7 +150,7 @@ def test_adapters_start_at_the_model_and_train_alone() -> None:
     settings = with_defaults(run_settings(steps=3, batch_prompts=4, optimizer={"learning_rate": 0.05}), OBJECTIVES["dpo"])
     data = [example(i, 3) for i in range(4)]
     optimizer = loop.make_optimizer(lm, settings)
-    plan = loop.Plan.of(settings, Order(tuple(e.prompt_id for e in data), 4, 0), {"step": 0})
+    plan = Plan.of(settings, Order(tuple(e.prompt_id for e in data), 4, 0), {"step": 0})
     step = Step(OBJECTIVES["dpo"], settings, 0)
     losses = [loop.one_step(lm, optimizer, step, data, plan, s, RunningMean())["loss"] for s in range(3)]
     assert losses[-1] < losses[0]

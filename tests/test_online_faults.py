@@ -43,7 +43,8 @@ from train import checkpoint, curves, loop, rules
 from train import policy as policy_
 from train import step as step_
 from train.left_out import LeftOut
-from train.loop import Plan, make_optimizer
+from train.loop import make_optimizer
+from train.plan import Plan
 from train.processes import SINGLE
 from train.run import prepare, train
 from train.saving import save_tensors

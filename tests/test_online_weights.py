@@ -14,11 +14,11 @@ from prefdata.recipe.results import Results
 from train import loop
 from train import run as run_
 from train.examples import Example, Order
-from train.loop import Plan
 from train.objectives.negatives import NEGATIVES, Draw
 from train.objectives.reference_weights import ONLINE_WEIGHTS, sliding_window, thompson
 from train.objectives.registry import OBJECTIVES
 from train.online_weights import OnlineWeights
+from train.plan import Plan
 from train.settings import TrainingSettings
 from train.step import Step
 

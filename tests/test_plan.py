@@ -6,18 +6,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prefdata.errors import ConfigError
-from train import loop
 from train.examples import Order
+from train.plan import Plan
 from train.settings import TrainingSettings
 
 IDS = tuple(f"{i:016x}" for i in range(12))
 
 
-def plan(order: Order, before: dict, whole: int | None = None, **run: object) -> loop.Plan:
-    return loop.Plan.of(TrainingSettings.model_validate(run), order, before, whole)
+def plan(order: Order, before: dict, whole: int | None = None, **run: object) -> Plan:
+    return Plan.of(TrainingSettings.model_validate(run), order, before, whole)
 
 
-def walked(made: loop.Plan) -> list[tuple[int, list[int], float]]:
+def walked(made: Plan) -> list[tuple[int, list[int], float]]:
     """Epoch, members and rate of each step."""
     return [(made.epoch(s), made.members(s), made.learning_rate(s)) for s in range(made.first, made.last)]
 

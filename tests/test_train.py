@@ -21,6 +21,7 @@ from train.batch_statistics import RunningMean
 from train.examples import Example, Order, micro_batches
 from train.metrics import Metrics
 from train.objectives.registry import OBJECTIVES
+from train.plan import Plan
 from train.settings import TrainingSettings, with_defaults
 from train.step import Step
 
@@ -218,7 +219,7 @@ def optimize(name: str, micro_tokens: int, steps: int, lm=None, start: int = 0, 
     )
     settings = with_defaults(settings, OBJECTIVES[name])
     data = [example(i, 3) for i in range(10)]
-    plan = loop.Plan.of(settings, Order(tuple(e.prompt_id for e in data), 4, 0), {"step": 0})
+    plan = Plan.of(settings, Order(tuple(e.prompt_id for e in data), 4, 0), {"step": 0})
     optimizer = optimizer or loop.make_optimizer(lm, settings)
     step, running = Step(OBJECTIVES[name], settings, 0, model(), 1024), running or RunningMean()
     return lm, optimizer, [loop.one_step(lm, optimizer, step, data, plan, s, running) for s in range(start, steps)]
@@ -242,9 +243,7 @@ def test_training_lowers_the_loss(name: str) -> None:
 
 
 def rates(first: int = 0, **optimizer: object) -> list[float]:
-    plan = loop.Plan.of(
-        run_settings(steps=6, optimizer={"learning_rate": 1.0, **optimizer}), Order(("a",), 1, 0), {"step": first}
-    )
+    plan = Plan.of(run_settings(steps=6, optimizer={"learning_rate": 1.0, **optimizer}), Order(("a",), 1, 0), {"step": first})
     return [plan.learning_rate(s) for s in range(first, plan.last)]
 
 
@@ -258,7 +257,7 @@ def test_schedules() -> None:
 def test_a_run_that_continues_goes_on_in_the_schedule() -> None:
     """12 steps in all, of which the first 6 were another run's, of other data; its own data begins a new order."""
     assert rates(first=6) == pytest.approx([0.5, 5 / 12, 4 / 12, 3 / 12, 2 / 12, 1 / 12])
-    plan = loop.Plan.of(run_settings(steps=6), Order(("a", "b"), 1, 0), {"step": 6})
+    plan = Plan.of(run_settings(steps=6), Order(("a", "b"), 1, 0), {"step": 6})
     assert [plan.epoch(s) for s in range(6, 12)] == [0, 0, 1, 1, 2, 2]
     assert sorted(i for s in (6, 7) for i in plan.members(s)) == [0, 1]
 

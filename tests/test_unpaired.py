@@ -39,6 +39,7 @@ from train.metrics import Metrics
 from train.objectives.compared import Compared
 from train.objectives.losses import LOSSES
 from train.objectives.registry import ON_LABELS
+from train.plan import Plan
 from train.resolve import resolve
 from train.settings import LossSettings
 from train.step import Step
@@ -276,7 +277,7 @@ def optimized(micro_tokens: int, batch: list[Example]) -> tuple[dict[str, Any], 
     lm = model()
     settings = run_settings(batch_prompts=len(batch), steps=1, micro_tokens=micro_tokens, set="unpaired")
     order = Order(tuple(e.id for e in batch), len(batch), 3, 2)
-    plan = loop.Plan.of(settings, order, {"step": 0})
+    plan = Plan.of(settings, order, {"step": 0})
     step = Step(KTO, settings, 3, model("qwen2"))
     row = loop.one_step(lm, loop.make_optimizer(lm, settings), step, batch, plan, 0, RunningMean())
     return row, [p.grad for p in lm.parameters()]
