@@ -15,10 +15,11 @@ from collections import Counter
 from datetime import date
 from pathlib import Path
 from subprocess import run
+from typing import Any
 
 import yaml
 
-from paper import report
+from paper import gradient, report
 from paper.cells import Cell, Rates, Size, cells, frame
 from paper.outcomes import Outcomes
 from paper.recipes import Recipe, recipes
@@ -53,10 +54,19 @@ def reproduce(size: Size, plan: bool = False) -> None:
     workflows(second, folder)
     found = Outcomes(second.values())
     notes = [f"This call took {(time.monotonic() - started) / 60:.0f} minutes; what was finished before was not run again."]
-    report.write(
-        folder, size.name, frame(size, every), found.shown(), found.runs, found.curves, machine(), f"{date.today()}", notes
-    )
+    frames = (frame(size, every), found.shown(), found.runs, found.curves)
+    report.write(folder, size.name, *frames, machine(), f"{date.today()}", notes, gradients(size, every, second))
     print(folder / "report.html")
+
+
+def gradients(size: Size, every: list[Cell], made: dict[str, Recipe]) -> list[dict[str, Any]]:
+    """Of the first run of MC-PO in each world."""
+    first = {c.world: c for c in reversed(every) if c.source == ("main", "MC-PO") and c.variant.name == "main"}
+    return [
+        {"world": world, **row}
+        for world, cell in sorted(first.items())
+        for row in gradient.of_run(made[cell.recipe(size)], cell.run, size.gradient_prompts)
+    ]
 
 
 def machine() -> str:

@@ -23,7 +23,7 @@ class Size:
     """What is run of all that the cells describe. `worlds`: their seeds, of data and policy; `seeds`: of training; `tables`:
     rows of each table, None for all; `references`: which orders of references and data; `world`: what its worlds have
     otherwise. Rows run in the first world of each name; those of `main` that `more_seeds` names in all of them, in the first
-    with these seeds."""
+    with these seeds. `gradient_prompts`: whose gradients are compared."""
 
     name: str
     worlds: dict[str, list[int]]
@@ -33,6 +33,7 @@ class Size:
     more_seeds: dict[str, list[int]] = field(default_factory=dict)
     references: dict[str, list[str]] = field(default_factory=dict)
     world: dict[str, Any] = field(default_factory=dict)
+    gradient_prompts: int = 128
 
     @classmethod
     def read(cls, name: str) -> "Size":

@@ -15,38 +15,51 @@ import numpy.typing as npt
 import torch
 
 from prefdata.models.forward.logprob import grouped_logps
+from prefdata.models.loading import load_model
+from prefdata.recipe.read import validate_recipe
+from prefdata.recipe.results import Results
 from train.examples import Example
+from train.kernel_scores import tolerance
+from train.left_out import LeftOut
+from train.processes import SINGLE
+from train.run import prepare
+from train.settings import TrainingSettings
 
 Vector = npt.NDArray[np.float64]
-Chances = Callable[[Vector, Vector], Vector]
-"""(r [L] of the negatives, their log-probs under the policy [L]) -> the chance of each to be drawn [L]."""
+Chances = Callable[[Vector, Vector, float], Vector]
+"""(r [L] of the negatives, their log-probs under the policy [L], how close two r are equal) -> the chance of each to be drawn
+[L]."""
 
 
-def uniform(r: Vector, policy: Vector) -> Vector:
+def uniform(r: Vector, policy: Vector, tolerance: float) -> Vector:
     """RNCE and DPO."""
     return np.full(len(r), 1 / len(r))
 
 
-def softmax(r: Vector, policy: Vector) -> Vector:
+def kernel(r: Vector, policy: Vector, tolerance: float) -> Vector:
     """MC-PO's kernel, weight ratio."""
-    weights: Vector = np.exp(r - r.max())
-    return np.asarray(weights / weights.sum())
+    return softmax(r)
 
 
-def largest(r: Vector, policy: Vector) -> Vector:
+def largest(r: Vector, policy: Vector, tolerance: float) -> Vector:
     """The ablation max, weight ratio; of equal ones each alike."""
-    best = (r == r.max()).astype(np.float64)
+    best = (r >= r.max() - tolerance).astype(np.float64)
     return np.asarray(best / best.sum())
 
 
-def smallest(r: Vector, policy: Vector) -> Vector:
+def smallest(r: Vector, policy: Vector, tolerance: float) -> Vector:
     """The ablation min."""
-    return largest(-r, policy)
+    return largest(-r, policy, tolerance)
 
 
 def by_policy(beta: float) -> Chances:
     """MC-PO's kernel, weight policy: softmax(beta log pi)."""
-    return lambda r, policy: softmax(beta * policy, policy)
+    return lambda r, policy, tolerance: softmax(beta * policy)
+
+
+def softmax(scores: Vector) -> Vector:
+    weights: Vector = np.exp(scores - scores.max())
+    return np.asarray(weights / weights.sum())
 
 
 @dataclass(frozen=True)
@@ -61,8 +74,11 @@ class Compared:
     cosine: float
 
 
-def compare(model: Any, examples: Sequence[Example], beta: float, samplers: dict[str, Chances]) -> list[Compared]:
-    """Every sampler on the examples; `model`: where the policy stands."""
+def compare(
+    model: Any, examples: Sequence[Example], settings: TrainingSettings, samplers: dict[str, Chances]
+) -> list[Compared]:
+    """Every sampler on the examples; `model`: where the policy stands; `settings`: of a run of MC-PO."""
+    beta = settings.loss.beta
     sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in samplers}
     norms = 0.0
     totals: dict[str, Any] = dict.fromkeys(["whole", *samplers], 0.0)
@@ -75,7 +91,7 @@ def compare(model: Any, examples: Sequence[Example], beta: float, samplers: dict
         totals["whole"] = totals["whole"] + whole
         for name, chances in samplers.items():
             each_LD = (beta * _sigmoid(r[1:] - r[0]))[:, None] * steps_LD
-            chance = chances(r[1:], logps[1:])
+            chance = chances(r[1:], logps[1:], tolerance(example, 1, settings))
             expected = chance @ each_LD
             sums[name][0] += float(((expected - whole) ** 2).sum())
             sums[name][1] += float(chance @ ((each_LD - expected) ** 2).sum(1))
@@ -97,7 +113,7 @@ def candidate_gradients(model: Any, example: Example) -> tuple[Vector, Vector]:
 
 def _all_shares(r: Vector) -> Vector:
     """softmax over the chosen and all negatives, less the chosen's: [L]."""
-    return softmax(r, r)[1:]
+    return softmax(r)[1:]
 
 
 def _sigmoid(x: Vector) -> Vector:
@@ -106,3 +122,19 @@ def _sigmoid(x: Vector) -> Vector:
 
 def _cosine(a: Any, b: Any) -> float:
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def of_run(recipe: dict[str, Any], run: str, prompts: int) -> list[dict[str, Any]]:
+    """At the start of a run of MC-PO and at its end, on its first prompts by id: rows of where, sampler, bias, variance,
+    cosine."""
+    results = Results(validate_recipe(recipe, recipe["name"]), {})
+    prepared = prepare(results, run, SINGLE, LeftOut())
+    examples = sorted(prepared.data, key=lambda e: e.id)[:prompts]
+    beta = prepared.settings.loss.beta
+    samplers = {"random": uniform, "kernel": kernel, "kernel, weight policy": by_policy(beta), "max": largest, "min": smallest}
+    points = {"start": prepared.model, "end of MC-PO": load_model(results.model_path(f"run:{run}"))}
+    return [
+        {"where": where, **vars(found)}
+        for where, model in points.items()
+        for found in compare(model, examples, prepared.settings, samplers)
+    ]

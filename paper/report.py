@@ -1,6 +1,6 @@
 """The report: report.html, one file with its charts, nothing loaded from elsewhere, and report.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,13 @@ INTRODUCTION = (
     "the primary reference; KL (nats): mean log-ratio of the samples to the reference; redraw: when negatives are drawn anew; "
     "runs: how many, and of how many world seeds. ±: standard deviation over runs.",
 )
+GRADIENTS = "Gradients of the samplers"
+ON_GRADIENTS = (
+    "One drawn negative a prompt against the loss over the whole pool (RNCE with every candidate), whose gradient is the "
+    "theory's aim. Bias: squared distance of the expected gradient of a prompt from the whole pool's; variance: of one draw; "
+    "both by the squared norm of the whole pool's, so that their sum is the relative squared error of a draw. Cosine: of the "
+    "expected gradients summed over all prompts. Exact sums over the pool, no draws."
+)
 ON_VERDICTS = (
     "A verdict is on one order, metric and world: the mean difference of paired runs, and its 95 % interval by a bootstrap "
     "over world seeds, training seeds and prompts, widened for how few seeds there are. holds: the interval is above 0; does "
@@ -54,23 +61,35 @@ def write(
     machine: str,
     date: str,
     notes: Sequence[str] = (),
+    gradients: Sequence[Mapping[str, Any]] = (),
 ) -> list[Verdict]:
     """Writes `report.html` and `report.md` into the folder and gives the verdicts.
 
     cells: table, row, world, world_seed, seed, recipe, run, rate. outcomes: recipe, run, prompt_id, greedy, reward, foreign,
     kl. runs: recipe, run, accuracy, margin, steps, tokens, seconds, redraw, ess, draw_shortest, chosen_logp. curves: recipe,
     run, step, accuracy, margin, loss, chosen_logp. notes: plain sentences put above the introduction, such as the wall time.
+    gradients: rows of world, where, sampler, bias, variance, cosine (paper/gradient.py).
     """
     found, made = measured(cells, outcomes, runs), tables(cells, outcomes, runs)
     judged = verdicts(claims(), cells, outcomes, runs)
     title = f"The papers in miniature ({size})"
     facts = (f"{_counts(cells)} {machine}, {date}.", *notes)
     folder.mkdir(parents=True, exist_ok=True)
+    of_samplers = _gradients(gradients)
     text = _markdown(title, facts, made, judged)
+    text += "".join([f"\n## {GRADIENTS}\n\n{ON_GRADIENTS}\n\n", as_markdown(*of_samplers)] if gradients else [])
     (folder / "report.md").write_text(text, encoding="utf-8")
-    page = document(title, _html(facts, found, made, judged, curves))
+    parts = _html(facts, found, made, judged, curves)
+    parts += [f"<h2>{GRADIENTS}</h2>", _p(ON_GRADIENTS), table(*of_samplers)] if gradients else []
+    page = document(title, parts)
     (folder / "report.html").write_text(page, encoding="utf-8")
     return judged
+
+
+def _gradients(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    figures = ("bias", "variance", "cosine")
+    made = [(r["world"], r["where"], r["sampler"], *(f"{r[name]:.3f}" for name in figures)) for r in rows]
+    return ("world", "policy", "sampler", *figures), made
 
 
 def _counts(cells: pl.DataFrame) -> str:
