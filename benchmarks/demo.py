@@ -39,7 +39,9 @@ def main() -> None:
         start, compared = entry["run"] == "sft/policy", entry["run"] in ("dpo/default", "mcpo/default")
         line(f"{name}_exact", entry["exact"][0], f"share of {entry['n']}", "0.2..0.6" if start else "")
         line(f"{name}_reward", entry["reward"][0], "mean score", "")
+        line(f"{name}_foreign", entry["foreign"][0], "share of samples with text that no set holds", "<= 0.05")
         if not start:
+            line(f"{name}_kl", entry["kl"][0], "nats an answer from the policy", "")
             line(f"{name}_gain_in_se", entry["gain_in_se"], "paired standard errors", ">= 3" if compared else "")
             line(f"{name}_accuracy", entry["accuracy"][0], f"share of {entry['pairs']} pairs", "")
 

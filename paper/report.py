@@ -162,10 +162,10 @@ def _over_steps(own: pl.DataFrame, curves: pl.DataFrame) -> list[tuple[Any, str]
 
 
 def _summary(judged: Sequence[Verdict]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Of each source and world how many verdicts say what."""
+    """Of each source and world how many verdicts say what; what was not run at all is left out."""
     words = [w for w in TINTS if any(v.word == w for v in judged)]
     rows = []
-    for source, world in dict.fromkeys((v.claim.source, v.world) for v in judged):
+    for source, world in dict.fromkeys((v.claim.source, v.world) for v in judged if v.word != NOT_RUN):
         own = [v.word for v in judged if (v.claim.source, v.world) == (source, world)]
         rows.append((source, world, *(str(own.count(word)) for word in words)))
     return ("claims of", "world", *words), rows
@@ -194,12 +194,15 @@ def _said(verdict: Verdict) -> str:
 
 
 def _not_run(judged: Sequence[Verdict]) -> list[str]:
-    """One sentence a source: the claims that this size runs in no world."""
+    """What this size runs in no world: the claims by name of a source that some were run of, else how many."""
     run = {v.claim for v in judged if v.word != NOT_RUN}
     left: dict[str, list[str]] = {}
     for name, source in dict.fromkeys((v.claim.name, v.claim.source) for v in judged if v.claim not in run):
         left.setdefault(source, []).append(name)
-    return [f"Not run, {source}: {'; '.join(names)}." for source, names in left.items()]
+    begun = {c.source for c in run}
+    named = [f"Not run, {source}: {'; '.join(names)}." for source, names in left.items() if source in begun]
+    whole = [f"{source} ({len(names)})" for source, names in left.items() if source not in begun]
+    return [*named, *([f"Not run at all, with the number of claims: {'; '.join(whole)}."] if whole else [])]
 
 
 def _coloured(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

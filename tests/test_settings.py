@@ -27,10 +27,10 @@ def problems(**keys: object) -> str:
 
 def test_all_mistakes_come_together_with_suggestions() -> None:
     said = problems(
-        num_shard=2, prune={"drop_ranks": [1]}, score={"references": [{"name": "a", "model": "m", "tempalte": "chat"}]}
+        num_shard=2, prune={"drop_ranks": [0]}, score={"references": [{"name": "a", "model": "m", "tempalte": "chat"}]}
     )
     assert "f.yaml: num_shard: unknown key (did you mean 'num_shards'?)" in said
-    assert "prune.drop_ranks.0: Input should be greater than or equal to 2" in said
+    assert "prune.drop_ranks.0: Input should be greater than or equal to 1" in said
     assert "score.references.0.tempalte: unknown key (did you mean 'template'?)" in said
 
 
