@@ -109,8 +109,9 @@ def characters(job: Job) -> set[str]:
     found = set[str]()
     for part in SETS:
         for frames in job.parts(of=[part]):
-            for messages, candidates in frames["sets"].select("prompt", "candidates").iter_rows():
-                found.update(*(m["content"] or "" for m in messages), *(c["response"] or "" for c in candidates))
+            for column, field in (("prompt", "content"), ("candidates", "response")):
+                texts = frames["sets"][column].explode().struct.field(field)
+                found.update(*texts.drop_nulls())
     return found
 
 
