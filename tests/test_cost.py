@@ -86,8 +86,8 @@ def test_every_stage_by_hand() -> None:
             ("score", "r"): 4e9 * 450 * 1900 / effective,
             # 700 tokens with gradient at 6 FLOPs, and 7 candidates without at 2
             ("train", "mcpo/a"): 14.0,
-            # log-probs of held-out pairs are fp32, at a tenth of the peak here
-            ("evaluate", "mcpo/a"): 4e9 * (50 * 100 + 50 * 100 + 10 * 25 * 500) / effective,
+            # log-probs are fp32, at a tenth of the peak here: of held-out pairs, and of the samples under both models
+            ("evaluate", "mcpo/a"): 4e9 * (50 * 100 + 50 * 100 + 10 * 25 * 500 + 10 * 25 * 200 * 2) / effective,
         }
     )
     assert found.total.hours[1] == pytest.approx(sum(hours(found).values()))

@@ -101,16 +101,20 @@ def _greedy(settings: Settings, segment: Segment, extent: Extent) -> Iterator[Wo
 
 
 def _evaluated(settings: Settings, extent: Extent) -> Iterator[Work]:
-    """Answers to held-out prompts, and the log-probs of held-out pairs, which are fp32."""
+    """Answers to held-out prompts, and log-probs, which are fp32: of held-out pairs, and of the samples under the run and the
+    primary reference."""
     own, lengths = settings.evaluate, extent.lengths
     held = prompts(settings, extent, [own.split])
     for name in settings.evaluated:
         model = LanguageModelSettings(id=f"run:{name}", vllm=own.vllm, server=own.server)
-        asked = held * (1 + own.samples)
-        phases = answering(model, asked, lengths.prompt, min(lengths.completion, own.max_tokens))
+        asked, written = held * (1 + own.samples), min(lengths.completion, own.max_tokens)
+        phases = answering(model, asked, lengths.prompt, written)
         pairs = sum(candidates(settings, extent, settings.sets.method).values()) > 1
-        scored = Phase("score", pairs * held * lengths.shared(2), model.id, dtype="float32")
-        yield Work("evaluate", whole(settings, name), asked, "answers", (*phases, scored))
+        scored = [Phase("score", pairs * held * lengths.shared(2), model.id, dtype="float32")]
+        for reference in settings.score.references[:1]:
+            sampled = held * (lengths.prompt + own.samples * written)
+            scored += [Phase("score", sampled, m, dtype="float32") for m in (model.id, reference.model)]
+        yield Work("evaluate", whole(settings, name), asked, "answers", (*phases, *scored))
 
 
 def _compared(settings: Settings, extent: Extent) -> Iterator[Work]:
