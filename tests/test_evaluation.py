@@ -3,17 +3,20 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
 import pytest
 from conftest import run_stages
 
+from prefdata.models.engines.protocol import Request
 from prefdata.output import evaluation
 from prefdata.recipe import fill
 from prefdata.recipe.job import Job
 from prefdata.recipe.results import Results
 from prefdata.recipe.units import Part, evaluation_unit
+from prefdata.stages import evaluate
 from prefdata.tables import files
 
 RUNS = ("dpo/first", "dpo/second")
@@ -93,6 +96,21 @@ def test_samples_are_scored_under_both_and_greedy_answers_under_neither(evaluate
     of_reference = logps.filter(pl.col("reference") == "r")
     assert set(of_reference["candidate_id"]) <= set(made["candidate_id"]), "held-out pairs are scored under the run alone"
     assert of_reference.height
+
+
+def test_another_limit_of_the_reference_scores_samples_again(evaluated: Results) -> None:
+    """The limit decides which samples are too long; what was found under another one is not taken for it."""
+    job = Job(evaluated, "evaluate", evaluation_unit(RUNS[0]))
+    wanted = {"key": Request("p", (), 1.0, 1, 6)}
+    prompts = {"prompts": pl.DataFrame({"prompt_id": ["p"], "messages": [[]]})}
+    answer = {"text": "a", "finish": "stop", "num_tokens": 2, "reason": None}
+    store: Any = SimpleNamespace(get=lambda keys: dict.fromkeys(keys, answer))
+    (own,) = job.settings.score.references
+    keys = set[str]()
+    for limit in (None, 5):
+        scorer: Any = SimpleNamespace(settings=own.model_copy(update={"max_tokens": limit}))
+        keys |= set(evaluate.sampled(prompts, wanted, store, "m", 0, evaluate.Scored("r", "files", scorer)))
+    assert len(keys) == 2
 
 
 def test_chunks_hold_as_many_prompts_of_the_split_whatever_the_others(evaluated: Results) -> None:

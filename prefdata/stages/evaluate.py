@@ -167,7 +167,8 @@ def sampled(
         if value["finish"] != "error":
             made = generate.candidate(wanted[key], value, producer, seed)
             own = by.scorer.settings
-            work[item_key("sample", key, by.made_with, own.template, own.end)] = Item(prompts[made["prompt_id"]], made)
+            under = (by.made_with, own.template, own.end, own.max_tokens)
+            work[item_key("sample", key, *under)] = Item(prompts[made["prompt_id"]], made)
     return work
 
 
