@@ -28,11 +28,11 @@ INTRODUCTION = (
     "Fixed beforehand: the claims and their metrics, the methods' settings, seeds and steps. The grid of learning rates was "
     "moved once, one step up for all methods alike, when ten of thirteen had chosen its largest; nothing else was changed "
     "after results were seen.",
-    "Learning rates. Each method's was chosen from the same grid, with the same budget, by held-out prompts that are not the "
-    "test's.",
+    "Learning rates. Each row of the first table has its own, chosen from the same grid, with the same budget, by sampled "
+    "reward on held-out prompts that no table shows; rows of other tables take the one of the objective that they vary.",
     "Columns. greedy exact: share of greedy answers that are right; sampled reward: mean score, from 0 to 1, of the samples; "
-    "foreign: share of samples with text that no answer of the set holds; accuracy and margin (nats): of held-out pairs under "
-    "the primary reference; KL (nats): mean log-ratio of the samples to the reference; redraw: when negatives are drawn anew; "
+    "foreign: share of samples with a character of no prompt and no answer of the sets; accuracy and margin (nats): of "
+    "held-out pairs under the primary reference; KL (nats): mean log-ratio of the samples to the reference; redraw: when negatives are drawn anew; "
     "runs: how many, and of how many world seeds. ±: standard deviation over runs.",
 )
 GRADIENTS = "Gradients of the samplers"
