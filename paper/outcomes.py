@@ -34,13 +34,14 @@ class Outcomes:
         for recipe in recipes:
             results = Results(validate_recipe(recipe, recipe["name"]), STAGES)
             job = Job(results, "summary")
-            known = evaluation.characters(job)
+            known, pairs = evaluation.characters(job), evaluation.held_out_pairs(job)
             facts = {f["run"]: f for f in json.loads(results.path(places.EVALUATION).read_text(encoding="utf-8"))}
             for run in recipe["evaluate"]["runs"]:
                 key = {"recipe": recipe["name"], "run": run}
                 prompts.append(_keyed(evaluation.outcomes(job, run, known).rename({"exact": "greedy"}), key))
                 steps = _steps(results, run)
-                runs.append({**key, **_run(facts[run], steps)})
+                margins = _shown(evaluation.margins(job, run, pairs))["margin"]
+                runs.append({**key, **_run(facts[run] | evaluation.of_pairs(margins), steps)})
                 curves.append(_keyed(_curve(steps), key))
         self.prompts = pl.concat(prompts)
         self.runs = pl.DataFrame(runs, infer_schema_length=None)
@@ -48,7 +49,7 @@ class Outcomes:
 
     def shown(self) -> pl.DataFrame:
         """The prompts that tables show."""
-        return self.prompts.filter(~pl.col("prompt_id").map_elements(of_choice, return_dtype=pl.Boolean))
+        return _shown(self.prompts)
 
     def chosen_rates(self, cells: pl.DataFrame) -> dict[tuple[str, str], float]:
         """(world, row) -> the learning rate with the best mean sampled reward on the prompts of choice; of equal ones the
@@ -60,6 +61,11 @@ class Outcomes:
         )
         best = ordered.unique(["world", "row"], keep="first", maintain_order=True)
         return {(world, row): rate for world, row, rate in best.select("world", "row", "rate").iter_rows()}
+
+
+def _shown(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows of prompts that are not for choosing."""
+    return frame.filter(~pl.col("prompt_id").map_elements(of_choice, return_dtype=pl.Boolean))
 
 
 def _keyed(frame: pl.DataFrame, key: dict[str, str]) -> pl.DataFrame:

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,6 +109,30 @@ def test_rates_are_chosen_on_prompts_that_no_table_shows() -> None:
     )
     assert made.chosen_rates(own) == {("w", "DPO"): 3e-4}
     assert not set(made.shown()["prompt_id"]) & set(choice)
+
+
+def test_accuracy_and_margin_are_of_prompts_that_tables_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of choice have a margin of -9, the others 1 and 3."""
+    monkeypatch.chdir(tmp_path)
+    ids = [f"p{i}" for i in range(60)]
+    shown = [i for i in ids if not outcomes.of_choice(i)]
+    margins = [-9.0 if i not in shown else 1.0 + 2.0 * (shown.index(i) % 2) for i in ids]
+    found = {"prompt_id": ids, "exact": [1.0] * 60, "reward": [1.0] * 60, "foreign": [0.0] * 60, "kl": [0.0] * 60}
+    monkeypatch.setattr(outcomes.evaluation, "characters", lambda job: set())
+    monkeypatch.setattr(outcomes.evaluation, "held_out_pairs", lambda job: None)
+    monkeypatch.setattr(outcomes.evaluation, "outcomes", lambda *of: pl.DataFrame(found))
+    monkeypatch.setattr(outcomes.evaluation, "margins", lambda *of: pl.DataFrame({"prompt_id": ids, "margin": margins}))
+    recipe = yaml.safe_load((cells_.CONFIG / "exact.yaml").read_text()) | {"online": None}
+    folder = tmp_path / "results" / recipe["name"]
+    metrics = folder / "models" / "sft" / "policy" / "metrics.jsonl"
+    for path in (folder / "report", metrics.parent):
+        path.mkdir(parents=True)
+    metrics.write_text(json.dumps({"step": 1, "tokens": 7, "loss": 0.5}) + "\n")
+    facts = {"run": "sft/policy", "accuracy": [0.1, 0.0], "margin": [-5.0, 0.0], "redraw": None}
+    (folder / "report" / "evaluation.json").write_text(json.dumps([facts]))
+    (row,) = outcomes.Outcomes([recipe]).runs.to_dicts()
+    known = [m for m in margins if m > 0]
+    assert (row["accuracy"], row["margin"]) == (1.0, pytest.approx(sum(known) / len(known)))
 
 
 # ---- gradients ----

@@ -47,7 +47,7 @@ def evaluation(job: Job) -> list[Facts]:
             "run": name,
             **_compared(found[name], found[names[0]]),
             "foreign": mean_se(found[name]["foreign"]),
-            **_pairs(job, name, pairs),
+            **of_pairs(margins(job, name, pairs)["margin"]),
             "kl": mean_se(found[name]["kl"]),
             "redraw": _redraw(job, name),
         }
@@ -137,16 +137,20 @@ def held_out_pairs(job: Job) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=columns, orient="row")
 
 
-def _pairs(job: Job, name: str, pairs: pl.DataFrame) -> Facts:
-    """Accuracy and margin of the held-out pairs."""
+def margins(job: Job, name: str, pairs: pl.DataFrame) -> pl.DataFrame:
+    """prompt_id, margin of every held-out pair of `held_out_pairs` that the run could score."""
     own = _read(job, "logps", name).filter(pl.col("reference") == name).select("prompt_id", "candidate_id", "logp")
     joined = pairs.join(own, left_on=["prompt_id", "chosen_id"], right_on=["prompt_id", "candidate_id"]).join(
         own, left_on=["prompt_id", "rejected_id"], right_on=["prompt_id", "candidate_id"], suffix="_rejected"
     )
-    margin = joined["logp"] - joined["logp_rejected"] - joined["reference"]
+    return joined.select("prompt_id", (pl.col("logp") - pl.col("logp_rejected") - pl.col("reference")).alias("margin"))
+
+
+def of_pairs(margin: pl.Series) -> Facts:
+    """How many pairs, accuracy and margin, by the margins of pairs."""
     decided = margin.filter(margin.abs() > TIE_NATS)
     return {
-        "pairs": joined.height,
+        "pairs": margin.len(),
         "accuracy": mean_se((decided > 0).cast(pl.Float64)) if decided.len() else None,
         "margin": mean_se(margin) if decided.len() else None,
     }
