@@ -32,8 +32,8 @@ INTRODUCTION = (
     "reward on held-out prompts that no table shows; rows of other tables take the one of the objective that they vary.",
     "Columns. greedy exact: share of greedy answers that are right; sampled reward: mean score, from 0 to 1, of the samples; "
     "foreign: share of samples with a character of no prompt and no answer of the sets; accuracy and margin (nats): of "
-    "held-out pairs under the primary reference; KL (nats): mean log-ratio of the samples to the reference; redraw: when negatives are drawn anew; "
-    "runs: how many, and of how many world seeds. ±: standard deviation over runs.",
+    "held-out pairs under the primary reference; KL (nats): mean log-ratio of the samples to the reference; redraw: when "
+    "negatives are drawn anew; runs: how many, and of how many world seeds. ±: standard deviation over runs.",
 )
 GRADIENTS = "Gradients of the samplers"
 ON_GRADIENTS = (
