@@ -41,6 +41,30 @@ def test_kl_is_the_mean_log_ratio_of_a_prompts_samples() -> None:
     assert evaluation.log_ratios(own, other).rows() == [("p", (2.0 + 0.5) / 2)]
 
 
+def test_a_margin_is_the_runs_own_less_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log-probs of the same candidates under another model are none of the run's."""
+    rows = [
+        ("p", "w", "run", -2.0),
+        ("p", "l", "run", -5.0),
+        ("p", "w", "r", -90.0),
+        ("p", "l", "r", -7.0),
+        ("q", "w", "run", -1.0),
+    ]
+    logps = pl.DataFrame(rows, schema=["prompt_id", "candidate_id", "reference", "logp"], orient="row")
+    monkeypatch.setattr(evaluation, "_read", lambda *of: logps)
+    pairs = pl.DataFrame({"prompt_id": ["p", "q"], "chosen_id": ["w", "w"], "rejected_id": ["l", "l"], "reference": [1.0, 0.0]})
+    nothing: Any = None
+    assert evaluation.margins(nothing, "run", pairs).rows() == [("p", -2.0 + 5.0 - 1.0)]
+
+
+def test_margins_within_rounding_are_ties_of_accuracy_alone() -> None:
+    found = evaluation.of_pairs(pl.Series([2.0, 1.0, -3.0, -1e-6, -2e-6]))
+    assert found["pairs"] == 5
+    assert found["accuracy"][0] == pytest.approx(2 / 3)
+    assert found["margin"][0] == pytest.approx(0, abs=1e-5)
+    assert evaluation.of_pairs(pl.Series([1e-6, -1e-6]))["accuracy"] is None
+
+
 @pytest.fixture
 def evaluated(make_run: Any, lm: Path) -> Results:
     """Two models of equal weights under other names, and the reference they come from."""

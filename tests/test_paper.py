@@ -40,6 +40,10 @@ def test_every_recipe_of_a_size_is_valid(name: str) -> None:
     made = recipes(size, every)
     for recipe in made.values():
         validate(validate_recipe(recipe, recipe["name"]))
+        held_out = any(
+            str(r.get("references", {}).get("weights")).startswith("validation") for r in recipe["train"]["runs"].values()
+        )
+        assert not held_out or recipe["toy"]["validation"] > 0, "its weights are of validation prompts"
     known = frame(size, every)
     for recipe, run in known.select("recipe", "run").unique().iter_rows():
         assert run in made[recipe]["train"]["runs"]
@@ -77,6 +81,28 @@ def test_a_row_takes_the_rate_chosen_for_its_own_world() -> None:
     size = Size.read("paper")
     rates = {(c.world, c.row): 1e-4 if c.world == "exact" else 1e-3 for c in cells(size)}
     assert all(c.rate == rates[c.world, "DPO"] for c in cells(size, rates) if c.row == "DPO(-)")
+
+
+def test_more_seeds_are_of_the_named_rows_in_the_first_world_and_size_seeds_in_the_others() -> None:
+    size, every = planned("full")
+    seeds: dict[tuple[str, str, int], set[int]] = {}
+    for cell in every:
+        if cell.world == "exact" and cell.variant.name == "main":
+            seeds.setdefault((cell.table, cell.row, cell.world_seed), set()).add(cell.seed)
+    more, few = set(range(1, 11)), set(size.seeds)
+    assert [seeds["main", "MC-PO", world] for world in (1, 2, 3)] == [more, few, few]
+    assert seeds["epochs", "MC-PO, 2 epochs", 1] == more, "it is the same row"
+    assert seeds["main", "NCA", 1] == seeds["noise", "MC-PO", 1] == few, "only a row of main has more"
+    assert ("main", "NCA", 2) not in seeds
+    assert ("noise", "MC-PO", 2) not in seeds
+
+
+def test_of_equal_rates_the_least_is_chosen() -> None:
+    made = object.__new__(outcomes.Outcomes)
+    choice = next(f"p{i}" for i in range(99) if outcomes.of_choice(f"p{i}"))
+    made.prompts = pl.DataFrame({"recipe": ["r"] * 2, "run": ["a", "b"], "prompt_id": [choice] * 2, "reward": [0.5] * 2})
+    columns = {"row": ["DPO"] * 2, "world": ["w"] * 2, "recipe": ["r"] * 2, "run": ["a", "b"], "rate": [3e-4, 1e-4]}
+    assert made.chosen_rates(pl.DataFrame(columns)) == {("w", "DPO"): 1e-4}
 
 
 def test_unknown_rows_and_sizes_are_named() -> None:
