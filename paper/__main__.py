@@ -17,6 +17,7 @@ from pathlib import Path
 from subprocess import run
 from typing import Any
 
+import torch
 import yaml
 
 from paper import gradient, report
@@ -48,6 +49,7 @@ def reproduce(size: Size, plan: bool = False) -> None:
     if plan:
         return
     started, folder = time.monotonic(), Path("results") / size.name
+    torch.set_num_threads(1)  # as the jobs have it: small models are slower on more
     rates = chosen(size, grid, folder) if len(size.rates) > 1 else first_rate
     every = cells(size, rates)
     second = recipes(size, [*grid, *every])

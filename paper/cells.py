@@ -84,8 +84,8 @@ class Cell:
     def run(self) -> str:
         """Its name under train.runs."""
         slug = "".join(c if c.isalnum() else "-" for c in " ".join(self.source).lower())
-        rate = f"{self.rate:.0e}".replace("-", "m").replace("+", "")
-        return f"{self.objective}/{'-'.join(filter(None, slug.split('-')))}-r{rate}-s{self.seed}"
+        rate = f"{self.rate:.10f}".rstrip("0").replace(".", "_")
+        return f"{self.objective}/{'-'.join(filter(None, slug.split('-')))}-lr{rate}-s{self.seed}"
 
     def recipe(self, size: Size) -> str:
         """The name of the recipe that it is a run of."""
@@ -153,6 +153,8 @@ def _seeds(
     if rates is None:
         yield from ((first, size.seeds[0], rate) for rate in size.rates)
         return
+    if (world, rate_of) not in rates:
+        raise ConfigError(f"row {source[1]} takes the rate of {rate_of}, which this size has not: add it to main", size.name)
     more = size.more_seeds.get(source[1]) if source[0] == "main" else None
     yield from ((first, seed, rates[world, rate_of]) for seed in more or size.seeds)
     if more:

@@ -57,7 +57,7 @@ class Outcomes:
         held = self.prompts.filter(pl.col("prompt_id").map_elements(of_choice, return_dtype=pl.Boolean))
         means = held.group_by("recipe", "run").agg(pl.col("reward").mean())
         ordered = cells.join(means, on=["recipe", "run"]).sort(
-            "world", "row", "reward", "rate", descending=[False, False, True, False]
+            "world", "row", "reward", "rate", descending=[False, False, True, False], nulls_last=True
         )
         best = ordered.unique(["world", "row"], keep="first", maintain_order=True)
         return {(world, row): rate for world, row, rate in best.select("world", "row", "rate").iter_rows()}
@@ -90,7 +90,6 @@ def _run(facts: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, Any]:
         **{name: facts[name] and facts[name][0] for name in ("accuracy", "margin")},
         "steps": len(steps),
         "tokens": sum(s["tokens"] for s in steps),
-        "seconds": None,
         "redraw": facts["redraw"],
         **{name: mean(name) for name in ("ess", "draw_shortest", "chosen_logp")},
     }

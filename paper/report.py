@@ -67,7 +67,7 @@ def write(
     """Writes `report.html` and `report.md` into the folder and gives the verdicts.
 
     cells: table, row, world, world_seed, seed, recipe, run, rate. outcomes: recipe, run, prompt_id, greedy, reward, foreign,
-    kl. runs: recipe, run, accuracy, margin, steps, tokens, seconds, redraw, ess, draw_shortest, chosen_logp. curves: recipe,
+    kl. runs: recipe, run, accuracy, margin, steps, tokens, redraw, ess, draw_shortest, chosen_logp. curves: recipe,
     run, step, accuracy, margin, loss, chosen_logp. notes: plain sentences put above the introduction, such as the wall time.
     gradients: rows of world, where, sampler, bias, variance, cosine (paper/gradient.py).
     """

@@ -38,7 +38,7 @@ COLUMNS = {
 NATS = ("margin", "kl")
 EXTRA = {
     "kernel": {"ess": ("ESS", 2), "draw_shortest": ("shortest", 3)},
-    "augmented": {"tokens": ("tokens", 0), "seconds": ("seconds", 1)},
+    "augmented": {"tokens": ("tokens", 0)},
 }
 """Columns that one table alone has."""
 KEY = ("table", "row", "world", "world_seed", "seed")

@@ -58,7 +58,7 @@ def frames(
                         )
                         known = table == "kernel"
                         drawn = "never" if row.startswith("DPO") else "epoch"
-                        figures = (0.8 + own, 3 + place / 4, 150, 100_000 * (place + 1), 6.5)
+                        figures = (0.8 + own, 3 + place / 4, 150, 100_000 * (place + 1))
                         runs.append((recipe, run, *figures, drawn, 3.2 if known else None, 0.3 if known else None, -5.0))
                         for step in range(0, 151, 30):
                             grown = 1 - np.exp(-step / 60)
@@ -66,7 +66,7 @@ def frames(
     return Frames(
         _frame(cells, "table row world world_seed:i seed:i recipe run rate:f"),
         _frame(outcomes, "recipe run prompt_id greedy:f reward:f foreign:f kl:f"),
-        _frame(runs, "recipe run accuracy:f margin:f steps:i tokens:i seconds:f redraw ess:f draw_shortest:f chosen_logp:f"),
+        _frame(runs, "recipe run accuracy:f margin:f steps:i tokens:i redraw ess:f draw_shortest:f chosen_logp:f"),
         _frame(curves, "recipe run step:i accuracy:f margin:f loss:f chosen_logp:f"),
     )
 

@@ -65,6 +65,15 @@ def test_margins_within_rounding_are_ties_of_accuracy_alone() -> None:
     assert evaluation.of_pairs(pl.Series([1e-6, -1e-6]))["accuracy"] is None
 
 
+def test_the_share_in_kl_is_of_samples_that_both_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {
+        "candidates": pl.DataFrame({"candidate_id": ["g", "1", "2", "3", "4"], "temperature": [0.0, 1.0, 1.0, 1.0, 1.0]}),
+        "logps": pl.DataFrame({"candidate_id": ["1", "1", "2", "2", "3", "g"], "reference": ["m", "r", "m", "r", "m", "m"]}),
+    }
+    monkeypatch.setattr(evaluation, "_read", lambda job, table, name: tables[table])
+    assert evaluation._kl_share(None, "m") == 0.5  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def evaluated(make_run: Any, lm: Path) -> Results:
     """Two models of equal weights under other names, and the reference they come from."""
@@ -107,6 +116,7 @@ def test_figures_of_a_model_that_is_its_own_reference(evaluated: Results) -> Non
         mean, error = found["kl"]
         assert (abs(mean) < 1e-5, error < 1e-5) == (True, True)
         assert found["redraw"] == "never"
+        assert found["kl_share"] == 1
         # the model's tokenizer has all bytes, and it was never trained
         assert found["foreign"][0] > 0.5
     assert [f["run"] for f in facts] == list(RUNS)
@@ -138,11 +148,11 @@ def test_another_limit_of_the_reference_scores_samples_again(evaluated: Results)
 
 
 def test_chunks_hold_as_many_prompts_of_the_split_whatever_the_others(evaluated: Results) -> None:
-    """18 prompts, 6 of them held out: chunks of 2 are cut at every second prompt, and are asked with at least two of theirs."""
+    """18 prompts, 6 of them held out: chunks of 2 are cut at every second prompt, and hold at least two of their own."""
     parts = list(fill.chunks(Job(evaluated, "evaluate", evaluation_unit(RUNS[0])), 2, ["test"]))
     held_out = [p["splits"].filter(pl.col("split") == "test").height for p in parts]
     assert all(2 <= n < 4 for n in held_out[:-1])
     assert sum(held_out) == 6
     whole = pl.concat([p["prompts"] for p in parts])["prompt_id"].to_list()
     assert whole == sorted(whole)
-    assert len(whole) == 18
+    assert len(whole) == sum(held_out), "the others are not held"

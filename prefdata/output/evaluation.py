@@ -2,8 +2,9 @@
 
 Exact is of the greedy answer, reward the mean score of the samples; accuracy and margin (nats, without beta) are of the
 held-out pairs under the primary reference. Foreign: samples with a character that no prompt and no answer of the sets holds.
-KL: mean log-ratio of the samples to the primary reference, in nats an answer; at temperature 1 an unbiased estimate of
-KL(run || reference). Errors are standard errors over prompts.
+KL: mean log-ratio of the samples to the primary reference, in nats an answer; at temperature 1 it estimates KL(run ||
+reference) of answers as they are read again, which the length limit may have cut. kl_share: samples that both can score; the
+others are not in KL. Errors are standard errors over prompts.
 """
 
 import math
@@ -49,6 +50,7 @@ def evaluation(job: Job) -> list[Facts]:
             "foreign": mean_se(found[name]["foreign"]),
             **of_pairs(margins(job, name, pairs)["margin"]),
             "kl": mean_se(found[name]["kl"]),
+            "kl_share": _kl_share(job, name),
             "redraw": _redraw(job, name),
         }
         for name in names
@@ -161,6 +163,14 @@ def log_ratios(own: pl.DataFrame, reference: pl.DataFrame) -> pl.DataFrame:
     both = own.join(reference, on=["prompt_id", "candidate_id"], suffix="_reference")
     ratios = both.with_columns((pl.col("logp") - pl.col("logp_reference")).alias("ratio"))
     return ratios.group_by("prompt_id", maintain_order=True).agg(pl.col("ratio").mean().alias("kl"))
+
+
+def _kl_share(job: Job, name: str) -> float | None:
+    """The share of the samples that the run and the primary reference could score."""
+    samples = _read(job, "candidates", name).filter(pl.col("temperature") > 0).select("candidate_id")
+    logps = _read(job, "logps", name).join(samples, on="candidate_id", how="semi")
+    scored = logps.group_by("candidate_id").agg(pl.col("reference").n_unique()).filter(pl.col("reference") == 2)
+    return scored.height / samples.height if samples.height and logps.height else None
 
 
 def _redraw(job: Job, name: str) -> str | None:

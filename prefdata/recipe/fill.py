@@ -40,12 +40,13 @@ def fill(
 
 
 def chunks(job: Job, prompts: int, splits: Sequence[SplitName]) -> Iterator[Frames]:
-    """Parts with at least `prompts` prompts of these splits, and less than twice as many: where few of all prompts are a
-    stage's own, a model still gets as many at once. They are made of whole parts, so they do not depend on shards."""
+    """The rows of at least `prompts` prompts of these splits, and of less than twice as many: where few of all prompts are a
+    stage's own, a model still gets as many at once. They begin and end with whole parts, so they do not depend on shards."""
     held, count = list[Frames](), 0
     for frames in job.parts(prompts=prompts):
-        held.append(frames)
-        count += frames["splits"].filter(pl.col("split").is_in(splits)).height
+        mine = frames["splits"].filter(pl.col("split").is_in(splits)).select("prompt_id")
+        held.append({t: f.join(mine, on="prompt_id", how="semi", maintain_order="left") for t, f in frames.items()})
+        count += mine.height
         if count >= prompts:
             yield merge(held)
             held, count = [], 0

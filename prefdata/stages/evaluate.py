@@ -99,6 +99,11 @@ class Scored:
     scorer: Scorer
 
 
+def compared_with(settings: Settings) -> list[ReferenceSettings]:
+    """The primary reference, where there is one and KL is asked for."""
+    return settings.score.references[:1] if settings.evaluate.kl else []
+
+
 def _reference(job: Job) -> list[Scored]:
     """The primary reference, where there is one."""
     return [
@@ -107,7 +112,7 @@ def _reference(job: Job) -> list[Scored]:
             job.revision(own.model, own.revision),
             Scorer(job.model_path(own.model), own, DTYPE, job.settings.score.batch_tokens),
         )
-        for own in job.settings.score.references[:1]
+        for own in compared_with(job.settings)
     ]
 
 
@@ -216,12 +221,12 @@ def _slice(settings: Settings, unit: str) -> Slice:
     own = settings.evaluate.model_dump(mode="json", include=set(KEYS))
     model = model_of(settings, unit)
     engine = {} if model.facts.draws_by_key else {"engine": model.identity()}
-    return {**own, "seed": settings.seed, "references": [without(r) for r in settings.score.references[:1]], **engine}
+    return {**own, "seed": settings.seed, "references": [without(r) for r in compared_with(settings)], **engine}
 
 
 def _models(settings: Settings, unit: str) -> list[Model]:
     """The run, and the primary reference that its samples are scored under."""
-    references = [(r.model, r.revision) for r in settings.score.references[:1]]
+    references = [(r.model, r.revision) for r in compared_with(settings)]
     return list(dict.fromkeys([(f"run:{evaluated(settings, unit)}", None), *references]))
 
 

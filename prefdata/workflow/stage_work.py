@@ -111,7 +111,7 @@ def _evaluated(settings: Settings, extent: Extent) -> Iterator[Work]:
         phases = answering(model, asked, lengths.prompt, written)
         pairs = sum(candidates(settings, extent, settings.sets.method).values()) > 1
         scored = [Phase("score", pairs * held * lengths.shared(2), model.id, dtype="float32")]
-        for reference in settings.score.references[:1]:
+        for reference in settings.score.references[:1] if settings.evaluate.kl else ():
             sampled = held * (lengths.prompt + own.samples * written)
             scored += [Phase("score", sampled, m, dtype="float32") for m in (model.id, reference.model)]
         yield Work("evaluate", whole(settings, name), asked, "answers", (*phases, *scored))

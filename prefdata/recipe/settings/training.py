@@ -76,6 +76,7 @@ class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):
     samples: int = Field(4, ge=1, description="answers sampled per prompt beside the greedy one")
     temperature: float = Field(1.0, gt=0, description="of the samples")
     max_tokens: int = Field(512, ge=1, description="an answer cut here has finish = length")
+    kl: bool = Field(True, description="score the samples under the run and the primary reference too, in float32: their KL")
     chunk_prompts: int = Field(128, ge=1, description="prompts committed together")
     shards_per_engine: int | None = Field(None, ge=1, description="shards per start of the model; all by default")
     vllm: VllmSettings | None = Field(
