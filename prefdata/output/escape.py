@@ -1,4 +1,4 @@
-"""Texts of data and settings as they are shown in cards and pages: one line, nothing hidden, no markup."""
+"""Texts of data and settings as they are shown in cards, pages and terminals: nothing hidden, no markup."""
 
 import html
 import re
@@ -14,6 +14,11 @@ def markdown(text: str) -> str:
 def visible(text: str) -> str:
     """One line; what does not show itself (control, bidirectional, zero-width characters) as its code."""
     return printable(" ".join(text.split()))
+
+
+def visible_lines(text: str) -> str:
+    """A text with its lines; all else that does not show itself as its code, a carriage return and U+2028 too."""
+    return "\n".join(printable(line.replace("\t", "\\t")) for line in text.split("\n"))
 
 
 def html_text(text: str) -> str:

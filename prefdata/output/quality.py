@@ -194,11 +194,15 @@ def _win_rate(wins: Counter[tuple[str, str, str]], one: str, other: str) -> Fact
 
 
 def _distribution(name: str, values: pl.Series) -> Facts:
+    return {"figure": name, "what": FIGURES[name], **spread(values)}
+
+
+def spread(values: pl.Series) -> Facts:
+    """How many values are known, their mean and QUANTILES."""
     known = values.drop_nulls().drop_nans()
-    facts: Facts = {"figure": name, "what": FIGURES[name], "n": known.len()}
-    if known.len():
-        facts |= {"mean": known.mean(), **{f"p{round(q * 100)}": known.quantile(q) for q in QUANTILES}}
-    return facts
+    if not known.len():
+        return {"n": 0}
+    return {"n": known.len(), "mean": known.mean(), **{f"p{round(q * 100)}": known.quantile(q) for q in QUANTILES}}
 
 
 def _noise(reference: str, gaps: pl.Series) -> Facts:

@@ -1,7 +1,9 @@
 """A published set read back: the rows of its config `sets`, and what its log-probs were made with. Anything may lie there."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +18,8 @@ from prefdata.output.targets import MANIFEST
 from prefdata.tables import files, schema
 from prefdata.tables.schema import TABLES
 
-PATTERN = "data/sets/*.parquet"
+PATTERN, OF_CANDIDATES = "data/sets/*.parquet", "data/candidates/*.parquet"
+BATCH_ROWS = 256
 
 
 class Recorded(BaseModel, frozen=True, extra="ignore"):
@@ -36,8 +39,9 @@ class Recorded(BaseModel, frozen=True, extra="ignore"):
         return self.revision_of.get(self.model)
 
 
-def fetch(dataset: str, revision: str) -> Path:
-    """The folder of a published set on the Hub, at a commit. Raises DataError."""
+def fetch(dataset: str, revision: str, more: Sequence[str] = ()) -> Path:
+    """The folder of a published set on the Hub, at a commit; `more`: patterns of other files that are wanted. Raises
+    DataError."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -45,7 +49,8 @@ def fetch(dataset: str, revision: str) -> Path:
             dataset,
             repo_type="dataset",
             revision=revision,
-            allow_patterns=[PATTERN, MANIFEST],
+            allow_patterns=[PATTERN, MANIFEST, *more],
+            endpoint=os.environ.get("HF_ENDPOINT"),
             token=os.environ.get("HF_TOKEN"),
         )
     except Exception as error:  # the client raises a dozen kinds; each is about the set asked for
@@ -57,36 +62,64 @@ def fetch(dataset: str, revision: str) -> Path:
 
 def read(folder: Path) -> tuple[pl.DataFrame, list[Recorded]]:
     """(rows of the table `sets`, the references its log-probs were made with). Raises ConfigError, DataError."""
-    paths = sorted(folder.glob(PATTERN))
-    if not paths:
-        online = sorted(p.name for p in (folder / "data").glob("online-*"))
-        what = f"it has online runs alone ({', '.join(online)}), which are not read back" if online else f"it has no {PATTERN}"
-        raise ConfigError(f"no published set: {what}", str(folder), "give a folder with the config sets, as publish writes it")
+    paths = data_files(folder)
     rows = pl.concat([TABLES["sets"].empty(), *map(_rows, paths)])
     if double := rows.filter(rows["prompt_id"].is_duplicated())["prompt_id"].to_list():
         raise DataError(f"the prompt {double[0]} stands in two files", str(folder), "publish the set again")
     return schema.ordered(rows, TABLES["sets"]), _references(folder)
 
 
-def _rows(path: Path) -> pl.DataFrame:
+def data_files(folder: Path) -> list[Path]:
+    """The files of the config `sets`. Raises ConfigError where there are none."""
+    paths = sorted(folder.glob(PATTERN))
+    if not paths:
+        online = sorted(p.name for p in (folder / "data").glob("online-*"))
+        what = f"it has online runs alone ({', '.join(online)}), which are not read back" if online else f"it has no {PATTERN}"
+        raise ConfigError(f"no published set: {what}", str(folder), "give a folder with the config sets, as publish writes it")
+    return paths
+
+
+def parts(path: Path) -> Iterator[pl.DataFrame]:
+    """The rows of one file, checked, in bounded memory. Raises DataError."""
+    first = 0
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+        kind = file.schema_arrow
+        for batch in _batches(file, path):
+            frame = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch], kind)))
+            yield checked(frame, path, first)
+            first += frame.height
+
+
+def _batches(file: pq.ParquetFile, path: Path) -> Iterator[pa.RecordBatch]:
+    files.require_decodable(file, path)
+    decoded = 0
+    for batch in file.iter_batches(batch_size=BATCH_ROWS):
+        decoded += batch.nbytes
+        files.require_bounded(decoded, path)
+        yield batch
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong while a Parquet file is read, as a DataError."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-            files.require_decodable(file, path)
-            batches, decoded = [], 0
-            for batch in file.iter_batches(batch_size=256):
-                decoded += batch.nbytes
-                files.require_bounded(decoded, path)
-                batches.append(batch)
-            table = pa.Table.from_batches(batches, file.schema_arrow)
-        frame = pl.DataFrame(pl.from_arrow(table))
+        yield
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"damaged Parquet ({reason})", str(path), "fetch the set again") from error
-    return _checked(schema.require(frame, TABLES["sets"], path.name), path)
 
 
-def _checked(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Every row has a chosen candidate in the first place, and no other. Raises DataError."""
+def _rows(path: Path) -> pl.DataFrame:
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+        table = pa.Table.from_batches(list(_batches(file, path)), file.schema_arrow)
+        frame = pl.DataFrame(pl.from_arrow(table))
+    return checked(frame, path)
+
+
+def checked(frame: pl.DataFrame, path: Path, first: int = 0) -> pl.DataFrame:
+    """The rows as the table `sets`: each has a chosen candidate in the first place, and no other. `first`: the number of the
+    first row in its file. Raises DataError."""
+    frame = schema.require(frame, TABLES["sets"], f"{path.name}, from row {first}" if first else path.name)
     roles = pl.col("candidates").list.eval(pl.element().struct.field("role").cast(pl.String) == "chosen")
     good = roles.list.first().fill_null(False) & (roles.list.sum() == 1)
     numbers = pl.col("candidates").list.eval(
@@ -95,12 +128,14 @@ def _checked(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     wrong = frame.with_row_index("_row").filter(~numbers.list.all())
     if wrong.height:
         raise DataError(
-            "a log-prob that is no finite number", f"{path.name}:{wrong['_row'][0]}:candidates", "score the set again"
+            "a log-prob that is no finite number", f"{path.name}:{first + wrong['_row'][0]}:candidates", "score the set again"
         )
     bad = frame.with_row_index("_row").filter(~good)
     if bad.height:
         raise DataError(
-            "a row needs one chosen candidate, the first", f"{path.name}:{bad['_row'][0]}:candidates", "publish the set again"
+            "a row needs one chosen candidate, the first",
+            f"{path.name}:{first + bad['_row'][0]}:candidates",
+            "publish the set again",
         )
     return frame
 

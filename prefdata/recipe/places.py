@@ -27,7 +27,12 @@ def toy_tokenizer(name: str) -> str:
 
 def published(settings: Settings) -> str:
     """The folder of the published set; `datasets` calls a set by its folder's name."""
-    return f"publish/{settings.name}"
+    return publish_of(settings.name)
+
+
+def publish_of(recipe: str) -> str:
+    """`published` of the recipe of this name."""
+    return f"publish/{recipe}"
 
 
 def chart(name: str) -> str:

@@ -99,6 +99,14 @@ class Hub:
             {"id": name, "sha": head.sha, "private": True, "siblings": listed, "tags": [], "downloads": 0, "likes": 0}
         )
 
+    async def tree(self, request: Request) -> Response:
+        name = self.repo(request)
+        found = [c for c in self.repos[name] if c.sha == request.path_params["rev"]]
+        if not found:
+            raise Refused(404, "Invalid rev id", "RevisionNotFound")
+        files = sorted(found[0].files.items())
+        return JSONResponse([{"type": "file", "path": p, "size": len(d), "oid": hashlib.sha1(d).hexdigest()} for p, d in files])
+
     async def preupload(self, request: Request) -> Response:
         self.repo(request, write=True)
         asked = (await request.json())["files"]
@@ -174,6 +182,7 @@ class Hub:
             Route(place + "/preupload/{rev}", self.preupload, methods=["POST"]),
             Route(place + "/commit/{rev}", self.commit, methods=["POST"]),
             Route(place + "/revision/{rev}", self.info),
+            Route(place + "/tree/{rev}", self.tree),
             Route(place, self.info),
             Route("/datasets/{ns}/{name}/info/lfs/objects/batch", self.batch, methods=["POST"]),
             Route("/datasets/{ns}/{name}/resolve/{rev}/{path:path}", self.resolve, methods=["GET", "HEAD"]),
