@@ -1,6 +1,7 @@
 """docs/benchmarks.md from the JSON lines in benchmarks/results: one table a file.
 
-The first line of a file says where and when: {"machine": ..., "date": ..., "command": ...}.
+The first line of a file says where and when: {"machine": ..., "date": ..., "command": ...}; a "note" says what else must be
+known.
 """
 
 import json
@@ -25,6 +26,7 @@ def table(path: Path) -> str:
         f"| {r['name']} | {_shown(r['value'])} | {r['unit']} | {r['target']} | {shown[r['holds']]} |\n" for r in rows
     )
     head = f"\n## {path.stem}\n\n{first['machine']}, {first['date']}, `{first['command']}`\n\n"
+    head += f"{first['note']}\n\n" if "note" in first else ""
     return f"{head}| figure | value | unit | target | holds |\n|---|---|---|---|---|\n{body}"
 
 
