@@ -26,7 +26,8 @@ def test_the_recipe_runs_from_one_command_and_every_run_learns(tmp_path: Path) -
     steps = [len((root / "models" / run / "metrics.jsonl").read_text().splitlines()) for run in ("mcpo/once", "mcpo/online")]
     parts = [len((root / "models" / f"mcpo/online-{k}of3" / "metrics.jsonl").read_text().splitlines()) for k in (1, 2)]
     assert steps[0] == steps[1] + sum(parts) == 100, "as many steps offline and online"
-    moved = [json.loads(p.read_text())["log_ratio"]["mean"] for p in sorted((root / "report" / "online").glob("mcpo-online-*"))]
-    assert moved[0] == 0
-    assert 0 < moved[1] < moved[2], "the policy moves away from the first one"
+    moved = [json.loads(p.read_text())["log_ratio"] for p in sorted((root / "report" / "online").glob("mcpo-online-*"))]
+    assert moved[0]["mean"] == 0
+    # each segment has prompts of its own, and a start that is better may be nearer: only that it left is certain
+    assert all(m["mean"] > 3 * m["se"] for m in moved[1:]), "the policy has left the first one"
     assert (root / "publish" / "online_tiny" / "data" / "online-mcpo-online").is_dir()
