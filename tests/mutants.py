@@ -52,7 +52,7 @@ MUTANTS = [
     ("prefdata/stages/labels.py", 'texts.filter(~pl.col("_both"))', "texts", UNPAIRED),
     ("prefdata/stages/labels.py", '"prompt_id", "sample", "candidate_id"', '"prompt_id", "candidate_id"', UNPAIRED),
     ("prefdata/stages/prune.py", 'kept = kept.filter(pl.col("label").is_null())', "pass", UNPAIRED),
-    ("prefdata/stages/resolve.py", '{**c, "source_rank": None} for c in candidates', "c for c in candidates", UNPAIRED),
+    ("prefdata/stages/joined_rows.py", '{**c, "source_rank": None} for c in candidates', "c for c in candidates", UNPAIRED),
     (
         "prefdata/output/published_files.py",
         '(pl.col("role") == "chosen").alias("label")',
@@ -350,7 +350,7 @@ MUTANTS = [
         "test_judge.py",
     ),
     ("prefdata/stages/noise.py", "length == len(a.ids)", "length > 0", STAGES),
-    ("prefdata/stages/resolve.py", '_held(r["prompt"]), r["row_hash"]', '_held(r["prompt"])', SOURCES),
+    ("prefdata/stages/joined_rows.py", '_held(r["prompt"]), r["row_hash"]', '_held(r["prompt"])', SOURCES),
     ("prefdata/sources/rows.py", "not 1 <= value", "not 0 <= value", SOURCES),
     # files
     ("prefdata/tables/files.py", "page_checksum_verification=True", "page_checksum_verification=False", "test_files.py"),
@@ -360,7 +360,7 @@ MUTANTS = [
     ("prefdata/sources/rows.py", "1.0 + order.index(s)", "1.0 + len(order) - order.index(s)", "test_shapes.py"),
     ("prefdata/sources/rows.py", 'None if "dropped" in c else c["source_score"]', 'c["source_score"]', "test_shapes.py"),
     ("prefdata/sources/shapes/ultrafeedback.py", "average <= 4", "average <= 2", "test_shapes.py"),
-    ("prefdata/stages/resolve.py", "if one.prompt and one.prompt", "if False and one.prompt", SOURCES),
+    ("prefdata/stages/joined_rows.py", "if one.prompt and one.prompt", "if False and one.prompt", SOURCES),
     ("prefdata/stages/dedup.py", ">= threshold", "> 0", "test_dedup.py"),
     (
         "prefdata/stages/dedup.py",

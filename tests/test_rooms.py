@@ -31,8 +31,8 @@ def test_a_stage_is_its_file_and_a_line_of_the_registry() -> None:
         "__init__",
         "registry",
         "graph",
+        "joined_rows",
         "labels",
-        "resolve",
         "segmented",
     }
     assert files == set(STAGES)

@@ -30,7 +30,7 @@ from prefdata.sources.settings import SourceSettings, SourcesSettings
 from prefdata.sources.shapes import COMMON_FIELDS, SHAPES
 from prefdata.sources.templated import Templated
 from prefdata.stages.graph import asked
-from prefdata.stages.resolve import HELD_OUT, contradicting, resolve
+from prefdata.stages.joined_rows import HELD_OUT, contradicting, resolve
 from prefdata.tables import schema
 from prefdata.tables.atomic import writing
 from prefdata.tables.drops import reason_of
