@@ -96,7 +96,8 @@ def say(size: Size, grid: list[Cell], every: list[Cell]) -> None:
     more = {(c.recipe(size), c.run) for c in grid} - runs
     tables = Counter(c.table for c in every)
     print(f"{size.name}: {len(runs) + len(more)} training runs in {len({r for r, _ in runs})} recipes", file=sys.stderr)
-    print(f"  of them {len(grid)} choose learning rates; rows by table: {dict(tables)}", file=sys.stderr)
+    chosen_by = f"{len(grid)} of them choose learning rates" if len(size.rates) > 1 else f"all at the rate {size.rates[0]:g}"
+    print(f"  {chosen_by}; rows by table: {dict(tables)}", file=sys.stderr)
 
 
 def workflows(made: dict[str, Recipe], folder: Path) -> None:

@@ -26,10 +26,11 @@ INTRODUCTION = (
     "Seeds. A world seed makes the data and the start of all runs, a training seed a run. Runs of one pair of seeds differ in "
     "the method alone, and their answers are drawn with the same random numbers.",
     "Fixed beforehand: the claims and their metrics, the methods' settings, seeds and steps. The grid of learning rates was "
-    "moved once, one step up for all methods alike, when ten of thirteen had chosen its largest; nothing else was changed "
-    "after results were seen.",
-    "Learning rates. Each row of the first table has its own, chosen from the same grid, with the same budget, by sampled "
-    "reward on held-out prompts that no table shows; rows of other tables take the one of the objective that they vary.",
+    "moved once, one step up for all methods alike, when its largest was the best of ten of thirteen rows in the one world and "
+    "of nine in the other; nothing else was changed after results were seen.",
+    "Learning rates. Where the size has several, each row of the first table has its own, chosen from the same grid, with the "
+    "same budget, by sampled reward on held-out prompts that no table shows; rows of other tables take the one of the "
+    "objective that they vary. Where it has one, all rows take it.",
     "Columns. greedy exact: share of greedy answers that are right; sampled reward: mean score, from 0 to 1, of the samples; "
     "foreign: share of samples with a character of no prompt and no answer of the sets; accuracy and margin (nats): of "
     "held-out pairs under the primary reference; KL (nats): mean log-ratio of the samples to the reference; redraw: when "
