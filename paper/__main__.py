@@ -1,8 +1,8 @@
 """python -m paper SIZE: run the papers in miniature, choose learning rates, and write the report.
 
-Sizes are config/paper/{small,paper,full}.yaml. Everything that is finished stays: the same command goes on after a kill, and a
-larger size runs what a smaller one of the same name has not. Results land in the working folder, the report in
-results/<name>/report.md and report.html.
+Sizes are config/paper/{small,paper,full,large}.yaml; the last is for a GPU. Everything that is finished stays: the same command
+goes on after a kill, and a larger size runs what a smaller one of the same name has not. Results land in the working folder,
+the report in results/<name>/report.md and report.html.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from subprocess import run
@@ -23,16 +24,19 @@ import yaml
 from paper import gradient, report
 from paper.cells import Cell, Rates, Size, cells, frame
 from paper.outcomes import Outcomes
-from paper.recipes import Recipe, recipes
+from paper.recipes import Recipe, is_main, recipes
 from prefdata.errors import EngineError, PrefdataError
 from prefdata.progress import processors
 from prefdata.tables.atomic import atomic_text
+
+PROCESSORS = 4
+"""So many processors a recipe, before two run at once."""
 
 
 def main() -> None:
     """Plan, run the grid, choose, run the rest, report."""
     parser = argparse.ArgumentParser(prog="python -m paper", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("size", help="small, paper or full")
+    parser.add_argument("size", help="small, paper, full or large")
     parser.add_argument("--plan", action="store_true", help="say how many runs it makes, and stop")
     arguments = parser.parse_args()
     try:
@@ -55,6 +59,7 @@ def reproduce(size: Size, plan: bool = False) -> None:
     second = recipes(size, [*grid, *every])
     workflows(second, folder)
     found = Outcomes(second.values())
+    found.keep(folder)
     notes = [f"This call took {(time.monotonic() - started) / 60:.0f} minutes; what was finished before was not run again."]
     frames = (frame(size, every), found.shown(), found.runs, found.curves)
     report.write(folder, size.name, *frames, machine(), f"{date.today()}", notes, gradients(size, every, second))
@@ -101,18 +106,24 @@ def say(size: Size, grid: list[Cell], every: list[Cell]) -> None:
 
 
 def workflows(made: dict[str, Recipe], folder: Path) -> None:
-    """Run each recipe by `prefdata run`."""
-    environment = {**os.environ, "PREFDATA_NO_SUMMARY": "1"}
-    for name, recipe in made.items():
-        path = folder / "recipes" / f"{name}.yaml"
-        atomic_text(path, yaml.safe_dump(recipe, sort_keys=False))
-        print(f"{name}: {len(recipe['train']['runs'])} runs", file=sys.stderr)
-        if run(
-            [sys.executable, "-P", "-m", "prefdata", "run", str(path), "--quiet", "rules"], env=environment, check=False
-        ).returncode:
-            raise EngineError(
-                "the recipe failed", str(path), f"see above; then `python -m paper` again, or `prefdata run {path}`"
-            )
+    """Run each recipe by `prefdata run`: those that others take their models from first, several at once where there are
+    processors for it, since a recipe has long stretches with one job."""
+    first = [name for name in made if is_main(name)]
+    for names in (first, [name for name in made if name not in first]):
+        at_once = max(1, min(len(names), processors() // PROCESSORS))
+        with ThreadPoolExecutor(at_once) as pool:
+            for ended in [pool.submit(workflow, name, made[name], folder, processors() // at_once) for name in names]:
+                ended.result()
+
+
+def workflow(name: str, recipe: Recipe, folder: Path, cores: int) -> None:
+    """Run one. Raises EngineError where it fails."""
+    path = folder / "recipes" / f"{name}.yaml"
+    atomic_text(path, yaml.safe_dump(recipe, sort_keys=False))
+    print(f"{name}: {len(recipe['train']['runs'])} runs", file=sys.stderr)
+    words = [sys.executable, "-P", "-m", "prefdata", "run", str(path), "--quiet", "rules", "--cores", str(cores)]
+    if run(words, env={**os.environ, "PREFDATA_NO_SUMMARY": "1"}, check=False).returncode:
+        raise EngineError("the recipe failed", str(path), f"see above; then `python -m paper` again, or `prefdata run {path}`")
 
 
 if __name__ == "__main__":

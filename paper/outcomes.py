@@ -14,6 +14,7 @@ from prefdata.recipe.job import Job
 from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.results import Results
 from prefdata.stages.registry import STAGES
+from prefdata.tables.atomic import atomic_write
 
 OF_CHOICE = 3
 """One held-out prompt of so many is for choosing learning rates, and is shown in no table."""
@@ -46,6 +47,11 @@ class Outcomes:
         self.prompts = pl.concat(prompts)
         self.runs = pl.DataFrame(runs, infer_schema_length=None)
         self.curves = pl.concat(curves)
+
+    def keep(self, folder: Path) -> None:
+        """Write them as Parquet into `folder`/outcomes, for plots and questions of one's own."""
+        for name, frame in (("prompts", self.prompts), ("runs", self.runs), ("curves", self.curves)):
+            atomic_write(folder / "outcomes" / f"{name}.parquet", frame.write_parquet)
 
     def shown(self) -> pl.DataFrame:
         """The prompts that tables show."""

@@ -41,7 +41,12 @@ def recipes(size: Size, cells: Iterable[Cell]) -> dict[str, Recipe]:
     for world, world_seed, reference in sorted(others):
         run, settings = MODELS[reference]
         made[_main(size, world, world_seed)]["train"]["runs"].setdefault(run, settings)
-    return dict(sorted(made.items(), key=lambda pair: "-main-" not in pair[0]))
+    return dict(sorted(made.items(), key=lambda pair: not is_main(pair[0])))
+
+
+def is_main(name: str) -> bool:
+    """Whether a recipe makes the models of its world, which the world's others take."""
+    return f"-{Variant().name}-" in name
 
 
 def _main(size: Size, world: str, world_seed: int) -> str:
@@ -65,8 +70,14 @@ def _recipe(size: Size, name: str, cells: list[Cell]) -> Recipe:
 def _world(size: Size, world: str) -> Recipe:
     recipe = copy.deepcopy(read_yaml(CONFIG / f"{world}.yaml"))
     recipe["toy"] |= size.world.get("toy", {})
-    recipe["train"]["runs"][POLICY] |= {"steps": size.world.get("policy_steps", recipe["train"]["runs"][POLICY]["steps"])}
+    recipe["train"]["runs"][POLICY] = overlaid(recipe["train"]["runs"][POLICY], size.world.get("policy", {}))
     return recipe
+
+
+def overlaid(base: Recipe, over: Recipe) -> Recipe:
+    """`base` with the values of `over`, key by key in nested sections."""
+    nested = {k: overlaid(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v for k, v in over.items()}
+    return {**base, **nested}
 
 
 def _vary(size: Size, recipe: Recipe, cell: Cell) -> None:
