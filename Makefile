@@ -35,8 +35,7 @@ check: .venv/ready
 
 # samples of the slow proofs; docs/ci.md says what each part may take
 test-real: .venv/vllm
-	$(BIN)/python -m pytest -m real -n 2 --dist worksteal tests/real/test_mutations.py
-	$(BIN)/python -m pytest -m real --ignore tests/real/test_mutations.py
+	$(BIN)/python -m pytest -m real -n 2 --dist loadgroup --durations 0 --durations-min 10 tests/real
 
 # the slow proofs, whole
 mutants: .venv/ready

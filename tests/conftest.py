@@ -21,11 +21,16 @@ from prefdata.workflow.recipes import checked
 
 hypothesis_settings.register_profile("prefdata", deadline=None, print_blob=True, derandomize=True)
 hypothesis_settings.load_profile("prefdata")
+MUTATIONS = "test_mutations.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first, so that parallel workers end together."""
-    items.sort(key=lambda item: "workflow" not in item.path.parts)
+    """The longest first, so that parallel workers end together. A file of the real ones stays in one worker, since its tests
+    share what is slow to make, but for mutants: they are short, and come last."""
+    for item in items:
+        if item.path.parent.name == "real" and item.path.name != MUTATIONS:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: ("workflow" not in item.path.parts, item.path.name == MUTATIONS))
 
 
 @pytest.fixture(scope="session")

@@ -50,9 +50,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(copy: Path, test: str) -> "subprocess.CompletedProcess[str]":
+def run(copy: Path, *tests: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"tests/{test}"],
+        [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *[f"tests/{test}" for test in tests]],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -61,9 +61,9 @@ def run(copy: Path, test: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.parametrize("test", sorted({m[3] for m in SAMPLE}))
-def test_what_catches_mutants_passes_without_one(copy: Path, test: str) -> None:
-    done = run(copy, test)
+@pytest.mark.parametrize("half", [0, 1])
+def test_what_catches_mutants_passes_without_one(copy: Path, half: int) -> None:
+    done = run(copy, *sorted({m[3] for m in SAMPLE})[half::2])
     assert done.returncode == 0, done.stdout[-2000:]
 
 
