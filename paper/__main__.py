@@ -22,7 +22,7 @@ import torch
 import yaml
 
 from paper import gradient, report
-from paper.cells import Cell, Rates, Size, cells, frame
+from paper.cells import Cell, Rates, Size, cells, frame, of_the_grid
 from paper.outcomes import Outcomes
 from paper.recipes import Recipe, is_main, recipes
 from prefdata.errors import EngineError, PrefdataError
@@ -61,7 +61,8 @@ def reproduce(size: Size, plan: bool = False) -> None:
     found = Outcomes(second.values())
     found.keep(folder)
     notes = [f"This call took {(time.monotonic() - started) / 60:.0f} minutes; what was finished before was not run again."]
-    frames = (frame(size, every), found.shown(), found.runs, found.curves)
+    shown = [*every, *(of_the_grid(grid) if len(size.rates) > 1 else ())]
+    frames = (frame(size, shown), found.shown(), found.runs, found.curves)
     report.write(folder, size.name, *frames, machine(), f"{date.today()}", notes, gradients(size, every, second))
     print(folder / "report.html")
 

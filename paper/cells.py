@@ -1,7 +1,7 @@
 """Which training runs make which rows of the papers' tables: config/paper/cells.yaml, cut to what a size asks for."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,11 @@ def _seeds(
     yield from ((first, seed, rates[world, rate_of]) for seed in more or size.seeds)
     if more:
         yield from ((other, seed, rates[world, rate_of]) for other in others for seed in size.seeds)
+
+
+def of_the_grid(grid: list[Cell]) -> list[Cell]:
+    """The runs that rates are chosen by, as rows of a table of their own, `rates`."""
+    return [replace(c, table="rates", row=f"{c.row}, rate {c.rate:g}") for c in grid]
 
 
 def frame(size: Size, made: list[Cell]) -> pl.DataFrame:

@@ -7,20 +7,42 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from paper.tables import COLUMNS, NATS
+from paper.tables import COLUMNS, MOVES, NATS
 from paper.verdicts import FAILS, HOLDS, ONE_SEED, UNDECIDED, Verdict
 from prefdata.output.escape import visible
 
 Rows = list[dict[str, Any]]
 COLOURS = {HOLDS: "#2e7d32", UNDECIDED: "#8a6d00", FAILS: "#c62828", ONE_SEED: "#757575"}
-SERIES = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#7b5ea7", "#9d755d", "#17a2b8", "#d670ad", "#6b6b6b", "#b8a000")
+SERIES = (
+    "#4c78a8",
+    "#f58518",
+    "#54a24b",
+    "#e45756",
+    "#7b5ea7",
+    "#9d755d",
+    "#17a2b8",
+    "#d670ad",
+    "#6b6b6b",
+    "#b8a000",
+    "#84d9d2",
+    "#111111",
+    "#b6e880",
+    "#1f3b73",
+)
 MARKS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 ALONG = {
     "negatives": (r"(.+) M = (\d+)", "negatives of a prompt (M)"),
     "epochs": (r"(.+), (\d+) epochs?", "epochs"),
     "quality": (r"(.+), (\d+) left", "negatives left, the best left out first"),
+    "rates": (r"(.+), rate ([\d.e-]+)", "learning rate"),
 }
 """Tables whose rows are points of lines: how a row's name says its line and its place, and what the place is."""
+SCALES: dict[str, dict[str, Any]] = {
+    "negatives": {"zero": False},
+    "epochs": {"zero": False},
+    "quality": {"zero": False, "reverse": True},
+    "rates": {"type": "log"},
+}
 APART = 0.04
 """Points of different lines at one place stand this far apart, so that their bars can be seen."""
 
@@ -47,16 +69,17 @@ def lines(found: pl.DataFrame, table: str, metrics: Sequence[str]) -> Any:
     read = [re.fullmatch(pattern, row) for row in found["row"]]
     points = found.with_columns(
         pl.Series("line", [visible(m[1]) if m else None for m in read], dtype=pl.String),
-        pl.Series("place", [int(m[2]) if m else None for m in read], dtype=pl.Int64),
+        pl.Series("place", [float(m[2]) if m else None for m in read], dtype=pl.Float64),
     ).filter(pl.col("line").is_not_null())
     names = points["line"].unique(maintain_order=True).to_list()
     panels = []
     for metric, world in _panels(points, metrics):
         rows = _spreads(_of(points, metric, world), metric, "line", "place")
         places = sorted({r["place"] for r in rows})
-        rows = [{**r, "place": r["place"] + APART * (names.index(r["line"]) - (len(names) - 1) / 2)} for r in rows]
-        scale = alt.Scale(reverse=table == "quality", zero=False, nice=False, padding=15)
-        x = alt.X("place:Q", title=title, scale=scale, axis=alt.Axis(values=places, format="d", grid=False))
+        if table != "rates":
+            rows = [{**r, "place": r["place"] + APART * (names.index(r["line"]) - (len(names) - 1) / 2)} for r in rows]
+        scale = alt.Scale(**SCALES.get(table, {}), nice=False, padding=15)
+        x = alt.X("place:Q", title=title, scale=scale, axis=alt.Axis(values=places, format="~g", grid=False))
         y = alt.Y("value:Q", title=_title(metric, world), scale=alt.Scale(zero=False))
         base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=_colour("line", names))
         bars = base.mark_rule(opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q")
@@ -100,6 +123,50 @@ def scatter(found: pl.DataFrame) -> Any:
     return _grid(panels, 2)
 
 
+def moves(found: pl.DataFrame) -> Any:
+    """How far the log-probs of held-out chosen and rejected answers moved, a row a method; None where it is not known."""
+    order = [visible(row) for row in found["row"].unique(maintain_order=True)]
+    names = {"chosen_ratio": "chosen", "rejected_ratio": "rejected"}
+    panels: list[Any] = []
+    for world in found["world"].unique().sort():
+        own = found.filter(pl.col("world") == world)
+        rows = [
+            {**r, "answer": said}
+            for column, said in names.items()
+            for r in _spreads(own.filter(pl.col(column).is_not_null()), column, "row")
+        ]
+        scale = alt.Scale(domain=list(names.values()), range=[SERIES[0], SERIES[3]])
+        colour = alt.Color("answer:N", title=None, scale=scale, legend=alt.Legend(orient="top", symbolOpacity=1))
+        base = alt.Chart(alt.Data(values=rows)).encode(y=_names("row", order, labels=not panels), color=colour)
+        x = alt.X("value:Q", title=f"log-prob less the reference's (nats), world {visible(world)}")
+        zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color="#999").encode(x="zero:Q")
+        points = base.mark_circle(size=60, opacity=1).encode(x=x)
+        panels.append(zero + base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q") + points if rows else None)
+    drawn = [p.properties(width=330, height=20 * len(order)) for p in panels if p is not None]
+    return alt.hconcat(*drawn, spacing=12) if drawn else None
+
+
+def by_margin(found: pl.DataFrame) -> Any:
+    """Sampled reward by the margin of held-out pairs: a line a method through its learning rates, the largest one marked."""
+    read = [re.fullmatch(ALONG["rates"][0], row) for row in found["row"]]
+    points = found.with_columns(pl.Series("line", [visible(m[1]) if m else None for m in read], dtype=pl.String)).filter(
+        pl.col("line").is_not_null(), pl.col("margin").is_not_null(), pl.col("reward").is_not_null()
+    )
+    names = points["line"].unique(maintain_order=True).to_list()
+    panels = []
+    for world in points["world"].unique().sort():
+        own = points.filter(pl.col("world") == world).sort("rate")
+        rows = [{k: r[k] for k in ("line", "margin", "reward", "rate")} for r in own.to_dicts()]
+        largest = [r for r in rows if r["rate"] == max(o["rate"] for o in rows)]
+        x = alt.X("margin:Q", title="margin of held-out pairs (nats)")
+        y = alt.Y("reward:Q", title=f"sampled reward, {visible(world)}", scale=alt.Scale(zero=False))
+        base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=_colour("line", names))
+        ends = alt.Chart(alt.Data(values=largest)).mark_point(size=90, shape="diamond", filled=True, opacity=1)
+        line = base.mark_line(point=alt.OverlayMarkDef(size=30)).encode(order="rate:Q")
+        panels.append(line + ends.encode(x=x, y=y, color=_colour("line", names)))
+    return _grid(panels, 2)
+
+
 def effects(verdicts: Sequence[Verdict]) -> Any:
     """Effects with their intervals, a panel a metric and world; None where nothing was run."""
     run = [v for v in verdicts if v.effect is not None]
@@ -121,7 +188,7 @@ def effects(verdicts: Sequence[Verdict]) -> Any:
 
 def _title(metric: str, world: str) -> str:
     unit = " (nats)" if metric in NATS else ""
-    return f"{COLUMNS[metric][0]}{unit}, world {visible(world)}"
+    return f"{(COLUMNS | MOVES)[metric][0]}{unit}, world {visible(world)}"
 
 
 def _names(field: str, order: Sequence[str], labels: bool) -> Any:

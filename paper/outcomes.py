@@ -27,8 +27,8 @@ def of_choice(prompt_id: str) -> bool:
 
 
 class Outcomes:
-    """The finished runs of some recipes. Frames by recipe and run: `prompts` (prompt_id, greedy, reward, foreign, kl), `runs`,
-    `curves`."""
+    """The finished runs of some recipes. Frames by recipe and run: `prompts` (prompt_id, greedy, reward, foreign, length, kl),
+    `runs`, `curves`."""
 
     def __init__(self, recipes: Iterable[dict[str, Any]]) -> None:
         prompts, runs, curves = [], [], []
@@ -41,8 +41,8 @@ class Outcomes:
                 key = {"recipe": recipe["name"], "run": run}
                 prompts.append(_keyed(evaluation.outcomes(job, run, known).rename({"exact": "greedy"}), key))
                 steps = _steps(results, run)
-                margins = _shown(evaluation.margins(job, run, pairs))["margin"]
-                runs.append({**key, **_run(facts[run] | evaluation.of_pairs(margins), steps)})
+                ratios = _shown(evaluation.pair_log_ratios(job, run, pairs))
+                runs.append({**key, **_run(facts[run] | evaluation.of_pairs(ratios["margin"]), steps, ratios)})
                 curves.append(_keyed(_curve(steps), key))
         self.prompts = pl.concat(prompts)
         self.runs = pl.DataFrame(runs, infer_schema_length=None)
@@ -85,8 +85,9 @@ def _steps(results: Results, run: str) -> list[dict[str, Any]]:
     return [json.loads(line) for path in paths for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-def _run(facts: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over steps of what is measured at each; accuracy and margin are of the held-out pairs."""
+def _run(facts: dict[str, Any], steps: list[dict[str, Any]], ratios: pl.DataFrame) -> dict[str, Any]:
+    """Means over steps of what is measured at each; accuracy and margin are of the held-out pairs, and so are chosen_ratio and
+    rejected_ratio, mean log-ratios to the primary reference (nats; null where there is no pair)."""
 
     def mean(name: str) -> float | None:
         known = [s[name] for s in steps if s.get(name) is not None]
@@ -94,6 +95,7 @@ def _run(facts: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, Any]:
 
     return {
         **{name: facts[name] and facts[name][0] for name in ("accuracy", "margin")},
+        **{f"{name}_ratio": ratios[name].cast(pl.Float64).mean() for name in ("chosen", "rejected")},
         "steps": len(steps),
         "tokens": sum(s["tokens"] for s in steps),
         "redraw": facts["redraw"],

@@ -1,6 +1,7 @@
 """The report: report.html, one file with its charts, nothing loaded from elsewhere, and report.md."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from paper import figures, published
 from paper.claims import claims
 from paper.tables import NATS, TITLES, Table, as_markdown, in_order, measured, tables
 from paper.verdicts import FAILS, HOLDS, NOT_RUN, ONE_SEED, UNDECIDED, Verdict, verdicts
-from prefdata.output.charts import svg
+from prefdata.output.charts import png, svg
 from prefdata.output.escape import html_text, markdown
 from prefdata.output.page import document, table
+from prefdata.tables.atomic import atomic_write
 
 TINTS = {HOLDS: "#dff0df", FAILS: "#f8dcdc", UNDECIDED: "#fbf2d0", ONE_SEED: "#eeeeee", NOT_RUN: "#ffffff"}
 SHOWN, PAIRS = ("greedy", "reward"), ("accuracy", "margin")
@@ -81,7 +83,7 @@ def write(
     text = _markdown(title, facts, made, judged)
     text += "".join([f"\n## {GRADIENTS}\n\n{ON_GRADIENTS}\n\n", as_markdown(*of_samplers)] if gradients else [])
     (folder / "report.md").write_text(text, encoding="utf-8")
-    parts = _html(facts, found, made, judged, curves)
+    parts = _html(facts, found, made, judged, curves, folder / "figures")
     parts += [f"<h2>{GRADIENTS}</h2>", _p(ON_GRADIENTS), table(*of_samplers)] if gradients else []
     page = document(title, parts)
     (folder / "report.html").write_text(page, encoding="utf-8")
@@ -116,8 +118,14 @@ def _markdown(title: str, facts: Sequence[str], made: Sequence[Table], judged: S
 
 
 def _html(
-    facts: Sequence[str], found: pl.DataFrame, made: Sequence[Table], judged: Sequence[Verdict], curves: pl.DataFrame
+    facts: Sequence[str],
+    found: pl.DataFrame,
+    made: Sequence[Table],
+    judged: Sequence[Verdict],
+    curves: pl.DataFrame,
+    folder: Path,
 ) -> list[str]:
+    """The page's body; its charts also land in `folder` as PNG, for pages of one's own."""
     parts = [*map(_p, (*facts, *INTRODUCTION)), "<h2>Verdicts</h2>", *map(_p, ON_VERDICTS)]
     parts += [table(*_summary(judged)), _coloured(*_lines(judged)), *map(_p, _not_run(judged))]
     for name in in_order([t.name for t in made]):
@@ -126,7 +134,10 @@ def _html(
         for one in (t for t in made if t.name == name):
             parts += [f"<h3>World {html_text(one.world)}</h3>", table(one.head, one.rows)]
         own = found.filter(pl.col("table") == name)
-        parts += [_figure(chart, said) for chart, said in _charts(name, own, judged, curves) if chart is not None]
+        drawn = [(chart, said) for chart, said in _charts(name, own, judged, curves) if chart is not None]
+        parts += [_figure(chart, said) for chart, said in drawn]
+        for place, (chart, _) in enumerate(drawn, 1):
+            atomic_write(folder / f"{name}-{place}.png", partial(Path.write_bytes, data=png(chart)))
     return parts
 
 
@@ -139,6 +150,13 @@ def _charts(name: str, own: pl.DataFrame, judged: Sequence[Verdict], curves: pl.
         drawn.append((figures.dots(own, SHOWN), "Ticks: runs; points and bars: their mean ± standard deviation."))
     if name == "main":
         drawn.append((figures.scatter(own), "What a run's reward costs in distance from the reference; a point is a run."))
+        drawn.append(
+            (figures.moves(own), "How far the log-probs of held-out chosen and rejected answers moved; means over runs.")
+        )
+        drawn.append((figures.dots(own, ["length"]), "Characters of the samples."))
+    if name == "rates":
+        said = "Through the learning rates of a method; a diamond is the largest: a larger margin is not a better model."
+        drawn.append((figures.by_margin(own), said))
     if name == "references":
         drawn += _over_steps(own, curves)
     said = "Better less worse with its 95 % interval: each order, metric and world."

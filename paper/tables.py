@@ -12,6 +12,12 @@ from prefdata.output.escape import markdown
 
 TITLES = {
     "main": ("Objectives (MC-PO Table 1)", "Rate: the learning rate chosen for the row, by the same grid for all."),
+    "rates": (
+        "Every learning rate of the grid",
+        "One run each; the rate with the best sampled reward on the prompts of choice was taken. "
+        "Chosen and rejected: how far the log-prob of each answer of the held-out pairs moved from the primary reference, in "
+        "nats. Length: characters of the samples.",
+    ),
     "noise": ("Swap noise in the pool (MC-PO Table 2)", "DPO(-): the answer with two tokens swapped is the negative."),
     "negatives": ("Negatives of each prompt (MC-PO Table 3)", "RNCE draws its M negatives at random, MC-PO by the kernel."),
     "epochs": ("Epochs (MC-PO Table 4)", ""),
@@ -35,8 +41,11 @@ COLUMNS = {
     "kl": ("KL", 2),
 }
 """Figure: its heading and decimals."""
-NATS = ("margin", "kl")
+NATS = ("margin", "kl", "chosen_ratio", "rejected_ratio")
+MOVES = {"chosen_ratio": ("chosen", 2), "rejected_ratio": ("rejected", 2), "length": ("length", 2)}
 EXTRA = {
+    "rates": MOVES,
+    "epochs": MOVES,
     "kernel": {"ess": ("ESS", 2), "draw_shortest": ("shortest", 3)},
     "augmented": {"tokens": ("tokens", 0)},
 }
@@ -56,7 +65,7 @@ class Table:
 
 def measured(cells: pl.DataFrame, outcomes: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:
     """A row a cell: its columns, the run's figures, and the means over its test prompts (null: none is known)."""
-    figures = [pl.col(name).mean() for name in ("greedy", "reward", "foreign", "kl")]
+    figures = [pl.col(name).mean() for name in ("greedy", "reward", "foreign", "length", "kl")]
     means = outcomes.group_by("recipe", "run").agg(figures)
     return cells.join(means, on=["recipe", "run"], how="left", maintain_order="left").join(
         runs, on=["recipe", "run"], how="left", maintain_order="left"

@@ -11,6 +11,7 @@ CONDITIONS = [f"order {o}, {d}" for o in ("policy-larger", "larger-policy") for 
 METHODS = ("DPO", "Multi-DPO", "MRPO", "MRPO fixed eps", "MRPO fixed alpha", "MRPO validation accuracy")
 ROWS: dict[str, list[str]] = {
     "main": list(MAIN),
+    "rates": [f"{n}, rate {r}" for n in ("DPO", "MC-PO") for r in ("0.0003", "0.001")],
     "noise": ["DPO(-)", "DPO", "MC-PO"],
     "negatives": [f"{n} M = {m}" for n in ("RNCE", "MC-PO") for m in (1, 2, 3)],
     "epochs": [f"{n}, {e} epoch{'s' if e > 1 else ''}" for n in ("DPO", "MC-PO") for e in (1, 2, 3)],
@@ -54,19 +55,30 @@ def frames(
                         kl = 2 + 0.6 * place + rng.normal(0, 0.3, prompts)
                         ids = [f"{world}{world_seed}-{p:04}" for p in range(prompts)]
                         outcomes += zip(
-                            [recipe] * prompts, [run] * prompts, ids, exact, score, [0.02] * prompts, kl, strict=True
+                            [recipe] * prompts,
+                            [run] * prompts,
+                            ids,
+                            exact,
+                            score,
+                            [0.02] * prompts,
+                            [9.0] * prompts,
+                            kl,
+                            strict=True,
                         )
                         known = table == "kernel"
                         drawn = "never" if row.startswith("DPO") else "epoch"
-                        figures = (0.8 + own, 3 + place / 4, 150, 100_000 * (place + 1))
+                        figures = (0.8 + own, 3 + place / 4, -1 - own, -4 - place / 4, 150, 100_000 * (place + 1))
                         runs.append((recipe, run, *figures, drawn, 3.2 if known else None, 0.3 if known else None, -5.0))
                         for step in range(0, 151, 30):
                             grown = 1 - np.exp(-step / 60)
                             curves.append((recipe, run, step, 0.5 + (0.3 + own) * grown, (2 + place / 4) * grown, 0.69, None))
     return Frames(
         _frame(cells, "table row world world_seed:i seed:i recipe run rate:f"),
-        _frame(outcomes, "recipe run prompt_id greedy:f reward:f foreign:f kl:f"),
-        _frame(runs, "recipe run accuracy:f margin:f steps:i tokens:i redraw ess:f draw_shortest:f chosen_logp:f"),
+        _frame(outcomes, "recipe run prompt_id greedy:f reward:f foreign:f length:f kl:f"),
+        _frame(
+            runs,
+            "recipe run accuracy:f margin:f chosen_ratio:f rejected_ratio:f steps:i tokens:i redraw ess:f draw_shortest:f chosen_logp:f",
+        ),
         _frame(curves, "recipe run step:i accuracy:f margin:f loss:f chosen_logp:f"),
     )
 

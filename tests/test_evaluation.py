@@ -52,9 +52,11 @@ def test_a_margin_is_the_runs_own_less_the_references(monkeypatch: pytest.Monkey
     ]
     logps = pl.DataFrame(rows, schema=["prompt_id", "candidate_id", "reference", "logp"], orient="row")
     monkeypatch.setattr(evaluation, "_read", lambda *of: logps)
-    pairs = pl.DataFrame({"prompt_id": ["p", "q"], "chosen_id": ["w", "w"], "rejected_id": ["l", "l"], "reference": [1.0, 0.0]})
+    pairs = pl.DataFrame({"prompt_id": ["p", "q"], "chosen_id": ["w", "w"], "rejected_id": ["l", "l"]}).with_columns(
+        chosen_reference=pl.Series([-1.5, 0.0]), rejected_reference=pl.Series([-2.5, 0.0])
+    )
     nothing: Any = None
-    assert evaluation.margins(nothing, "run", pairs).rows() == [("p", -2.0 + 5.0 - 1.0)]
+    assert evaluation.pair_log_ratios(nothing, "run", pairs).rows() == [("p", -2.0 + 1.5, -5.0 + 2.5, -2.0 + 5.0 - 1.0)]
 
 
 def test_margins_within_rounding_are_ties_of_accuracy_alone() -> None:

@@ -143,11 +143,13 @@ def test_accuracy_and_margin_are_of_prompts_that_tables_show(tmp_path: Path, mon
     ids = [f"p{i}" for i in range(60)]
     shown = [i for i in ids if not outcomes.of_choice(i)]
     margins = [-9.0 if i not in shown else 1.0 + 2.0 * (shown.index(i) % 2) for i in ids]
-    found = {"prompt_id": ids, "exact": [1.0] * 60, "reward": [1.0] * 60, "foreign": [0.0] * 60, "kl": [0.0] * 60}
+    found = {"prompt_id": ids, "exact": [1.0] * 60, "reward": [1.0] * 60, "foreign": [0.0] * 60, "length": [5.0] * 60, "kl": [0.0] * 60}
     monkeypatch.setattr(outcomes.evaluation, "characters", lambda job: set())
     monkeypatch.setattr(outcomes.evaluation, "held_out_pairs", lambda job: None)
     monkeypatch.setattr(outcomes.evaluation, "outcomes", lambda *of: pl.DataFrame(found))
-    monkeypatch.setattr(outcomes.evaluation, "margins", lambda *of: pl.DataFrame({"prompt_id": ids, "margin": margins}))
+    ratios = pl.DataFrame({"prompt_id": ids, "chosen": [m / 2 for m in margins], "rejected": [-m / 2 for m in margins]})
+    ratios = ratios.with_columns(margin=pl.col("chosen") - pl.col("rejected"))
+    monkeypatch.setattr(outcomes.evaluation, "pair_log_ratios", lambda *of: ratios)
     recipe = yaml.safe_load((cells_.CONFIG / "exact.yaml").read_text()) | {"online": None}
     folder = tmp_path / "results" / recipe["name"]
     metrics = folder / "models" / "sft" / "policy" / "metrics.jsonl"
@@ -158,7 +160,9 @@ def test_accuracy_and_margin_are_of_prompts_that_tables_show(tmp_path: Path, mon
     (folder / "report" / "evaluation.json").write_text(json.dumps([facts]))
     (row,) = outcomes.Outcomes([recipe]).runs.to_dicts()
     known = [m for m in margins if m > 0]
-    assert (row["accuracy"], row["margin"]) == (1.0, pytest.approx(sum(known) / len(known)))
+    mean = sum(known) / len(known)
+    assert (row["accuracy"], row["margin"]) == (1.0, pytest.approx(mean))
+    assert (row["chosen_ratio"], row["rejected_ratio"]) == (pytest.approx(mean / 2), pytest.approx(-mean / 2))
 
 
 # ---- gradients ----

@@ -92,8 +92,8 @@ def test_the_page_has_each_table_chart_and_verdict(both: tuple[str, str]) -> Non
         "DPO with every rejected answer, and what it costs",
         "Several references",
     ]
-    # a chart of rows for each table, reward by KL, accuracy and margin over steps in each world, effects of what has claims
-    assert html.count("<svg") == 5 + 1 + 2 + 4
+    # a chart of rows for each table; reward by KL, moves and lengths; accuracy and margin over steps in each world; effects of claims
+    assert html.count("<svg") == 5 + 3 + 2 + 4
     assert f'style="background:{report.TINTS["holds"]}"' in html
 
 
@@ -124,7 +124,7 @@ def test_one_seed_one_world_and_no_curves_are_enough(tmp_path: Path) -> None:
     html, text = written(tmp_path, found._replace(curves=found.curves.clear()))
     assert "undecided (one seed)" in text
     assert "±" not in re.sub(r"^[^|].*$", "", text, flags=re.M)
-    assert html.count("<svg") == 5 + 1 + 4
+    assert html.count("<svg") == 5 + 3 + 4
 
 
 def test_names_from_outside_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

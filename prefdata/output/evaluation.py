@@ -48,7 +48,7 @@ def evaluation(job: Job) -> list[Facts]:
             "run": name,
             **_compared(found[name], found[names[0]]),
             "foreign": mean_se(found[name]["foreign"]),
-            **of_pairs(margins(job, name, pairs)["margin"]),
+            **of_pairs(pair_log_ratios(job, name, pairs)["margin"]),
             "kl": mean_se(found[name]["kl"]),
             "kl_share": _kl_share(job, name),
             "redraw": _redraw(job, name),
@@ -58,13 +58,13 @@ def evaluation(job: Job) -> list[Facts]:
 
 
 def outcomes(job: Job, name: str, known: Set[str]) -> pl.DataFrame:
-    """What a run does on each held-out prompt, one row a prompt: exact (1 or 0), reward, foreign, kl (nats); null where it
-    cannot be known. `known`: the characters of the sets."""
+    """What a run does on each held-out prompt, one row a prompt: exact (1 or 0), reward, foreign, length (mean characters of the
+    samples), kl (nats); null where it cannot be known. `known`: the characters of the sets."""
     candidates, logps = _read(job, "candidates", name), _read(job, "logps", name)
     own, other = (logps.filter(of) for of in (pl.col("reference") == name, pl.col("reference") != name))
     rewards = _rewards(candidates.join(_read(job, "ranks", name), on=["prompt_id", "candidate_id"]))
     made = foreign(candidates, known)
-    for figures in (rewards, log_ratios(own, other)):
+    for figures in (lengths(candidates), rewards, log_ratios(own, other)):
         made = made.join(figures, on="prompt_id", how="full", coalesce=True)
     return made.sort("prompt_id")
 
@@ -125,27 +125,38 @@ def foreign(candidates: pl.DataFrame, known: Set[str]) -> pl.DataFrame:
     return shares.agg(pl.col("foreign").mean())
 
 
+def lengths(candidates: pl.DataFrame) -> pl.DataFrame:
+    """prompt_id, length: mean characters of its samples."""
+    samples = candidates.filter(pl.col("temperature") > 0).group_by("prompt_id", maintain_order=True)
+    return samples.agg(pl.col("response").str.len_chars().mean().alias("length"))
+
+
 def held_out_pairs(job: Job) -> pl.DataFrame:
-    """prompt_id, chosen_id, rejected_id, and the primary reference's margin of every held-out pair."""
+    """prompt_id, chosen_id, rejected_id, and the log-probs of both under the primary reference (nats), of every held-out
+    pair."""
     rows, settings = [], job.settings
     for frames in job.parts(of=[SETS[1]]):
         for row in frames["sets"].filter(pl.col("split") == settings.evaluate.split).to_dicts():
             pair = views.fixed_pair(row["candidates"], settings.sets.origins)
             if pair and row["candidates"][0]["logps"]:
                 chosen, rejected = (row["candidates"][i] for i in pair)
-                margin = chosen["logps"][0]["logp"] - rejected["logps"][0]["logp"]
-                rows.append((row["prompt_id"], chosen["candidate_id"], rejected["candidate_id"], margin))
-    columns = {"prompt_id": pl.String, "chosen_id": pl.String, "rejected_id": pl.String, "reference": pl.Float64}
+                under = (answer["logps"][0]["logp"] for answer in (chosen, rejected))
+                rows.append((row["prompt_id"], chosen["candidate_id"], rejected["candidate_id"], *under))
+    names = ("prompt_id", "chosen_id", "rejected_id", "chosen_reference", "rejected_reference")
+    columns = {name: pl.Float64 if name.endswith("reference") else pl.String for name in names}
     return pl.DataFrame(rows, schema=columns, orient="row")
 
 
-def margins(job: Job, name: str, pairs: pl.DataFrame) -> pl.DataFrame:
-    """prompt_id, margin of every held-out pair of `held_out_pairs` that the run could score."""
+def pair_log_ratios(job: Job, name: str, pairs: pl.DataFrame) -> pl.DataFrame:
+    """prompt_id, chosen, rejected, margin of every pair of `held_out_pairs` that the run could score: the log-prob of each
+    answer under the run less that under the primary reference, and the one less the other, in nats."""
     own = _read(job, "logps", name).filter(pl.col("reference") == name).select("prompt_id", "candidate_id", "logp")
     joined = pairs.join(own, left_on=["prompt_id", "chosen_id"], right_on=["prompt_id", "candidate_id"]).join(
         own, left_on=["prompt_id", "rejected_id"], right_on=["prompt_id", "candidate_id"], suffix="_rejected"
     )
-    return joined.select("prompt_id", (pl.col("logp") - pl.col("logp_rejected") - pl.col("reference")).alias("margin"))
+    chosen = (pl.col("logp") - pl.col("chosen_reference")).alias("chosen")
+    rejected = (pl.col("logp_rejected") - pl.col("rejected_reference")).alias("rejected")
+    return joined.select("prompt_id", chosen, rejected, (chosen - rejected).alias("margin"))
 
 
 def of_pairs(margin: pl.Series) -> Facts:
