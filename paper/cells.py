@@ -21,9 +21,9 @@ OF_ROWS = ("objective", "grid", "rate_of", "same", "online")
 @dataclass(frozen=True)
 class Size:
     """What is run of all that the cells describe. `worlds`: their seeds, of data and policy; `seeds`: of training; `tables`:
-    rows of each table, None for all; `references`: which orders of references and data; `world`: what its worlds have
-    otherwise. Rows run in the first world of each name; those of `main` that `more_seeds` names in all of them, in the first
-    with these seeds. `gradient_prompts`: whose gradients are compared."""
+    rows of each table, None for all; `world`: what its worlds have otherwise. Rows run in the first world of each name; those
+    of `main` that `more_seeds` names in all of them, in the first with these seeds. `gradient_prompts`: whose gradients are
+    compared."""
 
     name: str
     worlds: dict[str, list[int]]
@@ -31,7 +31,6 @@ class Size:
     rates: list[float]
     tables: dict[str, list[str] | None]
     more_seeds: dict[str, list[int]] = field(default_factory=dict)
-    references: dict[str, list[str]] = field(default_factory=dict)
     world: dict[str, Any] = field(default_factory=dict)
     gradient_prompts: int = 128
 
@@ -48,13 +47,14 @@ class Size:
 
 @dataclass(frozen=True)
 class Variant:
-    """What a world's recipe has otherwise: ranks of the writers that are `pruned`; its references, the primary one first, and
-    how many prompts. `label`: what rows say of it."""
+    """What a world's recipe has otherwise: ranks of the writers that are `pruned`; its references, the primary one first, how
+    many prompts, and the model that its runs start from. `label`: what rows say of it."""
 
     label: str = ""
     pruned: tuple[int, ...] | None = None
     references: tuple[str, ...] = ()
     prompts: int | None = None
+    start: str = "policy"
 
     @property
     def name(self) -> str:
@@ -101,7 +101,7 @@ def cells(size: Size, rates: Rates | None = None) -> list[Cell]:
         if rates is not None or own.get("grid")
         for world in own["worlds"]
         if world in size.worlds
-        for variant in _variants(own, size)
+        for variant in _variants(own)
         for row in _wanted(size, table, own["rows"])
         for cell in _of_row(size, spec, table, row, world, variant, rates)
     ]
@@ -116,16 +116,16 @@ def _wanted(size: Size, table: str, rows: Mapping[str, Row]) -> list[str]:
     return list(rows) if asked is None else asked
 
 
-def _variants(table: Mapping[str, Any], size: Size) -> list[Variant]:
+def _variants(table: Mapping[str, Any]) -> list[Variant]:
     if "pruned" in table:
         return [Variant(f"{left} left", pruned=tuple(ranks)) for left, ranks in table["pruned"].items()]
     if "orders" not in table:
         return [Variant()]
-    orders, data = (size.references.get(key, list(table[key])) for key in ("orders", "data"))
+    start = table.get("start", "policy")
     return [
-        Variant(f"order {order}, {some}", references=tuple(order.split("-")), prompts=table["data"][some])
-        for order in orders
-        for some in data
+        Variant(f"order {order}, {some}", None, tuple(order.split("-")), prompts, start)
+        for order in table["orders"]
+        for some, prompts in table["data"].items()
     ]
 
 

@@ -22,6 +22,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "batch_prompts": 64,
         },
     ),
+    # of half the width and two layers, fewer steps on the same demonstrations
+    "small": (
+        "sft/small",
+        {
+            "set": "sft",
+            "init": {"tokenizer": "toy:letters", "hidden_size": 48, "layers": 2, "heads": 3, "mlp": 128},
+            "steps": 400,
+            "optimizer": {"learning_rate": 3.0e-3, "warmup_steps": 50},
+            "batch_prompts": 64,
+        },
+    ),
     # learned from better data: the chosen answers
     "better": ("sft/better", {"model": f"run:{POLICY}", "epochs": 4, "optimizer": {"learning_rate": 3.0e-4}}),
 }
@@ -101,5 +112,5 @@ def _reference(name: str, recipe: str) -> dict[str, str]:
 def _run(size: Size, cell: Cell) -> Recipe:
     settings = copy.deepcopy(cell.settings) | {"seed": cell.seed, "optimizer": {"learning_rate": cell.rate}}
     if cell.variant.references:
-        settings["model"] = _reference("policy", _main(size, cell.world, cell.world_seed))["model"]
+        settings["model"] = _reference(cell.variant.start, _main(size, cell.world, cell.world_seed))["model"]
     return settings

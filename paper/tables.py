@@ -29,7 +29,10 @@ TITLES = {
     "augmented": ("DPO with every rejected answer, and what it costs", ""),
     "online": ("Online runs", "Each segment trains on answers of the checkpoint it starts from."),
     "references": ("Several references (MRPO Figures 1 to 4)", "Accuracy and margin are under the primary reference."),
-    "distillation": ("Distillation", ""),
+    "distillation": (
+        "Distillation (MRPO)",
+        "The policy is a small model, and the primary reference; the others are two larger ones, one of another tokenizer.",
+    ),
 }
 """Tables in the order they are shown, with a heading and what else must be said; others follow by name."""
 COLUMNS = {
