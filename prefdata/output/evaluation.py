@@ -58,8 +58,8 @@ def evaluation(job: Job) -> list[Facts]:
 
 
 def outcomes(job: Job, name: str, known: Set[str]) -> pl.DataFrame:
-    """What a run does on each held-out prompt, one row a prompt: exact (1 or 0), reward, foreign, length (mean characters of the
-    samples), kl (nats); null where it cannot be known. `known`: the characters of the sets."""
+    """What a run does on each held-out prompt, one row a prompt: exact (1 or 0), reward, foreign, length (mean characters of
+    the samples), kl (nats); null where it cannot be known. `known`: the characters of the sets."""
     candidates, logps = _read(job, "candidates", name), _read(job, "logps", name)
     own, other = (logps.filter(of) for of in (pl.col("reference") == name, pl.col("reference") != name))
     rewards = _rewards(candidates.join(_read(job, "ranks", name), on=["prompt_id", "candidate_id"]))
