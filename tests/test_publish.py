@@ -5,19 +5,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
+import polars as pl
 import pytest
 import yaml
 from conftest import nectar, run_stages
-from hub.standin import Fault, Hub, Server
+from hub.sets import make
 
 from prefdata.draws import hex_id
 from prefdata.errors import PublishError
-from prefdata.output import card, card_header, commit
+from prefdata.output import card, card_merge, commit
 from prefdata.output.escape import markdown
 from prefdata.output.quality import Quality
-from prefdata.output.targets import Busy, Folder, Head
-from prefdata.output.targets import Hub as HubTarget
+from prefdata.output.targets import Busy, Change, Folder, Head
 from prefdata.recipe.job import Job
 from prefdata.recipe.results import Results
 from prefdata.recipe.settings.output import CardSettings
@@ -28,11 +27,10 @@ ROWS = [
     nectar(f"S{a}b", [("a", 1), ("b", 2), ("c", 3)], split=s)
     for a, s in zip("abcdefgh", ["train"] * 5 + ["test"] * 3, strict=True)
 ]
-SECRET = "hf_w"
 
 
-def published(make_run, path: str, **keys: Any) -> Results:
-    run = make_run(sources={"sources": [{"name": "s", "path": path, "license": "mit"}]}, prune={"drop_ranks": []}, **keys)
+def published(make_run, path: str, license: str = "mit", **keys: Any) -> Results:
+    run = make_run(sources={"sources": [{"name": "s", "path": path, "license": license}]}, prune={"drop_ranks": []}, **keys)
     run_stages(run, "sources", "split", "prune", "rank:source", "noise", "sets", "report", "card")
     publish.run(Job(run, "publish"))
     return run
@@ -78,12 +76,15 @@ def test_the_manifest_lists_every_data_file(set_path: Path) -> None:
     assert listed["seed"] == 0
 
 
-def test_the_same_again_writes_nothing_and_a_change_only_what_changed(make_run, write_rows) -> None:
+def test_the_same_again_writes_nothing_and_a_change_only_what_changed(
+    make_run, write_rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = published(make_run, write_rows(ROWS), num_shards=2)
     folder = run.root / "publish" / "t"
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
-    published(make_run, write_rows(ROWS), num_shards=2, card={"title": "Another title"})
-    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before, "card rendering alone is no change"
+    monkeypatch.setattr("prefdata.output.card.__version__", "9.9")
+    published(make_run, write_rows(ROWS), num_shards=2)
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before, "another version alone is no change"
     changed = [nectar("Sab", [("a", 1), ("b", 2), ("x", 3)], split="train"), *ROWS[1:]]
     published(make_run, write_rows(changed), num_shards=2)
     after = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
@@ -109,10 +110,14 @@ def test_a_hostile_manifest_cannot_reach_outside(set_path: Path, tmp_path: Path)
     victim.write_text("x")
     target = Folder(set_path)
     hostile = {"files": {"../../../../victim": "1", str(victim): "2", "README.md": "3", "data/sets/../../mine": "4"}}
-    (set_path / "manifest.json").write_text(json.dumps(hostile))
-    head = target.head()
-    assert head.files
-    assert all(re.fullmatch(r"data/\w+/[\w.-]+", name) for name in head.files), "only what may be ours"
+    manifest = json.loads((set_path / "manifest.json").read_text())
+    (set_path / "manifest.json").write_text(
+        json.dumps({**manifest, "files": {**manifest["files"], "data/theirs/y.parquet": "1"}})
+    )
+    assert set(target.head().files) == set(manifest["files"])
+    (set_path / "manifest.json").write_text(json.dumps({**manifest, **hostile}))
+    with pytest.raises(PublishError, match="not a manifest of ours"):
+        target.head()
     (set_path / "manifest.json").write_bytes(b"\xff\xfe")
     with pytest.raises(PublishError, match="not utf-8"):
         target.head()
@@ -145,8 +150,9 @@ def test_values_are_escaped_and_the_header_parses_back(make_run) -> None:
     )
     header = yaml.safe_load(re.match(r"---\n(.*?)---\n", text, re.S)[1])
     assert (header["license"], header["tags"]) == ("cc-by-4.0", ["preference", "dpo", "a: b", "- c"])
-    body = text[text.index("# ") :]
-    assert "<script>" not in text
+    assert header["pretty_name"].isprintable()
+    body = text[text.index(card_merge.BEGIN) :]
+    assert "<script>" not in body
     assert "\u202e" not in text
     assert "\\{version\\}" in body, "a value is never read as a template"
     assert body.count("\n---\n") == 0
@@ -157,171 +163,33 @@ def test_values_are_escaped_and_the_header_parses_back(make_run) -> None:
 
 
 def test_what_is_outside_the_markers_survives() -> None:
-    new = f"---\nlicense: mit\n---\n# T\n{card_header.BEGIN}\nnew\n{card_header.END}\n"
-    old = f"---\nlicense: other\npretty_name: Mine\n---\nMy words\n{card_header.BEGIN}\nold\n{card_header.END}\nMy end\n"
-    merged = card_header.merge(new, old)
+    new = f"---\nlicense: mit\n---\n# T\n{card_merge.BEGIN}\nnew\n{card_merge.END}\n"
+    old = f"---\nlicense: mit\nlanguage: de\npretty_name: Mine\n---\nMy words\n{card_merge.BEGIN}\nold\n{card_merge.END}\nMy end\n"
+    merged = card_merge.merge(new, old)
     assert "My words" in merged
     assert "My end" in merged
     assert "new" in merged
     assert "old" not in merged
-    assert yaml.safe_load(merged.split("---\n")[1]) == {"license": "mit", "pretty_name": "Mine"}
-    assert card_header.merge(merged, merged) == merged
+    assert yaml.safe_load(merged.split("---\n")[1]) == {"license": "mit", "language": "de", "pretty_name": "Mine"}
+    assert card_merge.merge(merged, merged) == merged
     with pytest.raises(PublishError, match="broken YAML header"):
-        card_header.merge(new, old.replace("pretty_name: Mine", "a: ["))
+        card_merge.merge(new, old.replace("pretty_name: Mine", "a: ["))
 
 
 def test_card_settings_have_defaults() -> None:
     assert CardSettings().title
 
 
-# ---- the Hub ----
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A stand-in and the real client pointed at it."""
-    state = Hub()
-    with Server(state) as url:
-        monkeypatch.setenv("HF_ENDPOINT", url)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-        monkeypatch.setenv("HF_TOKEN", SECRET)
-        yield state
-
-
-def push(run_settings: Any, built: Path, hashes: dict[str, str], attempts: int = 4) -> str:
-    text = f"---\nlicense: mit\n---\n{card_header.BEGIN}\nfacts {sorted(hashes.items())}\n{card_header.END}\n"
-    return commit.publish(HubTarget("owner/set", True), built, hashes, text, {}, attempts, pause_s=0.01)
-
-
-@pytest.fixture
-def built(tmp_path: Path) -> Path:
-    folder = tmp_path / "built"
-    for name in ("a", "b"):
-        (folder / "data" / "sets").mkdir(parents=True, exist_ok=True)
-        (folder / "data" / "sets" / f"{name}.parquet").write_bytes(name.encode() * 1000)
-    return folder
-
-
-HASHES = {"data/sets/a.parquet": "1", "data/sets/b.parquet": "2"}
-
-
-def commits(hub: Hub) -> int:
-    return len(hub.repos["owner/set"]) - 1
-
-
-def test_one_commit_then_none_then_only_the_difference(hub: Hub, built: Path) -> None:
-    revision = push(None, built, HASHES)
-    head = hub.head("owner/set")
-    assert (commits(hub), head.sha) == (1, revision)
-    assert {"data/sets/a.parquet", "data/sets/b.parquet", "README.md", "manifest.json"} < set(head.files)
-    assert push(None, built, HASHES) == revision
-    assert commits(hub) == 1
-    (built / "data" / "sets" / "a.parquet").write_bytes(b"new")
-    hub.requests.clear()
-    push(None, built, {"data/sets/a.parquet": "3"})
-    assert commits(hub) == 2
-    assert "data/sets/b.parquet" not in hub.head("owner/set").files
-    assert hub.head("owner/set").files["data/sets/a.parquet"] == b"new"
-    assert sum("__lfs" in r for r in hub.requests) == 1, "only what differs travels"
-
-
-def test_an_existing_cards_own_words_survive(hub: Hub, built: Path) -> None:
-    push(None, built, HASHES)
-    readme = hub.head("owner/set").files["README.md"].decode()
-    hub.push("owner/set", {"README.md": (readme + "\nMy own words\n").encode(), "other/config.parquet": b"x"})
-    (built / "data" / "sets" / "a.parquet").write_bytes(b"new")
-    push(None, built, {**HASHES, "data/sets/a.parquet": "3"})
-    head = hub.head("owner/set").files
-    assert b"My own words" in head["README.md"]
-    assert head["other/config.parquet"] == b"x"
-
-
-@pytest.mark.parametrize("status", [409, 412, 429, 500, 503])
-@pytest.mark.parametrize("after", [False, True])
-def test_faults_at_the_commit_never_make_a_second_one(hub: Hub, built: Path, status: int, after: bool) -> None:
-    """`after`: the commit took effect and its answer was lost."""
-    hub.faults.append(Fault(r"POST .*/commit/", status, after=after))
-    push(None, built, HASHES)
-    assert commits(hub) == 1
-
-
-@pytest.mark.parametrize("match", [r"PUT /__lfs", r"POST .*/preupload/", r"objects/batch", r"GET /api/datasets"])
-def test_faults_on_the_way_are_tried_again(hub: Hub, built: Path, match: str) -> None:
-    hub.faults.append(Fault(match, 503, times=2))
-    push(None, built, HASHES)
-    assert commits(hub) == 1
-
-
-def test_a_commit_that_came_between_is_the_new_parent(hub: Hub, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    push(None, built, HASHES)
-    (built / "data" / "sets" / "a.parquet").write_bytes(b"new")
-    real, raced = HubTarget.commit, []
-
-    def racing(self: HubTarget, *arguments: Any) -> str:
-        if not raced:
-            raced.append(hub.push("owner/set", {"theirs.txt": b"x"}))
-        return real(self, *arguments)
-
-    monkeypatch.setattr(HubTarget, "commit", racing)
-    push(None, built, {**HASHES, "data/sets/a.parquet": "3"})
-    assert hub.head("owner/set").parent == raced[0].sha
-    assert hub.head("owner/set").files["theirs.txt"] == b"x"
-
-
-def test_tries_are_bounded(hub: Hub, built: Path) -> None:
-    hub.faults.append(Fault(r"POST .*/commit/", 412, times=99))
-    with pytest.raises(PublishError, match="gave up after 3 tries"):
-        push(None, built, HASHES, attempts=3)
-    assert sum("/commit/" in r for r in hub.requests) == 3
-
-
-@pytest.mark.parametrize(
-    ("token", "said"), [("hf_nobody", "401: no valid token"), ("hf_r", "403: the token may not write here")]
-)
-def test_tokens_that_may_not_are_refused_before_any_upload(hub: Hub, built: Path, monkeypatch, token: str, said: str) -> None:
-    monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(PublishError, match=said) as error:
-        push(None, built, HASHES)
-    assert not any("lfs" in r or "commit" in r for r in hub.requests)
-    assert token not in str(error.value)
-
-
-def test_a_name_that_is_none_is_refused(hub: Hub, built: Path) -> None:
-    with pytest.raises(PublishError, match=r"check publish\.repo_id"):
-        commit.publish(HubTarget("not a name", True), built, HASHES, "", {}, 2, 0.01)
-
-
-def test_an_unknown_licence_is_not_pushed(make_run, write_rows) -> None:
-    path = write_rows(ROWS)
-    run = make_run(
-        sources={"sources": [{"name": "s", "path": path}]}, publish={"repo_id": "owner/set"}, prune={"drop_ranks": []}
-    )
-    run_stages(run, "sources", "split", "prune", "rank:source", "noise", "sets", "report", "card")
-    with pytest.raises(PublishError, match=r"no licence is stated for s@local \(8 prompts\)"):
-        publish.run(Job(run, "publish"))
-
-
-def test_the_whole_stage_pushes_what_the_folder_holds(hub: Hub, make_run, write_rows) -> None:
-    run = published(make_run, write_rows(ROWS), publish={"repo_id": "owner/set"})
-    folder = run.root / "publish" / "t"
-    remote = hub.head("owner/set").files
-    local = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    assert {k: v for k, v in remote.items() if k != ".gitattributes"} == local
-    everything = b"".join(p.read_bytes() for p in run.root.rglob("*") if p.is_file())
-    assert SECRET.encode() not in everything
+# ---- folders ----
 
 
 def test_busy_is_not_shown_as_a_traceback() -> None:
-    class Never:
+    class Never(Folder):
         def head(self) -> Head:
             raise Busy("status 503")
 
-        def commit(self, *arguments: Any) -> str:
-            raise AssertionError
-
     with pytest.raises(PublishError, match=r"gave up after 2 tries \(status 503\)"):
-        commit.publish(Never(), Path(), {}, "", {}, 2, 0.0)
+        commit.publish(Never(Path()), commit.Wanted(Path(), {}, "", {}), 2, 0.0)
 
 
 def test_a_kill_before_the_manifest_leaves_no_rows_twice(make_run, write_rows, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,8 +203,9 @@ def test_a_kill_before_the_manifest_leaves_no_rows_twice(make_run, write_rows, m
 
     real = Folder.commit
 
-    def half(self: Folder, parent: Head, puts: dict[str, Path], deletes: list[str], message: str) -> str:
-        return real(self, parent, {k: v for k, v in puts.items() if k.startswith("data/")}, [], message) or killed()
+    def half(self: Folder, parent: Head, change: Change) -> str:
+        data = {k: v for k, v in change.puts.items() if k.startswith("data/")}
+        return real(self, parent, Change(data, [], change.stored, change.message)) or killed()
 
     monkeypatch.setattr(Folder, "commit", half)
     published(make_run, path, num_shards=2)
@@ -347,34 +216,20 @@ def test_a_kill_before_the_manifest_leaves_no_rows_twice(make_run, write_rows, m
 
 
 def test_a_card_without_our_markers_and_other_configs_survive() -> None:
-    new = f"---\nlicense: mit\nconfigs:\n- config_name: sets\n---\n# T\n{card_header.BEGIN}\nnew\n{card_header.END}\n"
-    merged = card_header.merge(new, "---\nconfigs:\n- config_name: theirs\n---\n# Their own words\n")
+    new = f"---\nlicense: mit\nconfigs:\n- config_name: sets\n---\n# T\n{card_merge.BEGIN}\nnew\n{card_merge.END}\n"
+    merged = card_merge.merge(new, "---\nconfigs:\n- config_name: theirs\n---\n# Their own words\n")
     assert "# Their own words" in merged
-    assert f"{card_header.BEGIN}\nnew\n{card_header.END}" in merged
+    assert f"{card_merge.BEGIN}\nnew\n{card_merge.END}" in merged
     assert [c["config_name"] for c in yaml.safe_load(merged.split("---\n")[1])["configs"]] == ["theirs", "sets"]
-    assert card_header.merge(new, merged) == merged
-    odd = f"---\ntitle: '{card_header.BEGIN} {card_header.END}'\n---\nwords {card_header.END} more"
-    assert "words" in card_header.merge(new, odd)
+    assert card_merge.merge(new, merged) == merged
+    odd = f"---\ntitle: '{card_merge.BEGIN} {card_merge.END}'\n---\nwords {card_merge.END} more"
+    assert "words" in card_merge.merge(new, odd)
 
 
-def test_a_file_removed_by_hand_on_the_hub_is_put_again(hub: Hub, built: Path) -> None:
-    push(None, built, HASHES)
-    files_now = dict(hub.head("owner/set").files)
-    del files_now["data/sets/a.parquet"]
-    hub._commit("owner/set", files_now)
-    push(None, built, HASHES)
-    assert "data/sets/a.parquet" in hub.head("owner/set").files
-
-
-def test_a_half_made_folder_is_never_taken_for_what_it_was(
-    tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_half_made_folder_is_never_taken_for_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after a file was replaced, then asked for the old set again: the file is put again."""
-    target = Folder(tmp_path / "target")
-    commit.publish(target, built, HASHES, f"{card_header.BEGIN}{card_header.END}", {}, 1)
-    old = (built / "data" / "sets" / "a.parquet").read_bytes()
-    (built / "data" / "sets" / "a.parquet").write_bytes(b"other")
-    monkeypatch.setattr(card_header, "merge", lambda text, existing: text)
+    built, target = tmp_path / "built", Folder(tmp_path / "target")
+    commit.publish(target, make(built, ["a"]), 1)
     real = atomic.atomic_write
 
     def killed(path: Path, write: Any) -> None:
@@ -384,11 +239,21 @@ def test_a_half_made_folder_is_never_taken_for_what_it_was(
 
     monkeypatch.setattr(atomic, "atomic_write", killed)
     with pytest.raises(KeyboardInterrupt):
-        commit.publish(target, built, {**HASHES, "data/sets/a.parquet": "9"}, "", {}, 1)
+        commit.publish(target, make(built, ["b"]), 1)
     monkeypatch.setattr(atomic, "atomic_write", real)
-    (built / "data" / "sets" / "a.parquet").write_bytes(old)
-    commit.publish(target, built, HASHES, "", {}, 1)
-    assert (tmp_path / "target" / "data" / "sets" / "a.parquet").read_bytes() == old
+    assert len(commit.publish(target, make(built, ["a"]), 1).put) == 2
+    assert pl.read_parquet(tmp_path / "target/data/sets/*.parquet")["text"].to_list() == ["a"]
+
+
+def test_a_file_that_was_tampered_with_is_put_again(tmp_path: Path) -> None:
+    """Its footer is whole; its rows are others."""
+    built, target = tmp_path / "built", Folder(tmp_path / "target")
+    wanted = make(built, ["a"])
+    commit.publish(target, wanted, 1)
+    (name,) = [n for n in wanted.hashes if "sets" in n]
+    pl.DataFrame({"text": ["x"], "config": ["sets"]}).write_parquet(target.path / name)
+    assert commit.publish(target, make(built, ["a"]), 1).put == [name]
+    assert commit.publish(target, make(built, ["a"]), 1).said() == "nothing changed"
 
 
 @pytest.mark.parametrize("origins", [["source"], ["source", "generated"], ["noise"], ["generated"]])

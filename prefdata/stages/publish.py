@@ -1,15 +1,19 @@
 """Stage `publish`: the published configs to a folder and, where repo_id is set, to the Hub."""
 
 import shutil
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from prefdata.errors import PublishError
 from prefdata.output import card_header, published_files
-from prefdata.output.commit import Facts, publish
+from prefdata.output.commit import Facts, Wanted, plan, publish
+from prefdata.output.hub import Hub
 from prefdata.output.published_files import CONFIGS, OF_LABELS, Group, of_online
-from prefdata.output.targets import Folder, Hub, Target
+from prefdata.output.targets import Folder, Target
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
 from prefdata.recipe.prompts import PROMPTS, prompt_drops
@@ -29,23 +33,49 @@ BUILT = "publish/.built"
 
 def run(job: Job) -> None:
     """Publish everywhere the settings say and write publish/receipt.json."""
-    settings, built = job.settings.publish, job.own_folder(BUILT)
+    settings, receipt = job.settings.publish, dict[str, Any]()
+    with _wanted(job) as wanted:
+        for name, target in _targets(job).items():
+            done = publish(target, wanted, settings.attempts)
+            print(f"publish: {done.url} ({done.said()}; revision {done.revision})", file=sys.stderr)
+            receipt[name] = done.facts()
+        receipt["files"] = wanted.hashes
+    job.write_json(places.RECEIPT, receipt)
+
+
+def foretell(job: Job) -> None:
+    """Say what publishing would change, and change nothing."""
+    with _wanted(job) as wanted:
+        for name, target in _targets(job).items():
+            would = plan(target, wanted)
+            print(f"publish: {name} at {would.revision or 'no revision'}: {would.said()}; nothing was written")
+            for verb, files in (("put", would.put), ("remove", would.removed)):
+                for file in files:
+                    print(f"  would {verb} {file}")
+
+
+@contextmanager
+def _wanted(job: Job) -> Iterator[Wanted]:
+    """The files of the set, built in the stage's own folder for as long as they are wanted."""
+    built = job.own_folder(BUILT)
     try:
         shutil.rmtree(built, ignore_errors=True)
         made = published_files.build(job, groups(job.settings), built)
         hashes = {path: file.digest for path, file in made.items()}
         _require_rows(job, hashes)
         text = card_header.with_files(job.input(places.CARD).read_text(encoding="utf-8"), made)
-        targets: dict[str, Target] = {"folder": Folder(job.own_folder(places.published(job.settings)))}
-        if settings.repo_id is not None:
-            _require_licences(job)
-            targets[settings.repo_id] = Hub(settings.repo_id, settings.private)
-        receipt: dict[str, Any] = {"files": hashes}
-        for name, target in targets.items():
-            receipt[name] = publish(target, built, hashes, text, identity(job), settings.attempts)
+        yield Wanted(built, hashes, text, identity(job))
     finally:
         atomic.remove_folder(built)
-    job.write_json(places.RECEIPT, receipt)
+
+
+def _targets(job: Job) -> dict[str, Target]:
+    """The folder and, where repo_id is set, the Hub."""
+    targets: dict[str, Target] = {"folder": Folder(job.own_folder(places.published(job.settings)))}
+    if (repo_id := job.settings.publish.repo_id) is not None:
+        _require_licences(job)
+        targets[repo_id] = Hub(job.settings.publish)
+    return targets
 
 
 def _require_rows(job: Job, hashes: dict[str, str]) -> None:
@@ -113,12 +143,12 @@ def _of_segment(settings: Settings, segment: Segment) -> list[Part]:
 STAGE = Stage(
     name="publish",
     help="Write the published configs to a folder and, where repo_id is set, commit them to the Hub.",
-    version=3,
+    version=4,
     run=run,
     per="run",
     reads=lambda s, u: list(dict.fromkeys([*(p for g in groups(s) for p in g.parts), *_logps(s)])),
     reads_files=lambda s, u: [places.REPORT, places.CARD],
     writes_files=lambda s, u: [places.RECEIPT],
     folders=lambda s: [places.published(s), BUILT],
-    slice=lambda s, u: {**without(s.publish, "attempts"), "origins": s.sets.origins, "seed": s.seed, **asked(s)},
+    slice=lambda s, u: {**without(s.publish, "attempts", "timeout_s"), "origins": s.sets.origins, "seed": s.seed, **asked(s)},
 )

@@ -55,6 +55,10 @@ class Hub(Repos):
             raise Refused(404, f"Invalid rev id: {name}", "RevisionNotFound")
         return found
 
+    def proposes(self, request: Request) -> bool:
+        """Whether it is a pull request that is written to, which readers may."""
+        return "create_pr" in request.query_params or unquote(request.path_params["rev"]).startswith("refs/pr/")
+
     # ---- who, and repositories ----
 
     async def whoami(self, request: Request) -> Response:
@@ -75,7 +79,7 @@ class Hub(Repos):
         if name in self.repos:
             return JSONResponse({"error": "You already created this dataset repo", "url": url}, 409)
         self._commit(name, {".gitattributes": b"*.parquet filter=lfs\n"})
-        self.private[name] = bool(asked.get("private"))
+        self.private[name] = bool(asked.get("private")) or asked.get("visibility") == "private"
         return JSONResponse({"url": url, "name": name, "id": name})
 
     async def info(self, request: Request) -> Response:
@@ -145,7 +149,7 @@ class Hub(Repos):
     # ---- commits ----
 
     async def preupload(self, request: Request) -> Response:
-        repo = self.repo(request, write="create_pr" not in request.query_params)
+        repo = self.repo(request, write=not self.proposes(request))
         files = self.revision(request, repo).files
         modes = [
             {"path": p, "uploadMode": "lfs" if LFS.search(p) else "regular", "shouldIgnore": False}
@@ -173,7 +177,7 @@ class Hub(Repos):
 
     async def commit(self, request: Request) -> Response:
         asks = "create_pr" in request.query_params
-        name, ref = self.repo(request, write=not asks), unquote(request.path_params["rev"])
+        name, ref = self.repo(request, write=not self.proposes(request)), unquote(request.path_params["rev"])
         start = self.revision(request, name)
         if ref in self.protected and not asks:
             raise Refused(403, f"Forbidden: the branch {ref} is protected")

@@ -2,7 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+RefName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w-][\w.-]*)*$", max_length=200)]
+"""A branch or a tag of a repository."""
 
 
 class CardSettings(BaseModel, frozen=True, extra="forbid"):
@@ -25,4 +28,23 @@ class PublishSettings(BaseModel, frozen=True, extra="forbid"):
         None, description="owner/name of a data set on the Hub; none: only the folder"
     )
     private: bool = Field(True, description="visibility of a repository that has to be made")
+    revision: RefName | None = Field(None, description="branch to publish to, made from main where it is new; none: main")
+    tag: RefName | None = Field(None, description="tag that the published revision gets; one that is on another is an error")
+    pull_request: bool = Field(False, description="propose the change as a pull request, which the next run goes on with")
     attempts: int = Field(5, ge=1, description="tries of the commit; before each the head is read again")
+    timeout_s: float = Field(
+        300.0, gt=0, description="longest that one request to the Hub may take, and a second more for each MiB that it sends"
+    )
+
+    @field_validator("revision")
+    @classmethod
+    def _no_other_ref(cls, name: str | None) -> str | None:
+        if name is not None and name.startswith(("refs/", "prefdata-staging-")):
+            raise ValueError("no branch to publish to; branches of this name are made and removed")
+        return name
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "PublishSettings":
+        if self.pull_request and (self.revision is not None or self.tag is not None):
+            raise ValueError("pull_request proposes a change to main: leave revision and tag out")
+        return self

@@ -1,0 +1,79 @@
+"""manifest.json of a published set: what our files hold, how they are stored, and what we wrote into the card's header."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from prefdata.errors import PublishError
+from prefdata.output.published_files import OURS as OUR_CONFIGS
+
+OURS = re.compile(rf"data/({OUR_CONFIGS})/[\w.-]+\.parquet")
+"""The only files that publishing removes: what else a manifest may name is nobody's business of ours."""
+MANIFEST, CARD = "manifest.json", "README.md"
+MADE_BY = "prefdata"
+SHAPE = r"data/[\w.-]+/[\w.-]+\.parquet"
+"""Names that some version of ours may have listed."""
+
+
+class Stored(BaseModel, frozen=True):
+    """What a Git server names a file's bytes by: LFS by their SHA-256, Git itself by the SHA-1 of a blob; hex digits. A server
+    tells one of them."""
+
+    sha256: str | None = None
+    blob: str | None = None
+
+    def same(self, other: "Stored") -> bool:
+        """Whether the hashes that both know are there and equal."""
+        pairs = [(self.sha256, other.sha256), (self.blob, other.blob)]
+        known = [(a, b) for a, b in pairs if a is not None and b is not None]
+        return bool(known) and all(a == b for a, b in known)
+
+
+def stored_of(path: Path) -> Stored:
+    """Both hashes of a local file. Raises OSError."""
+    sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            sha256.update(block)
+            blob.update(block)
+    return Stored(sha256=sha256.hexdigest(), blob=blob.hexdigest())
+
+
+class Manifest(BaseModel, frozen=True):
+    """Ours, as read; `stored` is empty where an older version wrote it."""
+
+    files: dict[str, str] = Field(default_factory=dict)
+    stored: dict[str, Stored] = Field(default_factory=dict)
+    header: dict[str, Any] = Field(default_factory=dict)
+
+
+def parse_manifest(text: str | None, where: str) -> Manifest:
+    """A manifest.json, which may hold anything; an empty one where there is none. Raises PublishError where it is not ours."""
+    if text is None:
+        return Manifest()
+    try:
+        loaded, read = json.loads(text), Manifest.model_validate_json(text, strict=True)
+        if "files" not in loaded or not ours(loaded) or not all(re.fullmatch(SHAPE, name) for name in read.files):
+            raise TypeError("of somebody else")
+    except (ValueError, TypeError) as error:  # pydantic's error is a ValueError
+        raise PublishError(
+            "not a manifest of ours, and it would be overwritten", where, "publish to another place, or remove that file"
+        ) from error
+    return read
+
+
+def ours(loaded: Mapping[str, Any]) -> bool:
+    """Whether a manifest says that we made it; the first ones said what only ours have."""
+    return loaded.get("made_by") == MADE_BY or {"seed", "origins", "references"} <= set(loaded)
+
+
+def render(facts: Mapping[str, Any], files: Mapping[str, str], stored: Mapping[str, Stored], header: Mapping[str, Any]) -> str:
+    """The text of a manifest."""
+    listed = {name: stored[name].model_dump() for name in sorted(files)}
+    said = {**facts, "made_by": MADE_BY, "files": dict(files), "stored": listed, "header": dict(header)}
+    return json.dumps(said, indent=1, sort_keys=True)
