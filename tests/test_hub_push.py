@@ -17,6 +17,7 @@ from prefdata.recipe.results import Results
 from prefdata.recipe.settings.output import PublishSettings
 from prefdata.stages import publish
 from prefdata.stages.registry import STAGES
+from prefdata.workflow import cli
 
 __all__ = ["hub"]
 A, B, C = "data/sets/train-00000-of-00002.parquet", "data/sets/train-00001-of-00002.parquet", "README.md"
@@ -259,3 +260,17 @@ def test_foretelling_says_what_would_change_and_writes_nothing(
     assert all(r.startswith(("GET", "HEAD")) for r in hub.requests)
     assert (hub.head(REPO), list(hub.repos)) == (head, [REPO])
     assert {p: p.read_bytes() for p in run.root.rglob("*") if p.is_file()} == before
+
+
+def test_the_command_says_what_would_change(
+    make_run, write_rows, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = published(make_run, write_rows(ROWS))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(run.settings.model_dump(mode="json")))
+    monkeypatch.chdir(tmp_path)
+    (run.root / "publish/t/README.md").unlink()
+    before = sorted(p.read_bytes() for p in (run.root / "publish").rglob("*") if p.is_file())
+    cli.app(["publish", "--settings", str(recipe), "--dry-run"], standalone_mode=False)
+    assert "publish: folder at folder: 0 files put, 0 removed, the card; nothing was written" in capsys.readouterr().out
+    assert sorted(p.read_bytes() for p in (run.root / "publish").rglob("*") if p.is_file()) == before

@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 from conftest import nectar
 
@@ -11,8 +12,7 @@ from prefdata.workflow import snakefile
 
 
 def test_everything_that_is_missing_is_said_together(make_run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
-    monkeypatch.setattr(snakefile, "has_token", lambda: False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", "/nowhere/token")
     run = make_run(
         sources={"sources": [{"name": "a", "path": "/nowhere/a.jsonl"}, {"name": "b", "path": "/nowhere/*.parquet"}]},
         score={"references": [{"name": "p", "model": "/nowhere/model"}]},

@@ -41,7 +41,7 @@ class Hub:
 
     def prepare(self) -> None:
         """Make the repository where there is none, and remove what a killed push left."""
-        if (info := self._info()) is None:
+        if (info := self.info()) is None:
             if self.settings.pull_request:
                 raise PublishError("no such repository to make a pull request to", self.repo_id, "check publish.repo_id")
             private = self.settings.private
@@ -54,13 +54,13 @@ class Hub:
                 self._remove_branch(left.name)
 
     def head(self) -> Head:
-        if (info := self._info()) is None:
+        if (info := self.info()) is None:
             return Head(None, {}, None)
         revision = str(info.sha)
         if self.settings.pull_request:
             self._pull = self._open_pull()
             if self._pull is not None:
-                revision = str(self._info(f"refs/pr/{self._pull}").sha)
+                revision = str(self.info(f"refs/pr/{self._pull}").sha)
         elif self.branch != MAIN:
             revision = self._targets("branches").get(self.branch, revision)
         return self._head_at(revision)
@@ -155,7 +155,7 @@ class Hub:
         mine = [d.num for d in found if (d.title, d.author) == (self._title(), me) and d.status in ("open", "draft")]
         return max(mine, default=None)
 
-    def _info(self, revision: str | None = None) -> Any:
+    def info(self, revision: str | None = None) -> Any:
         """What the Hub knows of the repository; None where there is none."""
         from huggingface_hub.errors import RepositoryNotFoundError
 

@@ -65,8 +65,12 @@ class Calls:
 
         if is_offline_mode():
             raise PublishError("offline mode is on, so nothing is sent", self.repo_id, "unset HF_HUB_OFFLINE")
+        return self.checked(lambda: self._within(work, self.timeout_s + size / BYTES_PER_S))
+
+    def checked(self, work: Callable[[], T]) -> T:
+        """What `work` gives, which asks nobody. Raises PublishError, Busy."""
         try:
-            return self._within(work, self.timeout_s + size / BYTES_PER_S)
+            return work()
         except Exception as error:
             if (meant := self.meaning(error)) is None:
                 raise

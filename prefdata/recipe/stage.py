@@ -36,6 +36,8 @@ class Stage:
     """Raised when the rows that the stage makes change: finished jobs then run again."""
     run: Callable[["Job"], None]
     per: Literal["shards", "engine", "run"] = "shards"
+    foretell: Callable[["Job"], None] | None = None
+    """Says what `run` would change outside the results folder, and changes nothing there; None: it changes nothing there."""
     writes: tuple[str, ...] = ()
     """Tables: tables/<table>/<stage>/<unit>/<shard>.parquet."""
     units: Callable[[Settings], list[str]] = lambda settings: ["all"]

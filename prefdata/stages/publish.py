@@ -146,6 +146,7 @@ STAGE = Stage(
     version=4,
     run=run,
     per="run",
+    foretell=foretell,
     reads=lambda s, u: list(dict.fromkeys([*(p for g in groups(s) for p in g.parts), *_logps(s)])),
     reads_files=lambda s, u: [places.REPORT, places.CARD],
     writes_files=lambda s, u: [places.RECEIPT],

@@ -6,6 +6,7 @@ of the input; a traceback only with --debug.
 
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -23,7 +24,7 @@ from prefdata.recipe.stage import Stage
 from prefdata.stages.registry import STAGES
 from prefdata.tables import atomic
 from prefdata.workflow import cost_command, look_commands, run
-from prefdata.workflow.execute import bring_up, execute, locked
+from prefdata.workflow.execute import bring_up, execute, foretell, locked
 from prefdata.workflow.old import leftovers
 from prefdata.workflow.recipes import results_of
 
@@ -37,11 +38,12 @@ app = typer.Typer(
 SettingsFile = Annotated[Path, typer.Option("--settings", envvar="PREFDATA_SETTINGS", help="the recipe (YAML)")]
 UnitName = Annotated[str | None, typer.Option("--unit", help="one model, judge, reference or method; default: each")]
 LogFile = Annotated[Path | None, typer.Option("--log", help="also write what is said on stderr to this file")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what would change there")]
 ShardList = Annotated[str | None, typer.Option("--shards", help="comma-separated numbers; default: all")]
 
 
-def run_stage(name: str, path: Path, unit: str | None, shards: str | None) -> None:
-    """Run a stage for one unit or each, one shard or all."""
+def run_stage(name: str, path: Path, unit: str | None, shards: str | None, work: Callable[[Job], None] = execute) -> None:
+    """Run a stage, or another `work` with its jobs, for one unit or each, one shard or all."""
     results = results_of(path)
     os.environ["OMP_NUM_THREADS"] = str(results.settings.threads)  # before any stage imports torch
     chosen = None if shards is None else [shard_number(s) for s in shards.split(",")]
@@ -52,7 +54,7 @@ def run_stage(name: str, path: Path, unit: str | None, shards: str | None) -> No
     for each in units:
         job = Job(results, name, each, chosen)
         with locked(job):
-            execute(job)
+            work(job)
         if rows := rows_of(job):
             made.append(f"{name} {each}: {rows}")
     for line in made:
@@ -73,9 +75,18 @@ def shard_number(text: str) -> int:
 
 
 def _add(stage: Stage) -> None:
-    if stage.per == "run":  # all shards together
+    if stage.foretell is not None:
 
-        def command(path: SettingsFile = Path("config/demo.yaml"), unit: UnitName = None, log: LogFile = None) -> None:
+        def command(
+            path: SettingsFile = Path("config/demo.yaml"), unit: UnitName = None, log: LogFile = None, dry_run: DryRun = False
+        ) -> None:
+            with logged(log):
+                run_stage(stage.name, path, unit, None, foretell if dry_run else execute)
+    elif stage.per == "run":  # all shards together
+
+        def command(  # type: ignore[misc]
+            path: SettingsFile = Path("config/demo.yaml"), unit: UnitName = None, log: LogFile = None
+        ) -> None:
             with logged(log):
                 run_stage(stage.name, path, unit, None)
     else:

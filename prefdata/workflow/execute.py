@@ -19,6 +19,13 @@ def execute(job: Job) -> None:
     job.stage.run(job)
 
 
+def foretell(job: Job) -> None:
+    """Say what the stage would change. Raises DataError where an input was made by other settings."""
+    assert job.stage.foretell is not None
+    job.require_current()
+    job.stage.foretell(job)
+
+
 @contextmanager
 def locked(job: Job) -> Iterator[None]:
     """Hold the locks of the job's shards."""

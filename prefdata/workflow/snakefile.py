@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def load(config: dict[str, Any], validate_training: Callable[[Settings], object]
         print(f"warning: {line}", file=sys.stderr)
     if taken := [p for p in (results.root, *results.root.parents) if p.exists() and not p.is_dir()]:
         sys.exit(f"error: {taken[0]}: a file, where the results go; move it, or give the recipe another name")
+    if is_dry(sys.argv):
+        _require(foresee(results))
     _prepare_jobs(results)
     patches.apply()
     return results
@@ -94,8 +97,7 @@ def begin(results: Results) -> None:
 
     The descriptor is not inherited, so an orphan job does not hold the run; jobs die with us (PREFDATA_RUN_PID).
     """
-    if problems := preflight(results):
-        sys.exit("\n".join(f"error: {p}" for p in problems))
+    _require(preflight(results))
     _started.append(time.time())
     results.root.mkdir(parents=True, exist_ok=True)
     try:
@@ -106,6 +108,16 @@ def begin(results: Results) -> None:
     atomic.atomic_text(
         results.path(places.SETTINGS), json.dumps(results.settings.model_dump(mode="json"), indent=1, sort_keys=True)
     )
+
+
+def is_dry(words: Sequence[str]) -> bool:
+    """Whether Snakemake only says what it would run: then nothing of ours is called before its first job, for there is none."""
+    return any(re.fullmatch(r"--dry-?run|-[Fkpq]*n[Fkpq]*", word) for word in words)
+
+
+def _require(problems: list[str]) -> None:
+    if problems:
+        sys.exit("\n".join(f"error: {p}" for p in problems))
 
 
 def served(results: Results) -> list[str]:
@@ -137,18 +149,19 @@ def preflight(results: Results) -> list[str]:
                 require_place(results.model_path(ref))
             except PrefdataError as error:
                 problems.append(str(error))
-    if results.settings.publish.repo_id is not None and not has_token():
-        problems.append(
-            f"{results.settings.publish.repo_id}: no token to publish with; set HF_TOKEN, or leave publish.repo_id out"
-        )
-    return problems
+    return [*problems, *foresee(results)]
 
 
-def has_token() -> bool:
-    """Whether the Hub's client would find a token."""
-    from huggingface_hub import get_token
+def foresee(results: Results) -> list[str]:
+    """What would stop the push to the Hub; what need not, or was not checked, is told. A dry run asks it too."""
+    if results.settings.publish.repo_id is None:
+        return []
+    from prefdata.output.hub_preflight import preflight as of_the_hub
 
-    return get_token() is not None
+    found = of_the_hub(results.settings)
+    for line in found.notes:
+        print(f"warning: {line}", file=sys.stderr)
+    return found.problems
 
 
 def failed(results: Results) -> None:
