@@ -44,6 +44,7 @@ mutants: .venv/ready
 faults: .venv/ready
 	PREFDATA_PROOFS=whole $(BIN)/python -m pytest -s -m real tests/real/test_kills.py tests/real/test_training_kills.py
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests/faults
+	PREFDATA_PROOFS=whole $(BIN)/python -m pytest tests/test_hub_states.py
 
 # torch first and pinned: any looser request pulls a build with gigabytes of CUDA
 .venv/ready: pyproject.toml constraints.txt

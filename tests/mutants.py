@@ -3,7 +3,7 @@
 LOSSES, STEP, STAGES, SOURCES = "test_losses.py", "test_train.py", "test_stages.py", "test_sources.py"
 OBJECTIVES, RUNS, PROCEDURES = "test_objectives.py", "test_runs.py", "test_procedures.py"
 ONLINE, ONLINE_FAULTS, ARENA = "test_online.py", "test_online_faults.py", "test_arena_hard.py"
-UNPAIRED, COST = "test_unpaired.py", "test_cost.py"
+UNPAIRED, COST, HUB_PUSH = "test_unpaired.py", "test_cost.py", "test_hub_push.py"
 MUTANTS = [
     # losses
     ("train/objectives/losses.py", "-(1 - smooth) * F.logsigmoid(margin)", "(1 - smooth) * F.logsigmoid(margin)", LOSSES),
@@ -355,7 +355,22 @@ MUTANTS = [
     # files
     ("prefdata/tables/files.py", "page_checksum_verification=True", "page_checksum_verification=False", "test_files.py"),
     ("prefdata/output/card_merge.py", '".parquet" not in formats', "False", "test_peoples_files.py"),
+    # publishing
     ("prefdata/output/commit.py", "head.files.get(name) != value", "True", "test_publish.py"),
+    ("prefdata/output/commit.py", "max(wait_s, min(", "min(30.0, min(", "test_hub_faults.py"),
+    ("prefdata/output/commit.py", "done = done or found", "done = found", HUB_PUSH),
+    ("prefdata/output/targets.py", 'files[name] = "unlisted"', "continue", HUB_PUSH),
+    ("prefdata/output/targets.py", "not found.same(said)", "False", HUB_PUSH),
+    ("prefdata/output/manifest.py", "return bool(known) and all", "return all", HUB_PUSH),
+    ("prefdata/output/manifest.py", "or not ours(loaded)", "", HUB_PUSH),
+    ("prefdata/output/hub.py", "parent_commit=parent,", "", HUB_PUSH),
+    ("prefdata/output/hub.py", "if left.name.startswith(STAGING)", "if left.name.startswith('x')", HUB_PUSH),
+    ("prefdata/output/staged.py", "not there.same(sent)", "False", HUB_PUSH),
+    ("prefdata/output/hub_calls.py", "line = line.replace(self._token", "line.replace(self._token", "test_hub_faults.py"),
+    ("prefdata/output/hub_calls.py", "status in AGAIN or", "", "test_hub_faults.py"),
+    ("prefdata/output/card_merge.py", "if x not in _listed(last) or x in value", "", "test_card_merge.py"),
+    ("prefdata/output/card_merge.py", "elif there is None or there == last:", "elif True:", "test_card_merge.py"),
+    ("prefdata/output/card_merge.py", "if data and not foreign and not", "if False and not", "test_card_merge.py"),
     # sources, duplicates, figures
     ("prefdata/sources/rows.py", "1.0 + order.index(s)", "1.0 + len(order) - order.index(s)", "test_shapes.py"),
     ("prefdata/sources/rows.py", 'None if "dropped" in c else c["source_score"]', 'c["source_score"]', "test_shapes.py"),

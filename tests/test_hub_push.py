@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import yaml
+from hub.repos import blob_id
 from hub.sets import REPO, SECRET, commits, header, hub, left_over, loaded, make, push
 from hub.standin import Fault, Hub
 from test_publish import ROWS, published
 
 from prefdata.errors import PublishError
 from prefdata.output.hub import Hub as HubTarget
+from prefdata.output.manifest import Stored, stored_of
 from prefdata.recipe.job import Job
 from prefdata.recipe.results import Results
 from prefdata.recipe.settings.output import PublishSettings
@@ -82,6 +84,15 @@ def test_a_manifest_of_an_older_version_vouches_for_nothing(hub: Hub, built: Pat
     assert push(make(built, ["a"])).put == []
 
 
+def test_a_hash_vouches_only_where_both_know_it(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"x")
+    both = stored_of(tmp_path / "x")
+    assert both.blob == blob_id(b"x")
+    assert all(both.same(one) for one in (both, Stored(sha256=both.sha256), Stored(blob=both.blob)))
+    assert not Stored(sha256=both.sha256).same(Stored(blob=both.blob))
+    assert not both.same(Stored(sha256=both.sha256, blob="0" * 40))
+
+
 @pytest.mark.parametrize("text", ['{"files": {"a": "b"}}', '{"files": {}}', "[]", "{"])
 def test_somebodys_manifest_is_not_overwritten(hub: Hub, built: Path, text: str) -> None:
     push(make(built, ["a"]))
@@ -97,13 +108,15 @@ def test_a_commit_that_came_between_is_the_new_parent(hub: Hub, built: Path, mon
 
     def racing(self: HubTarget, *arguments: Any) -> str:
         if not raced:
-            raced.append(hub.push(REPO, {"theirs.md": b"x"}))
+            extra = next(v for k, v in hub.head(REPO).files.items() if k.startswith("data/sets/"))
+            raced.append(hub.push(REPO, {"theirs.md": b"x", "data/sets/train-extra.parquet": extra}))
         return real(self, *arguments)
 
     monkeypatch.setattr(HubTarget, "commit", racing)
     push(make(built, ["b"]))
     assert hub.head(REPO).parent == raced[0].sha
     assert hub.head(REPO).files["theirs.md"] == b"x"
+    assert "data/sets/train-extra.parquet" not in hub.head(REPO).files, "the head was read again"
 
 
 # ---- the staging branch ----

@@ -75,7 +75,9 @@ class Repos:
     def _commit(self, repo: str, files: dict[str, bytes], ref: str = "main", title: str = "") -> Commit:
         log = self.repos.setdefault(repo, []) if ref == "main" else self.log(repo, ref)
         parent = log[-1].sha if log else None
-        digest = hashlib.sha1(repr((parent, len(self.commits), ref, sorted(map(blob_id, files.values())))).encode())
+        digest = hashlib.sha1(
+            repr((parent, len(self.commits), ref, sorted((k, blob_id(v)) for k, v in files.items()))).encode()
+        )
         log.append(Commit(digest.hexdigest(), parent, files, title))
         self.commits[log[-1].sha] = log[-1]
         return log[-1]

@@ -36,12 +36,17 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 
 def point_at(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
+    """Let both clients ask this server, and nobody else; they read the environment when they are imported."""
     monkeypatch.setenv("HF_ENDPOINT", url)
     monkeypatch.setenv("HF_TOKEN", SECRET)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+    place = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", place)
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", url)
     monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
+    monkeypatch.setattr(datasets.config, "USE_PARQUET_EXPORT", False)
     datasets.disable_progress_bars()
 
 
@@ -90,6 +95,15 @@ def loaded(cache: Path, config: str | None = "sets", revision: str = "main") -> 
     """The texts of every split as `datasets` gives them."""
     found = datasets.load_dataset(REPO, config, revision=revision, cache_dir=str(cache), token=SECRET)
     return {split: sorted(rows["text"]) for split, rows in found.items()}
+
+
+def read(revision: str = "main") -> dict[str, dict[str, list[str]]]:
+    """The texts of every split of every config that a revision lists, read without a copy on the disk."""
+    found = {}
+    for config in datasets.get_dataset_config_names(REPO, revision=revision, token=SECRET):
+        splits = datasets.load_dataset(REPO, config, revision=revision, streaming=True, token=SECRET)
+        found[config] = {split: sorted(row["text"] for row in rows) for split, rows in splits.items()}
+    return found
 
 
 def left_over(hub: Hub) -> list[str]:
