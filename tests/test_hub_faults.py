@@ -92,6 +92,18 @@ def test_faults_while_the_staging_branch_is_read_are_tried_again(hub: Hub, built
     assert (commits(hub), left_over(hub)) == (1, [])
 
 
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("name", ["README.md", "manifest.json"])
+def test_a_text_that_cannot_be_read_is_not_taken_for_none(hub: Hub, built: Path, name: str, status: int) -> None:
+    """Else the owner's words would be overwritten, or every file sent again."""
+    push(make(built, ["a"]))
+    hub.push(REPO, {"README.md": hub.head(REPO).files["README.md"] + b"\nMy own words\n"})
+    hub.faults.append(Fault(rf" /datasets/owner/set/resolve/.*{name}", status, times=2))
+    done = push(make(built, ["a"], language=["de"]))
+    assert (done.put, commits(hub)) == ([], 3)
+    assert b"My own words" in hub.head(REPO).files["README.md"]
+
+
 def test_tries_are_bounded(hub: Hub, built: Path, pauses: list[float]) -> None:
     hub.faults.append(Fault(COMMIT, 412, times=99, words="A commit has happened since"))
     with pytest.raises(PublishError, match=r"gave up after 3 tries \(status 412: A commit has happened since\)"):

@@ -215,6 +215,23 @@ def test_a_pull_request_is_made_once_and_gone_on_with(hub: Hub, built: Path, mon
     assert len(hub.pulls[REPO]) == 2, "a merged one is not gone on with"
 
 
+def test_a_pull_request_is_read_back_though_that_failed_at_first(hub: Hub, built: Path) -> None:
+    """By the next try there is nothing to commit, and what was proposed does not load."""
+    push(make(built, ["a"]))
+    known = {**header(hub), "configs": [{"config_name": "theirs", "data_files": "gone-*.parquet"}]}
+    hub.push(REPO, {C: f"---\n{yaml.safe_dump(known)}---\n".encode()})
+    real = hub._commit
+
+    def then_busy(*arguments: Any) -> Any:
+        hub.faults.append(Fault(r" /datasets/owner/set/resolve/.*README", 503, times=1))
+        return real(*arguments)
+
+    hub._commit = then_busy  # type: ignore[method-assign]
+    with pytest.raises(PublishError, match="the config preference would not load"):
+        push(make(built, ["b"]), pull_request=True)
+    assert len(hub.log(REPO, "refs/pr/1")) == 2, "the head and one commit"
+
+
 def test_a_pull_request_to_no_repository_is_an_error(hub: Hub, built: Path) -> None:
     with pytest.raises(PublishError, match="no such repository to make a pull request to"):
         push(make(built, ["a"]), pull_request=True)

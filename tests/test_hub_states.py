@@ -185,6 +185,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_faults_never_leave_a_mixed_or_broken_head(hub: Hub, tmp_path: Path, quick: None, seed: int) -> None:
     draw, built = random.Random(seed), tmp_path / "built"
     push(make(built, ["a"]))
+    hub.push(REPO, {"README.md": hub.head(REPO).files["README.md"] + b"\nMy own words\n"})
     whole: Rows = {"train": ["a"]}
     for _ in range(4):
         rows = {"train": draw.sample("abcdef", draw.randint(1, 4))} | ({"test": ["g"]} if draw.random() < 0.5 else {})
@@ -200,6 +201,7 @@ def test_faults_never_leave_a_mixed_or_broken_head(hub: Hub, tmp_path: Path, qui
             hub.faults.clear()
         whole = require_one_commit(hub, before, whole, rows)
         assert read() == published(whole)
+        assert b"My own words" in hub.head(REPO).files["README.md"]
     push(make(built, {"train": ["z"]}))
     assert (read(), left_over(hub)) == (published({"train": ["z"]}), [])
 

@@ -93,6 +93,22 @@ def test_the_same_again_writes_nothing_and_a_change_only_what_changed(
     assert all("test-" not in t for t in touched), "the test split did not change"
 
 
+def test_what_the_recipe_corrects_reaches_the_card_though_the_data_is_unchanged(make_run, write_rows) -> None:
+    path = write_rows(ROWS)
+    run = published(make_run, path, card={"title": "One", "tags": ["old"]})
+    folder = run.root / "publish" / "t"
+    data = {p: p.stat().st_mtime_ns for p in folder.rglob("*.parquet")}
+    card_ = {"title": "Two", "description": "Said anew.", "license": "cc-by-4.0", "language": "de", "tags": ["new"]}
+    published(make_run, path, card=card_)
+    text = (folder / "README.md").read_text()
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert (header["pretty_name"], header["license"], header["language"]) == ("Two", "cc-by-4.0", ["de"])
+    assert header["tags"] == ["preference", "dpo", "new"]
+    assert "# Two\n\nSaid anew." in text
+    assert "One" not in text
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.parquet")} == data
+
+
 def test_files_that_are_ours_no_more_are_removed_and_others_kept(make_run, write_rows) -> None:
     run = published(make_run, write_rows(ROWS), num_shards=2)
     folder = run.root / "publish" / "t"

@@ -19,8 +19,8 @@ from prefdata.output.published_files import OURS
 BEGIN, END = "<!-- prefdata:begin -->", "<!-- prefdata:end -->"
 OF_FILES = ("configs", "dataset_info")
 """Keys that say what files a set has; each of our entries replaces the target's of that name."""
-DATA = {".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".zip", ".gz", ".zst", ".tar", ".xml"}
-NO_DATA = {"dataset_infos.json", "dataset_dict.json", "state.json", "LICENSE.txt", "requirements.txt"}
+DATA = {".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".zip", ".gz", ".zst", ".tar"}
+NO_DATA = {"dataset_infos.json", "dataset_dict.json", "state.json"}
 Facts = dict[str, Any]
 
 

@@ -37,6 +37,8 @@ class Hub:
         self.branch = settings.revision or MAIN
         self._pull: int | None = None
         """The open pull request that an earlier push made."""
+        self._proposed: tuple[Head, Change] | None = None
+        """What was sent there and not read back yet, whether or not its answer came."""
         self._told = False
 
     def prepare(self) -> None:
@@ -66,8 +68,9 @@ class Hub:
         return self._head_at(revision)
 
     def _head_at(self, revision: str) -> Head:
-        texts = (self._text(MANIFEST, revision), self._text(CARD, revision))
-        return head_of(revision, self.files(revision), texts, self.repo_id)
+        present = self.files(revision)
+        manifest, card = (self._text(name, revision) if name in present else None for name in (MANIFEST, CARD))
+        return head_of(revision, present, (manifest, card), self.repo_id)
 
     def files(self, revision: str) -> dict[str, Stored | None]:
         """Every file of a revision with the server's hash of it."""
@@ -94,10 +97,10 @@ class Hub:
             self._remove_branch(staging)
 
     def _propose(self, parent: Head, change: Change) -> str:
-        """A commit on our open pull request, or on a new one, read back there."""
+        """A commit on our open pull request, or on a new one."""
+        self._proposed = (parent, change)
         revision = self._send(change, parent.revision, None if self._pull is None else f"refs/pr/{self._pull}")
         self._pull = self._open_pull()
-        self._require_readable(revision, parent, change)
         return revision
 
     def _send(self, change: Change, parent: str | None, branch: str | None) -> str:
@@ -124,11 +127,12 @@ class Hub:
     def _require_readable(self, revision: str, parent: Head, change: Change) -> None:
         """Raise PublishError where what lies there is not what was sent, or does not load."""
         staged = Staged(self.repo_id, revision, parent.revision, str(self.api.endpoint), str(self.api.token))
-        text = self._text(CARD, revision)
-        require_readable(staged, self.calls, self.files(revision), change, text or "")
+        require_readable(staged, self.calls, self.files(revision), change, self._text(CARD, revision))
 
     def finish(self, revision: str) -> None:
         if self.settings.pull_request:
+            if self._proposed is not None:  # a pull request is its own staging branch
+                self._require_readable(revision, *self._proposed)
             return
         if self.branch != MAIN and self.branch not in self._targets("branches"):
             self._make_branch(self.branch, revision)
@@ -151,7 +155,7 @@ class Hub:
         found = self.calls(
             lambda: list(self.api.get_repo_discussions(self.repo_id, repo_type=DATASET, discussion_type="pull_request"))
         )
-        me = self.calls(self.api.whoami)["name"]
+        me = self.calls(lambda: self.api.whoami(cache=True))["name"]
         mine = [d.num for d in found if (d.title, d.author) == (self._title(), me) and d.status in ("open", "draft")]
         return max(mine, default=None)
 
@@ -176,17 +180,18 @@ class Hub:
         """The commits of branches or tags by name."""
         return {ref.name: ref.target_commit for ref in getattr(self._refs(), kind)}
 
-    def _text(self, name: str, revision: str) -> str | None:
-        from huggingface_hub.errors import EntryNotFoundError
+    def _text(self, name: str, revision: str) -> str:
+        """A file that is there. A client that cannot reach the Hub says that there is none: that is no answer."""
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
-        def read() -> str | None:
+        def read() -> bytes:
             try:
                 path = self.api.hf_hub_download(self.repo_id, name, repo_type=DATASET, revision=revision)
-            except EntryNotFoundError:
-                return None
-            return decode(Path(path).read_bytes(), f"{self.repo_id}/{name}")
+            except LocalEntryNotFoundError as error:
+                raise self.calls.meaning(error.__cause__ or error) or Busy(f"{name} cannot be read") from error
+            return Path(path).read_bytes()
 
-        return self.calls(read)
+        return decode(self.calls(read), f"{self.repo_id}/{name}")
 
     def _make_branch(self, name: str, revision: str) -> None:
         if name != MAIN:
