@@ -54,7 +54,7 @@ MUTANTS = [
     ("prefdata/stages/prune.py", 'kept = kept.filter(pl.col("label").is_null())', "pass", UNPAIRED),
     ("prefdata/stages/joined_rows.py", '{**c, "source_rank": None} for c in candidates', "c for c in candidates", UNPAIRED),
     (
-        "prefdata/output/published_files.py",
+        "prefdata/output/published_configs.py",
         '(pl.col("role") == "chosen").alias("label")',
         '(pl.col("role") != "chosen").alias("label")',
         UNPAIRED,

@@ -16,7 +16,8 @@ from prefdata.draws import hex_id
 from prefdata.errors import PublishError
 from prefdata.output import segments
 from prefdata.output.escape import markdown
-from prefdata.output.published_files import CONFIGS, OF_LABELS, ONLINE, OURS, Built, names
+from prefdata.output.published_configs import CONFIGS, OF_LABELS, ONLINE, OURS, names
+from prefdata.output.published_files import Built
 from prefdata.recipe.settings.whole import Settings
 from prefdata.shipped import shipped
 

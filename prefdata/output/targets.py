@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefdata.errors import PublishError
-from prefdata.output.published_files import OURS as OUR_CONFIGS
+from prefdata.output.published_configs import OURS as OUR_CONFIGS
 from prefdata.tables import atomic
 
 OURS = re.compile(rf"data/({OUR_CONFIGS})/[\w.-]+\.parquet")

@@ -8,7 +8,8 @@ from typing import Any
 from prefdata.errors import PublishError
 from prefdata.output import card, published_files
 from prefdata.output.commit import Facts, publish
-from prefdata.output.published_files import CONFIGS, OF_LABELS, Group, of_online
+from prefdata.output.published_configs import CONFIGS, OF_LABELS, of_online
+from prefdata.output.published_files import Group
 from prefdata.output.targets import Folder, Hub, Target
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
