@@ -23,6 +23,7 @@ from prefdata.shipped import shipped
 
 BEGIN, END = "<!-- prefdata:begin -->", "<!-- prefdata:end -->"
 PRODUCER_COLUMNS = ("producer", "made", "in the set", "chosen")
+SPLITS = ("train", "validation", "test", "sft")
 QUANTILES = ("p5", "p50", "p95")
 Facts = dict[str, Any]
 
@@ -31,7 +32,7 @@ def render(settings: Settings, facts: Facts, quality: Facts, ranking: str, onlin
     """The whole card: YAML header, then the filled template. `ranking`: what made the set's ranks; `online`: facts of each
     segment of each online run."""
     template = _template("dataset.md")
-    splits = [s for s in ("train", "validation", "test", "sft") if facts["prompts"].get(s)]
+    splits = [s for s in SPLITS if facts["prompts"].get(s)]
     drops = [(e["stage"], reason, n) for e in facts["stages"] for reason, n in e["drops"].items()]
     holes = {
         "title": markdown(settings.card.title),
@@ -208,8 +209,8 @@ def with_files(card: str, files: Mapping[str, Built]) -> str:
 
 def _with_splits(config: Facts, splits: Mapping[str, Sequence[tuple[str, Built]]]) -> Facts:
     digest = hex_id(*(f"{path} {file.digest}" for some in splits.values() for path, file in some))
-    kept = [f for f in config["data_files"] if f["split"] in splits]
-    return {**config, "data_files": kept, "description": f"content {digest}"}
+    listed = [{"split": s, "path": f"data/{config['config_name']}/{s}-*.parquet"} for s in SPLITS if s in splits]
+    return {**config, "data_files": listed, "description": f"content {digest}"}
 
 
 def _info(name: str, splits: Mapping[str, Sequence[tuple[str, Built]]]) -> Facts:

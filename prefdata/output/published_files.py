@@ -1,7 +1,8 @@
-"""The files that are published, built shard by shard from the tables: configs candidates, sets, preference, unpaired where the
-recipe makes that set, and two for each online run, its sets and its candidates of all segments.
+"""The files that are published, built shard by shard from the tables: data/<config>/<split>-<shard>.parquet; one without rows
+is not made.
 
-data/<config>/<split>-<shard>.parquet; a file without rows is not made.
+They are laid out for readers that fetch parts of a file: row groups of a few thousand rows, a page index, and pages cut where
+the content says so, so that a Hub that stores chunks by content stores what changed.
 """
 
 import contextlib
@@ -14,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefdata.errors import PrefdataError
-from prefdata.output.message_columns import Keys, any_extras, keys_of, with_json
+from prefdata.output.arrow_types import portable
+from prefdata.output.message_columns import Keys, any_extras, keys_of
 from prefdata.output.published_configs import Config
 from prefdata.recipe.job import Job
 from prefdata.recipe.settings.whole import Settings
@@ -35,7 +37,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Group:
-    """Configs that are made of the same tables, in one pass: `sets` among the tables."""
+    """Configs that are made of the same tables, in one pass."""
 
     configs: Mapping[str, Config]
     parts: Sequence[Part]
@@ -49,16 +51,17 @@ def build(job: Job, groups: Sequence[Group], folder: Path) -> dict[str, Built]:
 def _build(job: Job, group: Group, folder: Path) -> dict[str, Built]:
     made: dict[str, Built] = {}
     keys = _message_keys(job, [p for p in group.parts if p.table == "sets"])
+    as_json = {name for name, plain in keys.items() if not plain}
     for shard in job.shards:
         writers: dict[str, _Writer] = {}
         try:
             for frames in job.parts([shard], of=group.parts):
                 for config, split, rows in configs(group.configs, frames, job.settings, keys):
                     path = f"data/{config}/{split}-{job.shard_name(shard)}.parquet"
-                    arrow = with_json(schema.stored(rows).to_arrow(), keys)
-                    if path not in writers:
-                        writers[path] = _Writer(folder / path, arrow.schema)
-                    writers[path].write(arrow)
+                    for arrow in portable(schema.stored(rows).to_arrow(), as_json):
+                        if path not in writers:
+                            writers[path] = _Writer(folder / path, arrow.schema)
+                        writers[path].write(arrow)
         except BaseException:
             for writer in writers.values():
                 with contextlib.suppress(PrefdataError):
@@ -77,23 +80,43 @@ def _message_keys(job: Job, sets: Sequence[Part]) -> Keys:
     return keys_of(frames["sets"] for frames in job.parts(of=sets))
 
 
+ROW_GROUP_ROWS, ROW_GROUP_BYTES = 4096, 2**25
+"""A row group is written when so many rows, or bytes in memory, are held."""
+
+
 class _Writer:
     """One published Parquet file, written in parts; each file checks its pages and knows its content hash."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path, self.digest, self.rows, self.in_memory = path, content.ContentHash(schema), 0, 0
+        self._held: list[pa.Table] = []
         with atomic.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(path, schema, write_page_checksum=True, compression="zstd")
+            self._writer = pq.ParquetWriter(
+                path,
+                schema,
+                write_page_checksum=True,
+                write_page_index=True,
+                use_content_defined_chunking=True,
+                compression="zstd",
+            )
 
     def write(self, rows: pa.Table) -> None:
         self.digest.update(rows)
         self.rows += rows.num_rows
         self.in_memory += rows.nbytes
-        with atomic.writing(self.path):
-            self._writer.write_table(rows)
+        self._held.append(rows)
+        if sum(r.num_rows for r in self._held) >= ROW_GROUP_ROWS or sum(r.nbytes for r in self._held) >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            with atomic.writing(self.path):
+                self._writer.write_table(pa.concat_tables(self._held))
+            self._held = []
 
     def close(self) -> None:
+        self._flush()
         with atomic.writing(self.path):
             self._writer.close()
 

@@ -2,13 +2,14 @@
 
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from prefdata.errors import PublishError
-from prefdata.output import card, published_files
+from prefdata.output import card, published_configs, published_files
 from prefdata.output.commit import Facts, publish
-from prefdata.output.published_configs import CONFIGS, OF_LABELS, of_online
+from prefdata.output.published_configs import OF_LABELS, Config, of_online
 from prefdata.output.published_files import Group
 from prefdata.output.targets import Folder, Hub, Target
 from prefdata.recipe import places
@@ -18,7 +19,7 @@ from prefdata.recipe.settings.online import Segment
 from prefdata.recipe.settings.segments import recipe_of
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage, without
-from prefdata.recipe.units import Part, in_segment, reference_unit
+from prefdata.recipe.units import Part, in_segment, method_unit, reference_unit
 from prefdata.stages import sets
 from prefdata.stages.graph import UNPAIRED, asked
 from prefdata.stages.segmented import OF_SEGMENTS
@@ -53,10 +54,10 @@ def _require_rows(job: Job, hashes: dict[str, str]) -> None:
     """Refuse to replace what is published by nothing; a recipe whose prompts only online runs answer has no other set, and
     one of labelled answers may have no pair."""
     online = job.settings.segments and not job.settings.answered_once
-    if hashes and (online or any(name.startswith(("data/sets/", "data/unpaired/")) for name in hashes)):
+    report = job.read_json(places.REPORT)
+    if hashes and (online or report["prompts"] or report.get("labels")):
         return
-    stages = job.read_json(places.REPORT)["stages"]
-    dropped = sum((Counter(e["drops"]) for e in stages), Counter[str]()).most_common(3)
+    dropped = sum((Counter(e["drops"]) for e in report["stages"]), Counter[str]()).most_common(3)
     said = ", ".join(f"{n} {reason}" for reason, n in dropped) or "no rows came in"
     raise PublishError(
         f"the preference set is empty ({said})",
@@ -93,15 +94,41 @@ def parts_of(settings: Settings) -> list[Part]:
 
 
 def groups(settings: Settings) -> list[Group]:
-    """The configs to publish and the tables of each: those of the set, the labelled answers, and of each online run those of
-    all its segments."""
-    made = [Group(CONFIGS, parts_of(settings))]
+    """The configs to publish and the tables of each: those of the set, of the SFT set, of what was dropped, of the labelled
+    answers, and of each online run those of all its segments."""
+    wanted = published_configs.wanted(settings)
+    parts = {"preference": _parts_of_set, "sft": _parts_of_sft, "drops": _parts_of_drops}
+    made = []
+    for of, its_parts in parts.items():
+        if own := {name: config for name, config in wanted.items() if config.of == of}:
+            made.append(Group(own, its_parts(settings, list(own.values()))))
     if settings.sets.unpaired:
         made.append(Group(OF_LABELS, [Part("sets", "sets", UNPAIRED)]))
     for run in dict.fromkeys(s.run for s in settings.segments):
-        parts = [part for segment in settings.parts(run) for part in _of_segment(settings, segment)]
-        made.append(Group(of_online(run), [*PROMPTS, *parts, *prompt_drops(settings)]))
+        made.append(Group(of_online(run), _parts_of_run(settings, run)))
     return made
+
+
+def _parts_of_set(settings: Settings, configs: Sequence[Config]) -> list[Part]:
+    read = {table for config in configs for table in config.reads}
+    parts = parts_of(settings) if read else parts_of(settings)[:1]
+    methods = dict.fromkeys([settings.sets.method, settings.sets.sft_method])
+    parts += [Part("verdicts", "judge", method_unit(settings, m)) for m in methods if m != "source" and "verdicts" in read]
+    return parts + (_logps(settings) if "logps" in read else [])
+
+
+def _parts_of_sft(settings: Settings, configs: Sequence[Config]) -> list[Part]:
+    return [Part("sets", "sets", "sft")]
+
+
+def _parts_of_drops(settings: Settings, configs: Sequence[Config]) -> list[Part]:
+    """Prompts lead: a part of them comes with the drops up to its last, those without a prompt among the first."""
+    return [PROMPTS[0], *(p for p in parts_of(settings) if p.table == "drops")]
+
+
+def _parts_of_run(settings: Settings, run: str) -> list[Part]:
+    parts = [part for segment in settings.parts(run) for part in _of_segment(settings, segment)]
+    return [*PROMPTS, *parts, *prompt_drops(settings)]
 
 
 def _of_segment(settings: Settings, segment: Segment) -> list[Part]:
@@ -114,7 +141,7 @@ def _of_segment(settings: Settings, segment: Segment) -> list[Part]:
 STAGE = Stage(
     name="publish",
     help="Write the published configs to a folder and, where repo_id is set, commit them to the Hub.",
-    version=3,
+    version=4,
     run=run,
     per="run",
     reads=lambda s, u: list(dict.fromkeys([*(p for g in groups(s) for p in g.parts), *_logps(s)])),
