@@ -1,17 +1,20 @@
 """Stage `publish`: the published configs to a folder and, where repo_id is set, to the Hub."""
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from prefdata.errors import PublishError
-from prefdata.output import card, published_configs, published_files
+from prefdata.models.identity import public_name
+from prefdata.output import card, gates, published_configs, published_files
 from prefdata.output.commit import Facts, publish
 from prefdata.output.published_configs import OF_LABELS, Config, of_online
 from prefdata.output.published_files import Group
-from prefdata.output.targets import Folder, Hub, Target
+from prefdata.output.targets import CARD, MANIFEST, Folder, Hub, Target
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
 from prefdata.recipe.prompts import PROMPTS, prompt_drops
@@ -38,13 +41,15 @@ def run(job: Job) -> None:
         hashes = {path: file.digest for path, file in made.items()}
         _require_rows(job, hashes)
         text = card.with_files(job.input(places.CARD).read_text(encoding="utf-8"), made)
+        facts = identity(job)
+        texts = {CARD: text, MANIFEST: json.dumps(facts, ensure_ascii=False)}
+        gates.check(job.settings, job.read_json(places.REPORT)["sources"], built, texts, [built.parents[1], Path.cwd()])
         targets: dict[str, Target] = {"folder": Folder(job.own_folder(places.published(job.settings)))}
         if settings.repo_id is not None:
-            _require_licences(job)
             targets[settings.repo_id] = Hub(settings.repo_id, settings.private)
         receipt: dict[str, Any] = {"files": hashes}
         for name, target in targets.items():
-            receipt[name] = publish(target, built, hashes, text, identity(job), settings.attempts)
+            receipt[name] = publish(target, built, hashes, text, facts, settings.attempts)
     finally:
         atomic.remove_folder(built)
     job.write_json(places.RECEIPT, receipt)
@@ -69,18 +74,14 @@ def _require_rows(job: Job, hashes: dict[str, str]) -> None:
 def identity(job: Job) -> Facts:
     """What a reader of the published set needs to know to use its log-probs and its pairs."""
     logps = [job.manifests(part)[0] for part in _logps(job.settings)]
-    references = [{**m["slice"]["reference"], "dtype": m["slice"]["dtype"], "revision_of": m["models"]} for m in logps]
+    references = [{**_public(m["slice"]["reference"], m["models"]), "dtype": m["slice"]["dtype"]} for m in logps]
     return {"seed": job.settings.seed, "origins": list(job.settings.sets.origins), "references": references}
 
 
-def _require_licences(job: Job) -> None:
-    """Refuse to push rows of a source whose licence nobody stated."""
-    sources = job.read_json(places.REPORT)["sources"]
-    unknown = [f"{s['source']} ({s['prompts']} prompts)" for s in sources if s["license"] == "unknown"]
-    if unknown:
-        raise PublishError(
-            f"no licence is stated for {', '.join(unknown)}", "publish.repo_id", "state it in sources.sources[].license"
-        )
+def _public(reference: dict[str, Any], revisions: dict[str, str]) -> dict[str, Any]:
+    """A reference without the place where its model lies."""
+    named = {public_name(ref): revision for ref, revision in revisions.items()}
+    return {**reference, "model": public_name(reference["model"]), "revision_of": named}
 
 
 def _logps(settings: Settings) -> list[Part]:

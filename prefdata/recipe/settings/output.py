@@ -31,3 +31,12 @@ class PublishSettings(BaseModel, frozen=True, extra="forbid"):
         description="what is published of the set (the Hub's configs, docs/consumers.md): preference, preference_full, ranked, "
         "unpaired, sft, sets, candidates, verdicts, logps, drops; what an online run made, and labelled answers, always are",
     )
+    delta: bool = Field(
+        False,
+        description="publish ids, roles, ranks, scores and log-probs without the sources' texts, and a script that joins them: "
+        "for sources whose licence does not let their texts be passed on",
+    )
+    allow: list[str] = Field(
+        default_factory=list,
+        description="patterns that rows may hold though a push would be refused for them: email, or those of a secret, by name",
+    )
