@@ -13,7 +13,7 @@ from conftest import nectar, run_stages
 from prefdata.errors import ConfigError, PublishError
 from prefdata.models.identity import public_name
 from prefdata.output import gates, sensitive
-from prefdata.output.licences import forbids
+from prefdata.output.redistribution import forbids
 from prefdata.recipe.job import Job
 from prefdata.recipe.results import Results
 from prefdata.stages import publish

@@ -13,7 +13,7 @@ from typing import Any
 from prefdata.errors import PublishError, did_you_mean
 from prefdata.models.identity import is_path
 from prefdata.output import sensitive
-from prefdata.output.licences import UNKNOWN, forbids
+from prefdata.output.redistribution import UNKNOWN, forbids
 from prefdata.output.sensitive import LOCAL_PATH, NAMES, Found
 from prefdata.recipe.settings.whole import Settings
 

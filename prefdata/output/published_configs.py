@@ -23,7 +23,7 @@ class Config:
     beside role and content).
 
     `of`: whose rows it is made of: the preference set, the SFT set, or what was dropped. `reads`: the tables beside the set.
-    `lacking`: why a recipe cannot make it.
+    `lacking`: why a recipe cannot make it. `texts`: it says nothing without the texts of the sources (publish.delta).
     """
 
     rows: Callable[[Frames, Settings, Keys], pl.DataFrame]
@@ -32,6 +32,7 @@ class Config:
     of: Literal["preference", "sft", "drops"] = "preference"
     reads: tuple[Table, ...] = ()
     lacking: Callable[[Settings], str | None] = lambda settings: None
+    texts: bool = False
 
 
 def pairs(rows: pl.DataFrame, origins: Sequence[str], keys: Keys | None = None) -> pl.DataFrame:
@@ -168,11 +169,11 @@ def _without_logps(settings: Settings) -> str | None:
 
 
 CONFIGS: dict[str, Config] = {
-    "preference": Config(lambda f, s, k: preference(f["sets"], s.sets.origins, k), shows_split=False),
-    "preference_full": Config(lambda f, s, k: preference_full(f["sets"], s.sets.origins, k), shows_split=False),
-    "ranked": Config(lambda f, s, k: ranked(f["sets"], s.sets.origins, k), shows_split=False),
-    "unpaired": Config(lambda f, s, k: unpaired_pairs(f["sets"], s.sets.origins, k), shows_split=False),
-    "sft": Config(lambda f, s, k: sft(f["sets"], k), shows_split=False, of="sft"),
+    "preference": Config(lambda f, s, k: preference(f["sets"], s.sets.origins, k), shows_split=False, texts=True),
+    "preference_full": Config(lambda f, s, k: preference_full(f["sets"], s.sets.origins, k), shows_split=False, texts=True),
+    "ranked": Config(lambda f, s, k: ranked(f["sets"], s.sets.origins, k), shows_split=False, texts=True),
+    "unpaired": Config(lambda f, s, k: unpaired_pairs(f["sets"], s.sets.origins, k), shows_split=False, texts=True),
+    "sft": Config(lambda f, s, k: sft(f["sets"], k), shows_split=False, of="sft", texts=True),
     "sets": Config(lambda f, s, k: f["sets"]),
     "candidates": Config(lambda f, s, k: candidates(f), reads=("candidates", "drops")),
     "verdicts": Config(
@@ -196,9 +197,12 @@ def of_online(run: str) -> dict[str, Config]:
 
 
 def wanted(settings: Settings) -> dict[str, Config]:
-    """The configs of publish.configs, in the order of CONFIGS."""
-    labelled = OF_LABELS if settings.sets.unpaired else {}
-    return {name: c for name, c in CONFIGS.items() if name in settings.publish.configs and name not in labelled}
+    """The configs of publish.configs, in the order of CONFIGS; of a delta those that say something without texts, and always
+    `sets`, which the others are made of when the texts are joined."""
+    own, labelled = settings.publish, OF_LABELS if settings.sets.unpaired else {}
+    if own.delta:
+        return {name: c for name, c in CONFIGS.items() if name == "sets" or (name in own.configs and not c.texts)}
+    return {name: c for name, c in CONFIGS.items() if name in own.configs and name not in labelled}
 
 
 def names(settings: Settings) -> list[str]:
@@ -214,6 +218,8 @@ def problems(settings: Settings) -> list[str]:
     found = [f"publish.configs: {n!r} is no config{did_you_mean(n, CONFIGS)}" for n in own.configs if n not in CONFIGS]
     lacking = [(name, config.lacking(settings)) for name, config in wanted(settings).items()]
     found += [f"publish.configs: {name} cannot be made: {why}" for name, why in lacking if why]
+    if own.delta and (settings.sets.unpaired or "sft" in own.configs):
+        found.append("publish.delta: labelled answers and sft cannot be joined to their texts: leave them out")
     if not settings.answered_once and "configs" in own.model_fields_set:
         found.append("publish.configs: only online runs answer the prompts, and what they made is published: leave the key out")
     return found

@@ -9,12 +9,14 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefdata.errors import PrefdataError
+from prefdata.output import delta
 from prefdata.output.arrow_types import portable
 from prefdata.output.message_columns import Keys, any_extras, keys_of
 from prefdata.output.published_configs import Config
@@ -51,26 +53,42 @@ def build(job: Job, groups: Sequence[Group], folder: Path) -> dict[str, Built]:
 def _build(job: Job, group: Group, folder: Path) -> dict[str, Built]:
     made: dict[str, Built] = {}
     keys = _message_keys(job, [p for p in group.parts if p.table == "sets"])
-    as_json = {name for name, plain in keys.items() if not plain}
     for shard in job.shards:
-        writers: dict[str, _Writer] = {}
-        try:
+        with Files(folder, job.shard_name(shard), keys) as files:
             for frames in job.parts([shard], of=group.parts):
-                for config, split, rows in configs(group.configs, frames, job.settings, keys):
-                    path = f"data/{config}/{split}-{job.shard_name(shard)}.parquet"
-                    for arrow in portable(schema.stored(rows).to_arrow(), as_json):
-                        if path not in writers:
-                            writers[path] = _Writer(folder / path, arrow.schema)
-                        writers[path].write(arrow)
-        except BaseException:
-            for writer in writers.values():
-                with contextlib.suppress(PrefdataError):
-                    writer.close()
-            raise
-        for writer in writers.values():
-            writer.close()
-        made |= {path: writer.built() for path, writer in writers.items()}
+                published = delta.without_texts(frames) if job.settings.publish.delta else frames
+                files.write(group.configs, published, job.settings)
+        made |= files.built
     return made
+
+
+class Files:
+    """The published files of one shard, for a `with` block: each is opened when its first rows come, and closed at the end,
+    also where an error came between. `built`: what was made, known when the block has ended."""
+
+    def __init__(self, folder: Path, shard: str, keys: Keys) -> None:
+        self.folder, self.shard, self.keys = folder, shard, keys
+        self.as_json = {name for name, plain in keys.items() if not plain}
+        self.built: dict[str, Built] = {}
+        self._writers: dict[str, _Writer] = {}
+
+    def __enter__(self) -> "Files":
+        return self
+
+    def write(self, wanted: Mapping[str, Config], frames: Frames, settings: Settings) -> None:
+        """Append the rows of one part of the prompts."""
+        for config, split, rows in configs(wanted, frames, settings, self.keys):
+            path = f"data/{config}/{split}-{self.shard}.parquet"
+            for arrow in portable(schema.stored(rows).to_arrow(), self.as_json):
+                if path not in self._writers:
+                    self._writers[path] = _Writer(self.folder / path, arrow.schema)
+                self._writers[path].write(arrow)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for writer in self._writers.values():
+            with contextlib.suppress(PrefdataError) if kind else contextlib.nullcontext():
+                writer.close()
+        self.built = {} if kind else {path: writer.built() for path, writer in self._writers.items()}
 
 
 def _message_keys(job: Job, sets: Sequence[Part]) -> Keys:

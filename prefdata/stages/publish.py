@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prefdata.draws import hex_id
 from prefdata.errors import PublishError
 from prefdata.models.identity import public_name
-from prefdata.output import card, gates, published_configs, published_files
+from prefdata.output import card, delta, gates, published_configs, published_files
 from prefdata.output.commit import Facts, publish
+from prefdata.output.delta import SCRIPT
 from prefdata.output.published_configs import OF_LABELS, Config, of_online
 from prefdata.output.published_files import Group
 from prefdata.output.targets import CARD, MANIFEST, Folder, Hub, Target
@@ -23,6 +25,7 @@ from prefdata.recipe.settings.segments import recipe_of
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage, without
 from prefdata.recipe.units import Part, in_segment, method_unit, reference_unit
+from prefdata.shipped import shipped
 from prefdata.stages import sets
 from prefdata.stages.graph import UNPAIRED, asked
 from prefdata.stages.segmented import OF_SEGMENTS
@@ -41,6 +44,7 @@ def run(job: Job) -> None:
         hashes = {path: file.digest for path, file in made.items()}
         _require_rows(job, hashes)
         text = card.with_files(job.input(places.CARD).read_text(encoding="utf-8"), made)
+        hashes |= _script(built) if settings.delta else {}
         facts = identity(job)
         texts = {CARD: text, MANIFEST: json.dumps(facts, ensure_ascii=False)}
         gates.check(job.settings, job.read_json(places.REPORT)["sources"], built, texts, [built.parents[1], Path.cwd()])
@@ -53,6 +57,13 @@ def run(job: Job) -> None:
     finally:
         atomic.remove_folder(built)
     job.write_json(places.RECEIPT, receipt)
+
+
+def _script(built: Path) -> dict[str, str]:
+    """The script that joins the texts to a delta, written beside the data files; its hash by its name."""
+    text = (shipped("cards") / SCRIPT).read_text(encoding="utf-8")
+    atomic.atomic_text(built / SCRIPT, text)
+    return {SCRIPT: hex_id(text)}
 
 
 def _require_rows(job: Job, hashes: dict[str, str]) -> None:
@@ -75,7 +86,8 @@ def identity(job: Job) -> Facts:
     """What a reader of the published set needs to know to use its log-probs and its pairs."""
     logps = [job.manifests(part)[0] for part in _logps(job.settings)]
     references = [{**_public(m["slice"]["reference"], m["models"]), "dtype": m["slice"]["dtype"]} for m in logps]
-    return {"seed": job.settings.seed, "origins": list(job.settings.sets.origins), "references": references}
+    extra = delta.facts(job.settings) if job.settings.publish.delta else {}
+    return {"seed": job.settings.seed, "origins": list(job.settings.sets.origins), "references": references, **extra}
 
 
 def _public(reference: dict[str, Any], revisions: dict[str, str]) -> dict[str, Any]:

@@ -1,0 +1,167 @@
+"""A delta joined to the texts of its sources: what the published script cards/join.py does.
+
+The sources are read by the stage `sources` as the recipe read them, in a folder of its own that is removed; then the published
+rows are gone through, in the order of prompt_id as the stage's tables are, and written again with their texts.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from pydantic import ValidationError
+
+from prefdata.errors import ConfigError, DataError, did_you_mean
+from prefdata.output import delta, read_back
+from prefdata.output.message_columns import keys_of
+from prefdata.output.published_configs import CONFIGS, Config
+from prefdata.output.published_files import Files
+from prefdata.output.targets import CARD, MANIFEST
+from prefdata.recipe.job import Job
+from prefdata.recipe.read import explain, validate_recipe
+from prefdata.recipe.results import Results
+from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.units import Part
+from prefdata.sources.settings import SourcesSettings
+from prefdata.stages.registry import STAGES
+from prefdata.tables import atomic, files
+from prefdata.tables.files import PromptReader
+from prefdata.tables.views import Frames
+from prefdata.workflow.execute import execute
+
+NAME = "joined"
+CANDIDATES = Config(lambda f, s, k: f["candidates"])
+"""Rows that have their split already."""
+
+
+@dataclass
+class Counts:
+    """Rows of the delta, and rows that found their texts."""
+
+    published: int = 0
+    joined: int = 0
+
+
+def join(folder: Path, out: Path, places: Iterable[Sequence[str]]) -> str:
+    """Write the set of a delta's folder with its texts to a new folder; what became of its rows, in words. `places`: (source's
+    name, file). Raises ConfigError, DataError."""
+    facts = _facts(folder)
+    if out.exists():
+        raise ConfigError("it is there already", str(out), "give a folder that is not")
+    counts = Counts()
+    with tempfile.TemporaryDirectory(prefix="prefdata-join-") as scratch:
+        results = Results(_recipe(facts, places), STAGES, Path(scratch))
+        execute(Job(results, "sources"))
+        wanted = {n: c for n, c in CONFIGS.items() if n in facts[delta.KEY]["configs"] and c.texts and c.of == "preference"}
+        hashes = dict[str, str]()
+        for path in sorted(folder.glob("data/*/*.parquet")):
+            hashes |= _join(path, out, results, wanted, counts)
+    if counts.published and not counts.joined:
+        raise DataError("no prompt of the delta is in these sources", str(folder), "give the files that it was made of")
+    _write_texts(out, hashes, {key: value for key, value in facts.items() if key != delta.KEY})
+    return f"{counts.joined} of {counts.published} rows have their texts now: {out}"
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        own = facts[delta.KEY]
+        if not isinstance(own["configs"], list) or not all(isinstance(s, dict) for s in own["sources"]["sources"]):
+            raise TypeError("not a delta's")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError("not the manifest of a delta", str(path), "fetch the set again") from error
+    return dict(facts)
+
+
+def _recipe(facts: dict[str, Any], places: Iterable[Sequence[str]]) -> Settings:
+    """A recipe that reads the sources as that of the delta did. Raises ConfigError."""
+    paths: dict[str, list[str]] = {}
+    for name, path in places:
+        paths.setdefault(name, []).append(path)
+    own = facts[delta.KEY]["sources"]
+    local = [s["name"] for s in own["sources"] if s.get("dataset") is None]
+    if unknown := sorted(set(paths) - set(local)):
+        raise ConfigError(f"no local source is named {unknown[0]!r}{did_you_mean(unknown[0], local)}")
+    if lacking := [name for name in local if name not in paths]:
+        raise ConfigError(f"where does the source {lacking[0]!r} lie?", do=f"add {lacking[0]}=FILE")
+    read = [{**s, "path": paths.get(s["name"])} for s in own["sources"]]
+    base = {"name": NAME, "seed": facts["seed"], "dedup": None, "sets": {"origins": facts["origins"]}}
+    whole = validate_recipe({**base, "sources": {"sources": [{"name": NAME, "path": NAME}]}}, MANIFEST)
+    try:  # not as part of a recipe, which must say who answers prompts that come alone
+        return whole.model_copy(update={"sources": SourcesSettings.model_validate({**own, "sources": read})})
+    except ValidationError as error:
+        raise ConfigError(explain(error, SourcesSettings, MANIFEST)) from error
+
+
+def _join(path: Path, out: Path, results: Results, wanted: dict[str, Config], counts: Counts) -> dict[str, str]:
+    """Write one file of the delta again, and what is made of it. The hashes of what was made, by path."""
+    config, shard = path.parent.name, path.stem.partition("-")[2]
+    with read_back.reading(path):
+        of_sets = "candidates" in pq.read_schema(path).names
+    of_candidates = config == "candidates" or config.endswith(".candidates")
+    if not of_sets and not of_candidates:
+        return _copied(path, out)
+    made = {config: CONFIGS["sets"] if of_sets else CANDIDATES, **(wanted if config == "sets" else {})}
+    keys = keys_of(frame["sets"] for frame in _parts(path, results)) if of_sets else {}
+    with Files(out, shard, keys) as written:
+        for frames in _parts(path, results, counts):
+            written.write(made, frames, results.settings)
+    return {name: built.digest for name, built in written.built.items()}
+
+
+def _copied(path: Path, out: Path) -> dict[str, str]:
+    """Rows that never had texts: verdicts, log-probs, drops."""
+    with read_back.reading(path):
+        table = pq.read_table(path, page_checksum_verification=True)
+    name = f"data/{path.parent.name}/{path.name}"
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, out / name, write_page_checksum=True, compression="zstd")
+    return {name: "copied"}
+
+
+def _parts(path: Path, results: Results, counts: Counts | None = None) -> Iterator[Frames]:
+    """The rows of one file of `sets` or `candidates` with their texts, in bounded memory."""
+    readers = {
+        table: PromptReader(results.table(Part(table, "sources"), 0), table, read_back.BATCH_ROWS)
+        for table in ("prompts", "candidates")
+    }
+    with read_back.reading(path), pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+        files.require_decodable(file, path)
+        for batch in file.iter_batches(batch_size=read_back.BATCH_ROWS):
+            rows = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch], file.schema_arrow)))
+            if rows.is_empty():
+                continue
+            found = {table: reader.until(rows["prompt_id"][-1]) for table, reader in readers.items()}
+            joined, of_sets = _filled(rows, delta.texts_of(found["prompts"], found["candidates"]), path)
+            if counts is not None:
+                counts.published += rows.height
+                counts.joined += joined.height
+            yield {"sets" if of_sets else "candidates": joined}
+
+
+def _filled(rows: pl.DataFrame, texts: Frames, path: Path) -> tuple[pl.DataFrame, bool]:
+    """The rows with their texts, and whether they are of `sets`."""
+    of_sets = "candidates" in rows.columns
+    try:
+        return (delta.with_texts if of_sets else delta.answers_with_texts)(rows, texts), of_sets
+    except pl.exceptions.PolarsError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"not rows of a delta ({reason})", str(path), "fetch the set again") from error
+
+
+def _write_texts(out: Path, hashes: dict[str, str], facts: dict[str, Any]) -> None:
+    """The manifest, and a card whose header `datasets` reads."""
+    configs: dict[str, list[dict[str, str]]] = {}
+    for split, config in dict.fromkeys((p.split("/")[2].partition("-")[0], p.split("/")[1]) for p in sorted(hashes)):
+        configs.setdefault(config, []).append({"split": split, "path": f"data/{config}/{split}-*.parquet"})
+    listed = [{"config_name": config, "data_files": paths} for config, paths in sorted(configs.items())]
+    header = yaml.safe_dump({"configs": listed}, sort_keys=False)
+    atomic.atomic_text(out / CARD, f"---\n{header}---\nA set joined to the texts of its sources.\n")
+    atomic.atomic_text(out / MANIFEST, json.dumps({**facts, "files": hashes}, indent=1, sort_keys=True))
