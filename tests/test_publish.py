@@ -60,7 +60,6 @@ def test_datasets_loads_every_config(set_path: Path, tmp_path: Path, config: str
             "chosen",
             "rejected",
             "tools",
-            "chat_template_kwargs",
             "prompt_id",
             "chosen_id",
             "rejected_id",

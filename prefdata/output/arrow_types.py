@@ -12,15 +12,16 @@ MAX_BYTES = 2**30
 """What is cast at once: the offsets of string and list are 32 bits wide."""
 
 
-def portable(table: pa.Table, as_json: Set[str] = frozenset()) -> Iterator[pa.Table]:
+def portable(table: pa.Table, as_json: Set[str] = frozenset(), columns: Set[str] = frozenset()) -> Iterator[pa.Table]:
     """The rows with string and list, in one table or, where they are very large, in several; the fields `as_json` of messages
-    in Arrow's JSON type, which `datasets` gives back as objects."""
+    and the columns `columns` in Arrow's JSON type, which `datasets` gives back as objects."""
     if table.nbytes > MAX_BYTES and table.num_rows > 1:
         half = table.num_rows // 2
-        yield from portable(table.slice(0, half), as_json)
-        yield from portable(table.slice(half), as_json)
+        yield from portable(table.slice(0, half), as_json, columns)
+        yield from portable(table.slice(half), as_json, columns)
     else:
-        yield table.cast(pa.schema([pa.field(f.name, _portable(f.type, as_json)) for f in table.schema]))
+        kinds = {f.name: pa.json_() if f.name in columns else _portable(f.type, as_json) for f in table.schema}
+        yield table.cast(pa.schema([pa.field(name, kind) for name, kind in kinds.items()]))
 
 
 def _portable(kind: pa.DataType, as_json: Set[str]) -> pa.DataType:

@@ -18,13 +18,13 @@ Keys = dict[str, bool]
 """The other keys of a set's messages; whether each is a text everywhere."""
 
 
-def any_extras(path: Path) -> bool:
-    """Whether a table of `sets` may hold extras, by the counts of nulls in its footer."""
+def holds(path: Path, name: str) -> bool:
+    """Whether a table may hold a value in a column whose name ends so, by the counts of nulls in its footer."""
     meta = pq.read_metadata(path)
     for group in range(meta.num_row_groups):
         for place in range(meta.num_columns):
             column = meta.row_group(group).column(place)
-            if column.path_in_schema.endswith("extras"):
+            if column.path_in_schema.endswith(name):
                 stats = column.statistics
                 if stats is None or not stats.has_null_count or stats.null_count < column.num_values:
                     return True

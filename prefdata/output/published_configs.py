@@ -53,10 +53,12 @@ def pairs(rows: pl.DataFrame, origins: Sequence[str], keys: Keys | None = None) 
     )
 
 
+ARGUMENTS = "chat_template_kwargs"
+"""The chat template's arguments, by the name that TRL has for them."""
 OF_THE_PROMPT = (
     pl.col("split").cast(pl.String),
     pl.col("tools"),
-    pl.col("template_kwargs").alias("chat_template_kwargs"),
+    pl.col("template_kwargs").alias(ARGUMENTS),
     pl.col("prompt_id"),
 )
 OF_THE_PAIR = ("source", "chosen_id", "rejected_id", "chosen_model", "rejected_model", "score_chosen", "score_rejected")

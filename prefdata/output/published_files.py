@@ -8,6 +8,7 @@ the content says so, so that a Hub that stores chunks by content stores what cha
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -18,8 +19,8 @@ import pyarrow.parquet as pq
 from prefdata.errors import PrefdataError
 from prefdata.output import delta
 from prefdata.output.arrow_types import portable
-from prefdata.output.message_columns import Keys, any_extras, keys_of
-from prefdata.output.published_configs import Config
+from prefdata.output.message_columns import Keys, holds, keys_of
+from prefdata.output.published_configs import ARGUMENTS, Config
 from prefdata.recipe.job import Job
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part
@@ -52,9 +53,10 @@ def build(job: Job, groups: Sequence[Group], folder: Path) -> dict[str, Built]:
 
 def _build(job: Job, group: Group, folder: Path) -> dict[str, Built]:
     made: dict[str, Built] = {}
-    keys = _message_keys(job, [p for p in group.parts if p.table == "sets"])
+    sets = [part for part in group.parts if part.table == "sets"]
+    keys, arguments = _message_keys(job, sets), any(job.any_table(p, partial(holds, name="template_kwargs")) for p in sets)
     for shard in job.shards:
-        with Files(folder, job.shard_name(shard), keys) as files:
+        with Files(folder, job.shard_name(shard), keys, arguments) as files:
             for frames in job.parts([shard], of=group.parts):
                 published = delta.without_texts(frames) if job.settings.publish.delta else frames
                 files.write(group.configs, published, job.settings)
@@ -64,10 +66,14 @@ def _build(job: Job, group: Group, folder: Path) -> dict[str, Built]:
 
 class Files:
     """The published files of one shard, for a `with` block: each is opened when its first rows come, and closed at the end,
-    also where an error came between. `built`: what was made, known when the block has ended."""
+    also where an error came between. `built`: what was made, known when the block has ended.
 
-    def __init__(self, folder: Path, shard: str, keys: Keys) -> None:
-        self.folder, self.shard, self.keys = folder, shard, keys
+    `keys`: what the set's messages say beside role and content; `arguments`: whether any prompt of it has arguments of the chat
+    template. Where none has, the column is left out, and where a prompt has none, they are {}: TRL takes no null for them.
+    """
+
+    def __init__(self, folder: Path, shard: str, keys: Keys, arguments: bool) -> None:
+        self.folder, self.shard, self.keys, self.arguments = folder, shard, keys, arguments
         self.as_json = {name for name, plain in keys.items() if not plain}
         self.built: dict[str, Built] = {}
         self._writers: dict[str, _Writer] = {}
@@ -79,7 +85,9 @@ class Files:
         """Append the rows of one part of the prompts."""
         for config, split, rows in configs(wanted, frames, settings, self.keys):
             path = f"data/{config}/{split}-{self.shard}.parquet"
-            for arrow in portable(schema.stored(rows).to_arrow(), self.as_json):
+            if ARGUMENTS in rows.columns:
+                rows = rows.with_columns(pl.col(ARGUMENTS).fill_null("{}")) if self.arguments else rows.drop(ARGUMENTS)
+            for arrow in portable(schema.stored(rows).to_arrow(), self.as_json, {ARGUMENTS}):
                 if path not in self._writers:
                     self._writers[path] = _Writer(self.folder / path, arrow.schema)
                 self._writers[path].write(arrow)
@@ -93,7 +101,7 @@ class Files:
 
 def _message_keys(job: Job, sets: Sequence[Part]) -> Keys:
     """What the messages of the whole set say beside role and content."""
-    if not any(job.any_table(part, any_extras) for part in sets):
+    if not any(job.any_table(part, partial(holds, name="extras")) for part in sets):
         return {}
     return keys_of(frames["sets"] for frames in job.parts(of=sets))
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from prefdata.errors import ConfigError, DataError, did_you_mean
 from prefdata.output import delta, read_back
-from prefdata.output.message_columns import keys_of
+from prefdata.output.message_columns import holds, keys_of
 from prefdata.output.published_configs import CONFIGS, Config
 from prefdata.output.published_files import Files
 from prefdata.output.targets import CARD, MANIFEST
@@ -110,10 +110,14 @@ def _join(path: Path, out: Path, results: Results, wanted: dict[str, Config], co
         return _copied(path, out)
     made = {config: CONFIGS["sets"] if of_sets else CANDIDATES, **(wanted if config == "sets" else {})}
     keys = keys_of(frame["sets"] for frame in _parts(path, results)) if of_sets else {}
-    with Files(out, shard, keys) as written:
+    with Files(out, shard, keys, _any_arguments(results)) as written:
         for frames in _parts(path, results, counts):
             written.write(made, frames, results.settings)
     return {name: built.digest for name, built in written.built.items()}
+
+
+def _any_arguments(results: Results) -> bool:
+    return holds(results.table(Part("prompts", "sources"), 0), "template_kwargs")
 
 
 def _copied(path: Path, out: Path) -> dict[str, str]:
