@@ -80,6 +80,21 @@ def test_no_text_of_a_source_leaves(published: Make) -> None:
     ]
 
 
+def test_the_card_of_a_delta_quotes_no_duplicates(make_run: Make, write_rows: Callable[..., str]) -> None:
+    """Of prompts that dedup holds for one the report shows examples, which the card repeats."""
+    words = "which of these seven rivers of the old kingdom is the longest one of all"
+    rows = [nectar(f"{words} {a}", [("good", 1), ("poor", 2)], split="train") for a in ("today", "now")]
+
+    def warnings(**own: Any) -> str:
+        sources = {"sources": [{"name": "s", "path": write_rows(rows), "license": "mit"}], "max_reject_rate": 1.0}
+        run = make_run(sources=sources, dedup={}, warn_share=0.1, prune={"drop_ranks": []}, publish=own)
+        run_stages(run, "sources", "signatures", "dedup", "split", "prune", "rank:source", "noise", "sets", "report", "card")
+        return (run.root / "publish" / "card.md").read_text()
+
+    assert "rivers" in warnings()
+    assert "rivers" not in warnings(delta=True)
+
+
 def test_the_script_gives_back_what_would_have_been_published(published: Make, tmp_path: Path) -> None:
     whole, bare = published("whole"), published("delta", delta=True)
     done = run_script(bare, str(tmp_path / "joined"), f"s={tmp_path}/rows.jsonl")

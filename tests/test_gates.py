@@ -62,6 +62,20 @@ def test_a_source_that_may_not_be_passed_on_stops_the_push(staged: Callable[...,
     assert not (run.root / "publish" / "t").exists(), "it stops before anything is written"
 
 
+def test_it_is_known_before_the_first_job(make_run: Callable[..., Results]) -> None:
+    sources = {"sources": [{"name": "s", "path": "x", "license": "cc-by-nd-4.0"}, {"name": "t", "path": "y", "license": "mit"}]}
+
+    def said(**own: Any) -> list[str]:
+        return gates.stated(make_run(sources=sources, publish=own).settings)
+
+    assert [line.split(";")[0] for line in said(**PUSHED)] == [
+        "publish.repo_id: the licence does not let s@local (cc-by-nd-4.0) be pushed: it allows no derivatives, and a set with "
+        "ranks and other answers is one"
+    ]
+    assert said() == []
+    assert said(**PUSHED, delta=True) == []
+
+
 def test_for_a_folder_it_is_said(staged: Callable[..., Results], capsys: pytest.CaptureFixture[str]) -> None:
     run = staged("ab", license="cc-by-nc-nd-4.0")
     publish.run(Job(run, "publish"))

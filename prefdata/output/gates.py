@@ -39,19 +39,33 @@ def check(
 
 
 def licences(sources: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What forbids to push the rows of these sources, each with its count."""
+    """What forbids to push the rows of these sources, each with its count of prompts where it has one."""
     found = []
-    if unknown := [f"{s['source']} ({s['prompts']} prompts)" for s in sources if s["license"] == UNKNOWN]:
+    if unknown := [_counted(s["source"], s) for s in sources if s["license"] == UNKNOWN]:
         found.append(f"no licence is stated for {', '.join(unknown)}; state it in sources.sources[].license")
     by_why: dict[str, list[str]] = {}
     for source in sources:
         if why := forbids(source["license"]):
-            by_why.setdefault(why, []).append(f"{source['source']} ({source['license']}, {source['prompts']} prompts)")
+            by_why.setdefault(why, []).append(_counted(source["source"], source, source["license"]))
     return found + [
         f"the licence does not let {', '.join(named)} be pushed: {why}; leave the source out, or set publish.delta: true to "
         "push ids, ranks and scores without its texts"
         for why, named in by_why.items()
     ]
+
+
+def _counted(name: str, source: Mapping[str, Any], *said: str) -> str:
+    counted = [*said, *([f"{source['prompts']} prompts"] if "prompts" in source else [])]
+    return f"{name} ({', '.join(counted)})" if counted else name
+
+
+def stated(settings: Settings) -> list[str]:
+    """What the recipe's own words forbid to push, before any job."""
+    own = settings.publish
+    if own.repo_id is None or own.delta:
+        return []
+    sources = [{"source": s.revisioned, "license": s.license} for s in settings.sources.sources]
+    return [f"publish.repo_id: {problem}" for problem in licences(sources)]
 
 
 def contents(built: Path, texts: Mapping[str, str], allowed: Sequence[str], local: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from prefdata.errors import PrefdataError
 from prefdata.models.identity import require_place
+from prefdata.output import gates
 from prefdata.progress import RUN_PID
 from prefdata.recipe import places
 from prefdata.recipe.read import validate_recipe
@@ -120,7 +121,7 @@ def _loads(results: Results, stage: str) -> bool:
 
 
 def preflight(results: Results) -> list[str]:
-    """What would stop the run later and can be known now: files, model folders, a token. One line each."""
+    """What would stop the run later and can be known now: files, model folders, a token, licences. One line each."""
     problems = []
     for source in results.settings.sources.sources:
         try:
@@ -141,7 +142,7 @@ def preflight(results: Results) -> list[str]:
         problems.append(
             f"{results.settings.publish.repo_id}: no token to publish with; set HF_TOKEN, or leave publish.repo_id out"
         )
-    return problems
+    return problems + gates.stated(results.settings)
 
 
 def has_token() -> bool:

@@ -28,8 +28,8 @@ class PublishSettings(BaseModel, frozen=True, extra="forbid"):
     attempts: int = Field(5, ge=1, description="tries of the commit; before each the head is read again")
     configs: list[str] = Field(
         default=["preference", "sets", "candidates"],
-        description="what is published of the set (the Hub's configs, docs/consumers.md): preference, preference_full, ranked, "
-        "unpaired, sft, sets, candidates, verdicts, logps, drops; what an online run made, and labelled answers, always are",
+        description="what is published of the set: the Hub's configs by name; docs/consumers.md lists them with the tools that "
+        "read each; labelled answers and what online runs made always are",
     )
     delta: bool = Field(
         False,
