@@ -137,6 +137,7 @@ def test_other_texts_are_not_joined(published: Make, tmp_path: Path, write_rows:
     assert [c["response"] for c in row["candidates"][0].to_list()] == ["good a", "fair a"]
     with pytest.raises(DataError, match="no prompt of the delta is in these sources"):
         join(folder, tmp_path / "none", [("s", write_rows([nectar("Another", [("x", 1), ("y", 2)])], "another.jsonl"))])
+    assert not (tmp_path / "none").exists(), "half a set is none"
 
 
 @pytest.mark.parametrize(

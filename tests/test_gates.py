@@ -9,10 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import nectar, run_stages
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefdata.errors import ConfigError, PublishError
 from prefdata.models.identity import public_name
 from prefdata.output import gates, sensitive
+from prefdata.output.escape import markdown, plain, visible
 from prefdata.output.redistribution import forbids
 from prefdata.recipe.job import Job
 from prefdata.recipe.results import Results
@@ -156,6 +159,11 @@ def test_each_pattern_finds_its_own(pattern: str) -> None:
 )
 def test_what_is_no_secret(text: str) -> None:
     assert list(sensitive.in_text(text, "README.md", [])) == []
+
+
+@given(st.text(st.characters(exclude_characters="&", exclude_categories=("Cs",))))
+def test_a_card_is_looked_at_as_its_readers_see_it(text: str) -> None:
+    assert plain(markdown(text)) == visible(text)
 
 
 def test_texts_are_found_however_deep_they_lie(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
+from string import ascii_letters
 from typing import Any
 
 import datasets
@@ -197,6 +199,22 @@ def test_row_groups_hold_thousands_of_rows(tmp_path: Path, monkeypatch: pytest.M
     meta = pq.read_metadata(tmp_path / "data" / "sets" / "train.parquet")
     assert [meta.row_group(i).num_rows for i in range(meta.num_row_groups)] == [4100, 4100, 1800]
     assert writer.built().rows == 10_000
+
+
+def test_a_row_more_leaves_the_pages_after_it_as_they_were(tmp_path: Path) -> None:
+    """Pages are cut where the content says so: a Hub that stores chunks by content stores the changed ones alone."""
+    random = Random(0)
+    texts = ["".join(random.choices(ascii_letters, k=1000)) for _ in range(3000)]
+    stored = []
+    for name, rows in (("old", texts), ("new", ["one more", *texts])):
+        table = pa.table({"prompt_id": [f"{i:016x}" for i in range(len(rows))], "text": rows})
+        writer = published_files._Writer(tmp_path / name, table.schema)
+        writer.write(table)
+        writer.close()
+        stored.append((tmp_path / name).read_bytes())
+    old, new = stored
+    middle = len(old) // 2
+    assert old[middle : middle + 50_000] in new
 
 
 def test_large_tables_are_cast_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,18 +54,27 @@ def join(folder: Path, out: Path, places: Iterable[Sequence[str]]) -> str:
     facts = _facts(folder)
     if out.exists():
         raise ConfigError("it is there already", str(out), "give a folder that is not")
-    counts = Counts()
+    try:
+        counts, hashes = _write(folder, out, facts, places)
+        if counts.published and not counts.joined:
+            raise DataError("no prompt of the delta is in these sources", str(folder), "give the files that it was made of")
+        _write_texts(out, hashes, {key: value for key, value in facts.items() if key != delta.KEY})
+    except BaseException:
+        atomic.remove_folder(out)
+        raise
+    return f"{counts.joined} of {counts.published} rows have their texts now: {out}"
+
+
+def _write(folder: Path, out: Path, facts: dict[str, Any], places: Iterable[Sequence[str]]) -> tuple[Counts, dict[str, str]]:
+    """Read the sources and write the data files; how many rows were joined, and the files' hashes by path."""
+    counts, hashes = Counts(), dict[str, str]()
     with tempfile.TemporaryDirectory(prefix="prefdata-join-") as scratch:
         results = Results(_recipe(facts, places), STAGES, Path(scratch))
         execute(Job(results, "sources"))
         wanted = {n: c for n, c in CONFIGS.items() if n in facts[delta.KEY]["configs"] and c.texts and c.of == "preference"}
-        hashes = dict[str, str]()
         for path in sorted(folder.glob("data/*/*.parquet")):
             hashes |= _join(path, out, results, wanted, counts)
-    if counts.published and not counts.joined:
-        raise DataError("no prompt of the delta is in these sources", str(folder), "give the files that it was made of")
-    _write_texts(out, hashes, {key: value for key, value in facts.items() if key != delta.KEY})
-    return f"{counts.joined} of {counts.published} rows have their texts now: {out}"
+    return counts, hashes
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -125,8 +134,9 @@ def _copied(path: Path, out: Path) -> dict[str, str]:
     with read_back.reading(path):
         table = pq.read_table(path, page_checksum_verification=True)
     name = f"data/{path.parent.name}/{path.name}"
-    (out / name).parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, out / name, write_page_checksum=True, compression="zstd")
+    with atomic.writing(out / name):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, out / name, write_page_checksum=True, compression="zstd")
     return {name: "copied"}
 
 
