@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from conftest import nectar, run_stages
 from test_publish import hub  # noqa: F401
@@ -108,6 +109,30 @@ def test_the_script_gives_back_what_would_have_been_published(published: Make, t
         loaded = datasets.load_dataset(str(tmp_path / "joined"), config, cache_dir=str(tmp_path / "cache"))
         assert set(loaded) == {"train", "test"}
     assert read_back.read(tmp_path / "joined")[0].equals(read_back.read(whole)[0])
+
+
+def test_all_joined_files_have_one_schema_though_one_shard_has_tool_calls(
+    make_run: Make, write_rows: Callable[..., str], tmp_path: Path
+) -> None:
+    def answer(text: str, **more: Any) -> list[dict[str, Any]]:
+        return [{"role": "assistant", "content": text, **more}]
+
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    rows = [
+        {"prompt": f"Question {i}", "chosen": answer("good"), "rejected": answer("poor"), "split": "train"} for i in range(8)
+    ]
+    rows[0]["chosen"] = answer("", tool_calls=[call])
+    path = write_rows(rows)
+    sources = {"sources": [{"name": "s", "path": path, "format": "trl_pairs", "license": "mit"}]}
+    run = make_run(sources=sources, prune={"drop_ranks": []}, publish={"delta": True}, num_shards=3)
+    run_stages(run, "sources", "split", "prune", "rank:source", "noise", "sets", "report", "card")
+    publish.run(Job(run, "publish"))
+    join(run.root / "publish" / "t", tmp_path / "joined", [("s", path)])
+    schemas = [pq.read_schema(p) for p in (tmp_path / "joined" / "data" / "preference").iterdir()]
+    assert len(schemas) > 1
+    assert all(s.equals(schemas[0]) for s in schemas)
+    loaded = datasets.load_dataset(str(tmp_path / "joined"), "preference", split="train", cache_dir=str(tmp_path / "cache"))
+    assert [r["chosen"][0]["tool_calls"] for r in loaded if r["chosen"][0]["tool_calls"]] == [[call]]
 
 
 def test_a_source_that_forbids_it_is_pushed_as_a_delta(hub: Any, published: Make) -> None:  # noqa: F811

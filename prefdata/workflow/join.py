@@ -19,8 +19,8 @@ from pydantic import ValidationError
 
 from prefdata.errors import ConfigError, DataError, did_you_mean
 from prefdata.output import delta, read_back
-from prefdata.output.message_columns import holds, keys_of
-from prefdata.output.published_configs import CONFIGS, Config
+from prefdata.output.message_columns import Keys, holds, keys_of
+from prefdata.output.published_configs import CONFIGS, OF_CANDIDATES, Config
 from prefdata.output.published_files import Files
 from prefdata.output.targets import CARD, MANIFEST
 from prefdata.recipe.job import Job
@@ -72,8 +72,11 @@ def _write(folder: Path, out: Path, facts: dict[str, Any], places: Iterable[Sequ
         results = Results(_recipe(facts, places), STAGES, Path(scratch))
         execute(Job(results, "sources"))
         wanted = {n: c for n, c in CONFIGS.items() if n in facts[delta.KEY]["configs"] and c.texts and c.of == "preference"}
-        for path in sorted(folder.glob("data/*/*.parquet")):
-            hashes |= _join(path, out, results, wanted, counts)
+        for config in sorted(folder.glob("data/*")):
+            paths = sorted(config.glob("*.parquet"))
+            keys = keys_of(f["sets"] for path in paths if _of_sets(path) for f in _parts(path, results))
+            for path in paths:
+                hashes |= _join(path, out, results, wanted if config.name == "sets" else {}, keys, counts)
     return counts, hashes
 
 
@@ -82,7 +85,8 @@ def _facts(folder: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         own = facts[delta.KEY]
-        if not isinstance(own["configs"], list) or not all(isinstance(s, dict) for s in own["sources"]["sources"]):
+        named = [s["name"] for s in own["sources"]["sources"]]
+        if not isinstance(own["configs"], list) or not {"seed", "origins"} <= facts.keys() or not named:
             raise TypeError("not a delta's")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError("not the manifest of a delta", str(path), "fetch the set again") from error
@@ -109,16 +113,18 @@ def _recipe(facts: dict[str, Any], places: Iterable[Sequence[str]]) -> Settings:
         raise ConfigError(explain(error, SourcesSettings, MANIFEST)) from error
 
 
-def _join(path: Path, out: Path, results: Results, wanted: dict[str, Config], counts: Counts) -> dict[str, str]:
+def _of_sets(path: Path) -> bool:
+    with read_back.reading(path):
+        return "candidates" in pq.read_schema(path).names
+
+
+def _join(path: Path, out: Path, results: Results, wanted: dict[str, Config], keys: Keys, counts: Counts) -> dict[str, str]:
     """Write one file of the delta again, and what is made of it. The hashes of what was made, by path."""
     config, shard = path.parent.name, path.stem.partition("-")[2]
-    with read_back.reading(path):
-        of_sets = "candidates" in pq.read_schema(path).names
-    of_candidates = config == "candidates" or config.endswith(".candidates")
-    if not of_sets and not of_candidates:
+    of_sets = _of_sets(path)
+    if not of_sets and config != "candidates" and not config.endswith(OF_CANDIDATES):
         return _copied(path, out)
-    made = {config: CONFIGS["sets"] if of_sets else CANDIDATES, **(wanted if config == "sets" else {})}
-    keys = keys_of(frame["sets"] for frame in _parts(path, results)) if of_sets else {}
+    made = {config: CONFIGS["sets"] if of_sets else CANDIDATES, **wanted}
     with Files(out, shard, keys, _any_arguments(results)) as written:
         for frames in _parts(path, results, counts):
             written.write(made, frames, results.settings)
