@@ -180,12 +180,13 @@ def test_no_large_type_is_left(published: Publish) -> None:
 
 def test_a_published_set_is_joined_with_an_ordinary_one(published: Publish, tmp_path: Path) -> None:
     run = published()
-    ours = datasets.load_dataset(str(run.root / "publish" / "t"), "preference", split="train", cache_dir=str(tmp_path / "c"))
-    ours = ours.select_columns(["prompt", "chosen", "rejected"])
+    whole = datasets.load_dataset(str(run.root / "publish" / "t"), "preference", split="train", cache_dir=str(tmp_path / "c"))
+    ours = whole.select_columns(["prompt", "chosen", "rejected"])
     one = {"prompt": [said("user", "x")], "chosen": [said("assistant", "y")], "rejected": [said("assistant", "z")]}
     theirs = datasets.Dataset.from_list([one] * 3)
     assert ours.features == theirs.features
     assert datasets.concatenate_datasets([ours, theirs]).num_rows == 5 + 3
+    assert datasets.concatenate_datasets([whole, theirs]).num_rows == 5 + 3, "columns that one lacks are null"
     mixed = datasets.interleave_datasets([ours, theirs])
     assert {r["chosen"][0]["content"] for r in mixed} == {"ab", "y"}
 

@@ -5,7 +5,6 @@ refused: the folder is where one looks at what was found.
 """
 
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,9 +79,10 @@ def contents(built: Path, texts: Mapping[str, str], allowed: Sequence[str], loca
 
 
 def _line(pattern: str, hits: Sequence[Found]) -> str:
-    rows = Counter(one.prompt_id or one.where for one in hits)
-    first = {one.prompt_id or one.where: one for one in reversed(hits)}
-    named = ", ".join(f"{first[r].where} of {r}" if first[r].prompt_id else r for r in list(rows)[:SHOWN])
+    rows: dict[str, Found] = {}
+    for one in hits:
+        rows.setdefault(one.prompt_id or one.where, one)
+    named = ", ".join(f"{one.where} of {row}" if one.prompt_id else row for row, one in list(rows.items())[:SHOWN])
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     what = "a path of this machine" if pattern == LOCAL_PATH else f"what looks like {pattern}"
     return f"{what} in {len(rows)} rows or files: {named}{more}; remove it, or publish.allow: [{pattern}] if it may be read"
