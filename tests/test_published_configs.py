@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from random import Random
 from string import ascii_letters
@@ -12,14 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import nectar, run_stages
+from recipes import ONLINE
 
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError
 from prefdata.output import published_files, read_back
 from prefdata.output.arrow_types import portable
 from prefdata.output.looking import opened
-from prefdata.output.published_configs import CONFIGS
+from prefdata.output.published_configs import CONFIGS, problems
 from prefdata.recipe.job import Job
+from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.results import Results
 from prefdata.stages import publish
 from prefdata.tables import schema
@@ -265,6 +268,21 @@ def test_the_header_lists_what_is_there_and_preference_is_the_default(published:
 def test_what_cannot_be_published_is_refused_before_any_job(make_run: Publish, configs: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=f"publish.configs: {said}"):
         make_run(sources={"sources": [{"name": "s", "path": "x"}]}, publish={"configs": configs})
+
+
+def test_configs_of_a_set_that_only_online_runs_make_are_refused_and_the_default_is_not() -> None:
+    """Also where the settings are read again, all keys written out, as the jobs of a workflow do."""
+    recipe = deepcopy(ONLINE)
+    recipe["sources"]["sources"] = [{**ONLINE["sources"]["sources"][0], "prompts_only": True}]
+    recipe |= {"evaluate": {}, "train": {"runs": {"mcpo/online": {"steps": 2, "batch_prompts": 8}}}}
+    recipe["score"] = {"references": [{"name": "policy", "model": "owner/name", "revision": "0" * 40}]}
+    recipe["online"] |= {"runs": {"mcpo/online": 2}}
+    written = validate_recipe(recipe, "test").model_dump(mode="json")
+    assert problems(validate_recipe(written, "test")) == []
+    written["publish"]["configs"] = ["preference_full"]
+    assert [line.split(":")[1] for line in problems(validate_recipe(written, "test"))] == [
+        " only online runs answer the prompts, and what they made is published"
+    ]
 
 
 def test_only_what_a_config_needs_is_read(make_run: Publish) -> None:

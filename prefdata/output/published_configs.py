@@ -10,6 +10,7 @@ import polars as pl
 from prefdata.errors import did_you_mean
 from prefdata.output import message_columns
 from prefdata.output.message_columns import Keys
+from prefdata.recipe.settings.output import PublishSettings
 from prefdata.recipe.settings.whole import Settings
 from prefdata.tables import schema
 from prefdata.tables.views import Frames, fixed_pairs
@@ -222,6 +223,6 @@ def problems(settings: Settings) -> list[str]:
     found += [f"publish.configs: {name} cannot be made: {why}" for name, why in lacking if why]
     if own.delta and (settings.sets.unpaired or "sft" in own.configs):
         found.append("publish.delta: labelled answers and sft cannot be joined to their texts: leave them out")
-    if not settings.answered_once and "configs" in own.model_fields_set:
+    if not settings.answered_once and own.configs != PublishSettings().configs:
         found.append("publish.configs: only online runs answer the prompts, and what they made is published: leave the key out")
     return found
