@@ -9,6 +9,7 @@ from string import ascii_letters
 from typing import Any
 
 import datasets
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -168,6 +169,22 @@ def _comparisons(prompts: list[str], ids: list[str]) -> list[tuple[str, str, str
     kept, gone, other = ids
     first = [(kept, other), (kept, gone), (gone, other), (other, None), (gone, None)]
     return [*((prompts[0], a, b) for a, b in first), (prompts[1], kept, None)]
+
+
+def test_verdicts_of_the_judge_that_ranks_the_set_are_published(
+    make_run: Publish, write_rows: Callable[..., str], tmp_path: Path
+) -> None:
+    source = {"name": "s", "path": write_rows(ROWS), "license": "mit"}
+    judges = [{"name": "exact", "kind": "exact"}, {"name": "unused", "kind": "exact"}]
+    keys = {"judge": judges, "sets": {"method": "exact"}, "publish": {"configs": ["verdicts"]}}
+    run = make_run(sources={"sources": [source]}, prune={"drop_ranks": []}, **keys)
+    stages = ("sources", "split", "prune", "judge", "rank", "noise", "sets", "report", "card", "publish")
+    run_stages(run, *stages)
+    rows = load(run, "verdicts", tmp_path)
+    (own,) = (run.root / "tables" / "verdicts" / "judge").glob("exact-*")
+    assert len(rows) == pl.read_parquet(own).height, "those of the other judge are not among them"
+    assert {r["order"] for r in rows} == {"ab", "ba"}
+    assert len({r["prompt_id"] for r in rows}) == len(ROWS)
 
 
 # ---- types and layout ----
