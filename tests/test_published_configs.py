@@ -280,6 +280,7 @@ def test_the_header_lists_what_is_there_and_preference_is_the_default(published:
         (["prefrence"], "'prefrence' is no config .did you mean 'preference'"),
         (["sets", "verdicts"], "verdicts cannot be made: no judge ranks the set"),
         (["logps"], "logps cannot be made: no reference scores the set"),
+        ([], ".*at least 1 item"),
     ],
 )
 def test_what_cannot_be_published_is_refused_before_any_job(make_run: Publish, configs: list[str], said: str) -> None:

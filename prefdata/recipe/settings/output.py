@@ -28,6 +28,7 @@ class PublishSettings(BaseModel, frozen=True, extra="forbid"):
     attempts: int = Field(5, ge=1, description="tries of the commit; before each the head is read again")
     configs: list[str] = Field(
         default=["preference", "sets", "candidates"],
+        min_length=1,
         description="what is published of the set: the Hub's configs by name; docs/consumers.md lists them with the tools that "
         "read each; labelled answers and what online runs made always are",
     )
