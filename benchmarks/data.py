@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerFast
 
 from prefdata.draws import gumbels
 from prefdata.models.tokens import load_encoder
-from prefdata.output import published_files
+from prefdata.output import published_configs
 from prefdata.recipe.job import Job
 from prefdata.recipe.read import read_recipe
 from prefdata.recipe.results import Results
@@ -175,7 +175,7 @@ def made_pairs(frames: Frames, jobs: dict[str, Job]) -> Any:
     frames = {**frames, "drops": drops}
     frames["ranks"] = schema.ordered(rank.rank(frames, jobs["rank"])["ranks"], schema.TABLES["ranks"])
     settings = jobs["sets"].settings
-    return published_files.preference(sets.make(frames, jobs["sets"])["sets"], settings.sets.origins)
+    return published_configs.preference(sets.make(frames, jobs["sets"])["sets"], settings.sets.origins)
 
 
 def bare_pairs(frames: Frames) -> Any:

@@ -4,6 +4,8 @@ LOSSES, STEP, STAGES, SOURCES = "test_losses.py", "test_train.py", "test_stages.
 OBJECTIVES, RUNS, PROCEDURES = "test_objectives.py", "test_runs.py", "test_procedures.py"
 ONLINE, ONLINE_FAULTS, ARENA = "test_online.py", "test_online_faults.py", "test_arena_hard.py"
 UNPAIRED, COST, HUB_PUSH = "test_unpaired.py", "test_cost.py", "test_hub_push.py"
+UNPAIRED, COST = "test_unpaired.py", "test_cost.py"
+PUBLISHED, GATES, DELTA = "test_published_configs.py", "test_gates.py", "test_delta.py"
 MUTANTS = [
     # losses
     ("train/objectives/losses.py", "-(1 - smooth) * F.logsigmoid(margin)", "(1 - smooth) * F.logsigmoid(margin)", LOSSES),
@@ -54,7 +56,7 @@ MUTANTS = [
     ("prefdata/stages/prune.py", 'kept = kept.filter(pl.col("label").is_null())', "pass", UNPAIRED),
     ("prefdata/stages/joined_rows.py", '{**c, "source_rank": None} for c in candidates', "c for c in candidates", UNPAIRED),
     (
-        "prefdata/output/published_files.py",
+        "prefdata/output/published_configs.py",
         '(pl.col("role") == "chosen").alias("label")',
         '(pl.col("role") != "chosen").alias("label")',
         UNPAIRED,
@@ -403,7 +405,7 @@ MUTANTS = [
     ("prefdata/sources/pairs.py", "rank[worse] = rank[one] + 1", "rank[worse] = rank[one] + 2", "test_pairs.py"),
     ("prefdata/sources/conversations.py", "_without_nulls(more) if columnar else more", "more", "test_conversations.py"),
     ("prefdata/sources/conversations.py", "if isinstance(value, Exact):", "if False:", "test_conversations.py"),
-    ("prefdata/output/message_columns.py", ', "rejected", "completion"):', ', "rejected"):', "test_unpaired.py"),
+    ("prefdata/output/arrow_types.py", "a_message and f.name in as_json", "False", UNPAIRED),
     ("prefdata/stages/generate.py", "elif not text.strip():", "elif not text:", "test_peoples_files.py"),
     # what a recipe costs
     ("train/cost.py", "pool > run.negatives.count", "pool > 0", COST),
@@ -485,4 +487,20 @@ MUTANTS = [
         "test_diff.py",
     ),
     ("prefdata/workflow/look_commands.py", "raise typer.Exit(1)", "raise typer.Exit(0)", "test_diff.py"),
+    # published configs, gates, deltas
+    ("prefdata/output/published_configs.py", 'pl.lit(side == "chosen")', 'pl.lit(side != "chosen")', PUBLISHED),
+    ("prefdata/output/published_configs.py", 'pl.concat_list("prompt", name)', "pl.col(name)", PUBLISHED),
+    ("prefdata/output/published_configs.py", 'pl.col("_kept") | pl.col(name).is_null()', "pl.lit(True)", PUBLISHED),
+    ("prefdata/output/arrow_types.py", "return pa.string()", "return kind", PUBLISHED),
+    ("prefdata/output/published_files.py", ">= ROW_GROUP_ROWS or", ">= 1 or", PUBLISHED),
+    ("prefdata/output/published_files.py", "else rows.drop(ARGUMENTS)", "else rows", "test_peoples_files.py"),
+    ("prefdata/output/redistribution.py", "(?:nc )?nd", "nd", GATES),
+    ("prefdata/output/sensitive.py", "return NOBODYS.search(match) is None", "return True", GATES),
+    ("prefdata/output/sensitive.py", "[plain(text)]", "[text]", GATES),
+    ("prefdata/output/gates.py", "if found and own.repo_id is not None", "if False", GATES),
+    ("prefdata/output/gates.py", "pattern not in allowed", "pattern", GATES),
+    ("prefdata/models/identity.py", "Path(ref).name if local else ref", "ref", GATES),
+    ("prefdata/output/delta.py", '== "generated"', '!= "noise"', DELTA),
+    ("prefdata/output/delta.py", '.drop_nulls("response")', "", DELTA),
+    ("prefdata/stages/report.py", "and not job.settings.publish.delta", "", DELTA),
 ]

@@ -10,11 +10,13 @@ from conftest import nectar
 
 from prefdata.workflow import snakefile
 
+BY_ND = {"license": "cc-by-nd-4.0"}
+
 
 def test_everything_that_is_missing_is_said_together(make_run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", "/nowhere/token")
     run = make_run(
-        sources={"sources": [{"name": "a", "path": "/nowhere/a.jsonl"}, {"name": "b", "path": "/nowhere/*.parquet"}]},
+        sources={"sources": [{"name": "a", "path": "/nowhere/a.jsonl"}, {"name": "b", "path": "/nowhere/*.parquet", **BY_ND}]},
         score={"references": [{"name": "p", "model": "/nowhere/model"}]},
         publish={"repo_id": "me/mine"},
     )
@@ -24,6 +26,9 @@ def test_everything_that_is_missing_is_said_together(make_run, monkeypatch: pyte
         "/nowhere/*.parquet: no file matches",
         "/nowhere/model: no such model folder",
         "me/mine: no token to publish with",
+        "publish.repo_id: no licence is stated for a@local",
+        "publish.repo_id: the licence does not let b@local (cc-by-nd-4.0) be pushed: it allows no derivatives, and a set with "
+        "ranks and other answers is one",
     ]
     assert all("; " in line for line in said)
     with pytest.raises(SystemExit, match="error: /nowhere/a.jsonl"):

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from prefdata.errors import ConfigError, EngineError
 from prefdata.models.loading import load_model
 from prefdata.models.tokens import load_encoder
-from prefdata.output.published_files import preference
+from prefdata.output.published_configs import preference
 from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.results import Results
 from prefdata.recipe.settings.training import TrainSettings

@@ -162,7 +162,7 @@ def test_datasets_loads_the_answers_with_their_labels(made: Callable[..., Result
     loaded = datasets.load_dataset(str(folder), "unpaired", cache_dir=str(tmp_path / "cache"))
     assert set(loaded) == {"train"}
     rows = loaded["train"].to_list()
-    names = {"prompt", "completion", "label", "tools", "chat_template_kwargs", "prompt_id", "candidate_id"}
+    names = {"prompt", "completion", "label", "tools", "prompt_id", "candidate_id"}
     assert set(rows[0]) == names
     assert {r["completion"][0]["content"] for r in rows if r["label"]} == GOOD
     assert {r["completion"][0]["content"] for r in rows if not r["label"]} == BAD

@@ -24,6 +24,17 @@ def is_local(ref: str) -> bool:
     return made_here(ref) or Path(ref).expanduser().is_dir()
 
 
+def public_name(ref: str) -> str:
+    """A reference as strangers may read it: of a folder its last name, for where it lies is nobody's business."""
+    local = not made_here(ref) and (is_path(ref) or Path(ref).is_dir())
+    return Path(ref).name if local else ref
+
+
+def is_path(ref: str) -> bool:
+    """Whether a reference is no Hub id, which is owner/name."""
+    return ref.startswith(("/", "./", "../", "~")) or ref.count("/") > 1
+
+
 def content_files(folder: Path) -> list[Path]:
     """What makes a local model what it is: weights (sharded or not), config, tokenizer, templates."""
     kinds = (".safetensors", ".json", ".jinja", ".model", ".txt")
@@ -71,11 +82,10 @@ def _kept_revision(folder: Path, known: Path) -> str:
 
 def require_place(path: str) -> None:
     """Raise ConfigError where a model is a local path and nothing lies there (a Hub id is owner/name)."""
-    local = path.startswith(("/", "./", "../", "~")) or path.count("/") > 1
     folder = Path(path)
     if folder.is_dir() and (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise ConfigError(
             "a LoRA adapter, not a model", path, "merge it into its base model (peft: merge_and_unload) and give that folder"
         )
-    if local and not folder.is_dir():
+    if is_path(path) and not folder.is_dir():
         raise ConfigError("no such model folder", path, "correct the path, or give a Hub id with its revision")

@@ -11,7 +11,7 @@ from prefdata import __version__
 from prefdata.output import segments
 from prefdata.output.card_header import header
 from prefdata.output.escape import markdown
-from prefdata.output.published_files import CONFIGS, names
+from prefdata.output.published_configs import CONFIGS, names
 from prefdata.recipe.settings.whole import Settings
 from prefdata.shipped import shipped
 

@@ -9,10 +9,12 @@ from prefdata.draws import hex_id
 from prefdata.errors import printable
 from prefdata.output.card_merge import named, parts
 from prefdata.output.licences import LICENCES
-from prefdata.output.published_files import CONFIGS, OF_LABELS, ONLINE, Built, names
+from prefdata.output.published_configs import CONFIGS, OF_LABELS, ONLINE, names
+from prefdata.output.published_files import Built
 from prefdata.recipe.settings.whole import Settings
 
 Facts = dict[str, Any]
+SPLITS = ("train", "validation", "test", "sft")
 
 
 def header(settings: Settings, splits: list[str], shared: str, of_labels: Sequence[str] = ()) -> str:
@@ -58,8 +60,8 @@ def with_files(card: str, files: Mapping[str, Built]) -> str:
 
 def _with_splits(config: Facts, splits: Mapping[str, Sequence[tuple[str, Built]]]) -> Facts:
     digest = hex_id(*(f"{path} {file.digest}" for some in splits.values() for path, file in some))
-    kept = [f for f in config["data_files"] if f["split"] in splits]
-    return {**config, "data_files": kept, "description": f"content {digest}"}
+    listed = [{"split": s, "path": f"data/{config['config_name']}/{s}-*.parquet"} for s in SPLITS if s in splits]
+    return {**config, "data_files": listed, "description": f"content {digest}"}
 
 
 def _info(name: str, splits: Mapping[str, Sequence[tuple[str, Built]]]) -> Facts:

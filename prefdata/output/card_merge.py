@@ -14,7 +14,7 @@ from fsspec.utils import glob_translate
 
 from prefdata.errors import PublishError, snippet
 from prefdata.output.manifest import CARD
-from prefdata.output.published_files import OURS
+from prefdata.output.published_configs import OURS
 
 BEGIN, END = "<!-- prefdata:begin -->", "<!-- prefdata:end -->"
 OF_FILES = ("configs", "dataset_info")

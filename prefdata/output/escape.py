@@ -5,10 +5,17 @@ import re
 
 from prefdata.errors import printable
 
+MARKUP = r"\\`*_\[\]#|{}!"
+
 
 def markdown(text: str) -> str:
     """One line of plain text in Markdown: no HTML, no markup, no table break, control characters made visible."""
-    return re.sub(r"([\\`*_\[\]#|{}!<>])", lambda m: "\\" + m[1] if m[1] not in "<>" else html.escape(m[1]), visible(text))
+    return re.sub(f"([{MARKUP}<>])", lambda m: "\\" + m[1] if m[1] not in "<>" else html.escape(m[1]), visible(text))
+
+
+def plain(text: str) -> str:
+    """What a reader of Markdown sees of texts that `markdown` escaped."""
+    return html.unescape(re.sub(rf"\\([{MARKUP}])", r"\1", text))
 
 
 def visible(text: str) -> str:

@@ -10,13 +10,14 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from prefdata.errors import PublishError
-from prefdata.output.published_files import OURS as OUR_CONFIGS
+from prefdata.output.delta import SCRIPT
+from prefdata.output.published_configs import OURS as OUR_CONFIGS
 
-OURS = re.compile(rf"data/({OUR_CONFIGS})/[\w.-]+\.parquet")
+OURS = re.compile(rf"data/({OUR_CONFIGS})/[\w.-]+\.parquet|{re.escape(SCRIPT)}")
 """The only files that publishing removes: what else a manifest may name is nobody's business of ours."""
 MANIFEST, CARD = "manifest.json", "README.md"
 MADE_BY = "prefdata"
-SHAPE = r"data/[\w.-]+/[\w.-]+\.parquet"
+SHAPE = rf"data/[\w.-]+/[\w.-]+\.parquet|{re.escape(SCRIPT)}"
 """Names that some version of ours may have listed."""
 
 

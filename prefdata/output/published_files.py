@@ -1,27 +1,31 @@
-"""The files that are published, built shard by shard from the tables: configs candidates, sets, preference, unpaired where the
-recipe makes that set, and two for each online run, its sets and its candidates of all segments.
+"""The files that are published, built shard by shard from the tables: data/<config>/<split>-<shard>.parquet; one without rows
+is not made.
 
-data/<config>/<split>-<shard>.parquet; a file without rows is not made.
+They are laid out for readers that fetch parts of a file: row groups of a few thousand rows, a page index, and pages cut where
+the content says so, so that a Hub that stores chunks by content stores what changed.
 """
 
 import contextlib
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefdata.errors import PrefdataError
-from prefdata.output.message_columns import Keys, any_extras, column, keys_of, with_json
+from prefdata.output import delta
+from prefdata.output.arrow_types import portable
+from prefdata.output.message_columns import Keys, holds, keys_of
+from prefdata.output.published_configs import ARGUMENTS, Config
 from prefdata.recipe.job import Job
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part
 from prefdata.tables import atomic, content, schema
-from prefdata.tables.messages import answer, prompt_of
-from prefdata.tables.views import Frames, fixed_pairs
+from prefdata.tables.views import Frames
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,9 @@ class Built:
 
 @dataclass(frozen=True)
 class Group:
-    """Configs that are made of the same tables, in one pass: `sets` among the tables."""
+    """Configs that are made of the same tables, in one pass."""
 
-    configs: Mapping[str, "Config"]
+    configs: Mapping[str, Config]
     parts: Sequence[Part]
 
 
@@ -49,33 +53,61 @@ def build(job: Job, groups: Sequence[Group], folder: Path) -> dict[str, Built]:
 
 def _build(job: Job, group: Group, folder: Path) -> dict[str, Built]:
     made: dict[str, Built] = {}
-    keys = _message_keys(job, [p for p in group.parts if p.table == "sets"])
+    sets = [part for part in group.parts if part.table == "sets"]
+    keys, arguments = _message_keys(job, sets), any(job.any_table(p, partial(holds, name="template_kwargs")) for p in sets)
     for shard in job.shards:
-        writers: dict[str, _Writer] = {}
-        try:
+        with Files(folder, job.shard_name(shard), keys, arguments) as files:
             for frames in job.parts([shard], of=group.parts):
-                for config, split, rows in configs(group.configs, frames, job.settings, keys):
-                    path = f"data/{config}/{split}-{job.shard_name(shard)}.parquet"
-                    arrow = with_json(schema.stored(rows).to_arrow(), keys)
-                    if path not in writers:
-                        writers[path] = _Writer(folder / path, arrow.schema)
-                    writers[path].write(arrow)
-        except BaseException:
-            for writer in writers.values():
-                with contextlib.suppress(PrefdataError):
-                    writer.close()
-            raise
-        for writer in writers.values():
-            writer.close()
-        made |= {path: writer.built() for path, writer in writers.items()}
+                published = delta.without_texts(frames) if job.settings.publish.delta else frames
+                files.write(group.configs, published, job.settings)
+        made |= files.built
     return made
+
+
+class Files:
+    """The published files of one shard, for a `with` block: each is opened when its first rows come, and closed at the end,
+    also where an error came between. `built`: what was made, known when the block has ended.
+
+    `keys`: what the set's messages say beside role and content; `arguments`: whether any prompt of it has arguments of the chat
+    template. Where none has, the column is left out, and where a prompt has none, they are {}: TRL takes no null for them.
+    """
+
+    def __init__(self, folder: Path, shard: str, keys: Keys, arguments: bool) -> None:
+        self.folder, self.shard, self.keys, self.arguments = folder, shard, keys, arguments
+        self.as_json = {name for name, plain in keys.items() if not plain}
+        self.built: dict[str, Built] = {}
+        self._writers: dict[str, _Writer] = {}
+
+    def __enter__(self) -> "Files":
+        return self
+
+    def write(self, wanted: Mapping[str, Config], frames: Frames, settings: Settings) -> None:
+        """Append the rows of one part of the prompts."""
+        for config, split, rows in configs(wanted, frames, settings, self.keys):
+            path = f"data/{config}/{split}-{self.shard}.parquet"
+            if ARGUMENTS in rows.columns:
+                rows = rows.with_columns(pl.col(ARGUMENTS).fill_null("{}")) if self.arguments else rows.drop(ARGUMENTS)
+            for arrow in portable(schema.stored(rows).to_arrow(), self.as_json, {ARGUMENTS}):
+                if path not in self._writers:
+                    self._writers[path] = _Writer(self.folder / path, arrow.schema)
+                self._writers[path].write(arrow)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for writer in self._writers.values():
+            with contextlib.suppress(PrefdataError) if kind else contextlib.nullcontext():
+                writer.close()
+        self.built = {} if kind else {path: writer.built() for path, writer in self._writers.items()}
 
 
 def _message_keys(job: Job, sets: Sequence[Part]) -> Keys:
     """What the messages of the whole set say beside role and content."""
-    if not any(job.any_table(part, any_extras) for part in sets):
+    if not any(job.any_table(part, partial(holds, name="extras")) for part in sets):
         return {}
     return keys_of(frames["sets"] for frames in job.parts(of=sets))
+
+
+ROW_GROUP_ROWS, ROW_GROUP_BYTES = 4096, 2**25
+"""A row group is written when so many rows, or bytes in memory, are held."""
 
 
 class _Writer:
@@ -83,18 +115,34 @@ class _Writer:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path, self.digest, self.rows, self.in_memory = path, content.ContentHash(schema), 0, 0
+        self._held: list[pa.Table] = []
         with atomic.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(path, schema, write_page_checksum=True, compression="zstd")
+            self._writer = pq.ParquetWriter(
+                path,
+                schema,
+                write_page_checksum=True,
+                write_page_index=True,
+                use_content_defined_chunking=True,
+                compression="zstd",
+            )
 
     def write(self, rows: pa.Table) -> None:
         self.digest.update(rows)
         self.rows += rows.num_rows
         self.in_memory += rows.nbytes
-        with atomic.writing(self.path):
-            self._writer.write_table(rows)
+        self._held.append(rows)
+        if sum(r.num_rows for r in self._held) >= ROW_GROUP_ROWS or sum(r.nbytes for r in self._held) >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            with atomic.writing(self.path):
+                self._writer.write_table(pa.concat_tables(self._held))
+            self._held = []
 
     def close(self) -> None:
+        self._flush()
         with atomic.writing(self.path):
             self._writer.close()
 
@@ -103,7 +151,7 @@ class _Writer:
 
 
 def configs(
-    wanted: Mapping[str, "Config"], frames: Frames, settings: Settings, keys: Keys
+    wanted: Mapping[str, Config], frames: Frames, settings: Settings, keys: Keys
 ) -> Iterator[tuple[str, str, pl.DataFrame]]:
     """(config, split, rows) of one part of the prompts, rows that are empty left out."""
     for name, config in wanted.items():
@@ -111,105 +159,3 @@ def configs(
         for split in frame["split"].unique().sort().to_list():
             part = frame.filter(pl.col("split") == split)
             yield name, split, part if config.shows_split else part.drop("split")
-
-
-def _candidates(frames: Frames, settings: Settings, keys: Keys) -> pl.DataFrame:
-    """The candidates of the set's prompts that no stage dropped."""
-    splits = frames["sets"].select("prompt_id", "split")
-    kept = schema.alive(frames["candidates"], frames["drops"]).join(splits, on="prompt_id", maintain_order="left")
-    return kept.select("prompt_id", "split", *[c for c in schema.TABLES["candidates"].columns if c != "prompt_id"])
-
-
-def preference(rows: pl.DataFrame, origins: Sequence[str], keys: Keys | None = None) -> pl.DataFrame:
-    """TRL's conversational shape: prompt, chosen, rejected as message lists, tools and the template's arguments as JSON, with
-    the ids; plus the split. `keys`: what messages say beside role and content."""
-    first = pl.col("candidates").list.first().struct
-    picked = rows.join(fixed_pairs(rows, origins), on="prompt_id", maintain_order="left").with_columns(
-        first.field("response").alias("_chosen"),
-        first.field("candidate_id").alias("chosen_id"),
-        first.field("extras").alias("_chosen_extras"),
-    )
-    if keys:
-        prompts = [prompt_of(row) for row in picked.select("prompt", "prompt_extras").iter_rows(named=True)]
-        picked = picked.with_columns(
-            column("prompt", prompts, keys),
-            *[
-                column(name, [[answer(text, extras)] for text, extras in said.iter_rows()], keys)
-                for name in ("chosen", "rejected")
-                for said in [picked.select(f"_{name}", f"_{name}_extras")]
-            ],
-        )
-    else:
-        role = pl.lit("assistant").alias("role")
-        picked = picked.with_columns(
-            pl.concat_list(pl.struct(role, pl.col(f"_{name}").alias("content"))).alias(name) for name in ("chosen", "rejected")
-        )
-    return picked.select(
-        pl.col("split").cast(pl.String),
-        "prompt",
-        "chosen",
-        "rejected",
-        "tools",
-        pl.col("template_kwargs").alias("chat_template_kwargs"),
-        "prompt_id",
-        "chosen_id",
-        "rejected_id",
-    )
-
-
-def unpaired(rows: pl.DataFrame, keys: Keys | None = None) -> pl.DataFrame:
-    """TRL's unpaired shape: one row a labelled answer, prompt and completion as message lists, the label, tools and the
-    template's arguments as JSON, with the ids; plus the split. `keys`: what messages say beside role and content."""
-    answers = rows.explode("candidates").unnest("candidates")
-    if keys:
-        prompts = [prompt_of(row) for row in answers.select("prompt", "prompt_extras").iter_rows(named=True)]
-        said = [[answer(text, extras)] for text, extras in answers.select("response", "extras").iter_rows()]
-        answers = answers.with_columns(column("prompt", prompts, keys), column("completion", said, keys))
-    else:
-        message = pl.struct(pl.lit("assistant").alias("role"), pl.col("response").alias("content"))
-        answers = answers.with_columns(pl.concat_list(message).alias("completion"))
-    return answers.select(
-        pl.col("split").cast(pl.String),
-        "prompt",
-        "completion",
-        (pl.col("role") == "chosen").alias("label"),
-        "tools",
-        pl.col("template_kwargs").alias("chat_template_kwargs"),
-        "prompt_id",
-        "candidate_id",
-    )
-
-
-@dataclass(frozen=True)
-class Config:
-    """A way to publish the set: rows with their split, made of one part of the tables (and of what the set's messages say
-    beside role and content)."""
-
-    rows: Callable[[Frames, Settings, Keys], pl.DataFrame]
-    shows_split: bool = True
-    """Whether the published rows keep the column; it is the file's name too."""
-
-
-CONFIGS: dict[str, Config] = {
-    "preference": Config(lambda f, s, k: preference(f["sets"], s.sets.origins, k), shows_split=False),
-    "sets": Config(lambda f, s, k: f["sets"]),
-    "candidates": Config(_candidates),
-}
-"""The published configs of every recipe, the default one first."""
-OF_LABELS: dict[str, Config] = {"unpaired": Config(lambda f, s, k: unpaired(f["sets"], k), shows_split=False)}
-"""That of the set `unpaired`, where a recipe makes it."""
-ONLINE, OF_CANDIDATES = "online-", ".candidates"
-OURS = f"{'|'.join([*CONFIGS, *OF_LABELS])}|{ONLINE}[a-z0-9_-]+(?:{re.escape(OF_CANDIDATES)})?"
-"""A pattern of the names of our configs: the card, its header and what publishing may remove go by it."""
-
-
-def of_online(run: str) -> dict[str, Config]:
-    """The configs of an online run: rows of all its segments, and their candidates."""
-    name = ONLINE + run.replace("/", "-")
-    return {name: CONFIGS["sets"], f"{name}{OF_CANDIDATES}": CONFIGS["candidates"]}
-
-
-def names(settings: Settings) -> list[str]:
-    """The configs that a recipe publishes."""
-    runs = dict.fromkeys(s.run for s in settings.segments)
-    return [*CONFIGS, *(OF_LABELS if settings.sets.unpaired else ()), *(name for run in runs for name in of_online(run))]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from prefdata.errors import ConfigError, DataError
 from prefdata.kinds import Name, Template
+from prefdata.output import delta
 from prefdata.output.targets import MANIFEST
 from prefdata.tables import files, schema
 from prefdata.tables.schema import TABLES
@@ -72,6 +73,9 @@ def read(folder: Path) -> tuple[pl.DataFrame, list[Recorded]]:
 def data_files(folder: Path) -> list[Path]:
     """The files of the config `sets`. Raises ConfigError where there are none."""
     paths = sorted(folder.glob(PATTERN))
+    if delta.is_one(folder):
+        do = f"join them: python {delta.SCRIPT}, in that folder"
+        raise ConfigError("a delta: it has no texts of its sources", str(folder), do)
     if not paths:
         online = sorted(p.name for p in (folder / "data").glob("online-*"))
         what = f"it has online runs alone ({', '.join(online)}), which are not read back" if online else f"it has no {PATTERN}"

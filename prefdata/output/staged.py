@@ -34,7 +34,7 @@ def require_readable(staged: Staged, calls: Calls, files: Mapping[str, Stored | 
     for name, sent in change.stored.items():
         if (there := found[name]) is None or not there.same(sent):
             raise PublishError("the Hub stores other bytes than were sent", f"{staged.repo_id}/{name}", AGAIN)
-    for name in sorted(set(change.puts) & set(change.stored)):
+    for name in sorted(n for n in set(change.puts) & set(change.stored) if n.endswith(".parquet")):
         if calls(partial(_rows, staged, name)) != pq.read_metadata(change.puts[name]).num_rows:
             raise PublishError("the file on the Hub has other rows than was sent", f"{staged.repo_id}/{name}", AGAIN)
     for config in named(parts(card)[0], "configs"):

@@ -112,11 +112,12 @@ class Folder:
         return head_of(None if manifest is None else "folder", present, (manifest, card), str(self.path))
 
     def _whole(self, path: Path) -> Stored | None:
-        """The hash of a file of ours that ends as Parquet does."""
+        """The hash of a file of ours that, where it is Parquet, ends as Parquet does."""
         if not OURS.fullmatch(str(path.relative_to(self.path))):
             return None
         try:
-            pq.read_metadata(path)
+            if path.suffix == ".parquet":
+                pq.read_metadata(path)
         except (pa.ArrowException, OSError):
             return None
         return stored_of(path)

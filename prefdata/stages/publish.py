@@ -1,19 +1,25 @@
 """Stage `publish`: the published configs to a folder and, where repo_id is set, to the Hub."""
 
+import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from prefdata.draws import hex_id
 from prefdata.errors import PublishError
-from prefdata.output import card_header, published_files
+from prefdata.models.identity import public_name
+from prefdata.output import card_header, delta, gates, published_configs, published_files
 from prefdata.output.commit import Facts, Wanted, plan, publish
+from prefdata.output.delta import SCRIPT
 from prefdata.output.hub import Hub
-from prefdata.output.published_files import CONFIGS, OF_LABELS, Group, of_online
-from prefdata.output.targets import Folder, Target
+from prefdata.output.published_configs import OF_LABELS, Config, of_online
+from prefdata.output.published_files import Group
+from prefdata.output.targets import CARD, MANIFEST, Folder, Target
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
 from prefdata.recipe.prompts import PROMPTS, prompt_drops
@@ -21,7 +27,8 @@ from prefdata.recipe.settings.online import Segment
 from prefdata.recipe.settings.segments import recipe_of
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage, without
-from prefdata.recipe.units import Part, in_segment, reference_unit
+from prefdata.recipe.units import Part, in_segment, method_unit, reference_unit
+from prefdata.shipped import shipped
 from prefdata.stages import sets
 from prefdata.stages.graph import UNPAIRED, asked
 from prefdata.stages.segmented import OF_SEGMENTS
@@ -63,8 +70,11 @@ def _wanted(job: Job) -> Iterator[Wanted]:
         made = published_files.build(job, groups(job.settings), built)
         hashes = {path: file.digest for path, file in made.items()}
         _require_rows(job, hashes)
-        text = card_header.with_files(job.input(places.CARD).read_text(encoding="utf-8"), made)
-        yield Wanted(built, hashes, text, identity(job))
+        hashes |= _script(built) if job.settings.publish.delta else {}
+        text, facts = card_header.with_files(job.input(places.CARD).read_text(encoding="utf-8"), made), identity(job)
+        texts = {CARD: text, MANIFEST: json.dumps(facts, ensure_ascii=False)}
+        gates.check(job.settings, job.read_json(places.REPORT)["sources"], built, texts, [built.parents[1], Path.cwd()])
+        yield Wanted(built, hashes, text, facts)
     finally:
         atomic.remove_folder(built)
 
@@ -73,19 +83,25 @@ def _targets(job: Job) -> dict[str, Target]:
     """The folder and, where repo_id is set, the Hub."""
     targets: dict[str, Target] = {"folder": Folder(job.own_folder(places.published(job.settings)))}
     if (repo_id := job.settings.publish.repo_id) is not None:
-        _require_licences(job)
         targets[repo_id] = Hub(job.settings.publish)
     return targets
+
+
+def _script(built: Path) -> dict[str, str]:
+    """The script that joins the texts to a delta, written beside the data files; its hash by its name."""
+    text = (shipped("cards") / SCRIPT).read_text(encoding="utf-8")
+    atomic.atomic_text(built / SCRIPT, text)
+    return {SCRIPT: hex_id(text)}
 
 
 def _require_rows(job: Job, hashes: dict[str, str]) -> None:
     """Refuse to replace what is published by nothing; a recipe whose prompts only online runs answer has no other set, and
     one of labelled answers may have no pair."""
     online = job.settings.segments and not job.settings.answered_once
-    if hashes and (online or any(name.startswith(("data/sets/", "data/unpaired/")) for name in hashes)):
+    report = job.read_json(places.REPORT)
+    if hashes and (online or report["prompts"] or report.get("labels")):
         return
-    stages = job.read_json(places.REPORT)["stages"]
-    dropped = sum((Counter(e["drops"]) for e in stages), Counter[str]()).most_common(3)
+    dropped = sum((Counter(e["drops"]) for e in report["stages"]), Counter[str]()).most_common(3)
     said = ", ".join(f"{n} {reason}" for reason, n in dropped) or "no rows came in"
     raise PublishError(
         f"the preference set is empty ({said})",
@@ -97,18 +113,15 @@ def _require_rows(job: Job, hashes: dict[str, str]) -> None:
 def identity(job: Job) -> Facts:
     """What a reader of the published set needs to know to use its log-probs and its pairs."""
     logps = [job.manifests(part)[0] for part in _logps(job.settings)]
-    references = [{**m["slice"]["reference"], "dtype": m["slice"]["dtype"], "revision_of": m["models"]} for m in logps]
-    return {"seed": job.settings.seed, "origins": list(job.settings.sets.origins), "references": references}
+    references = [{**_public(m["slice"]["reference"], m["models"]), "dtype": m["slice"]["dtype"]} for m in logps]
+    extra = delta.facts(job.settings) if job.settings.publish.delta else {}
+    return {"seed": job.settings.seed, "origins": list(job.settings.sets.origins), "references": references, **extra}
 
 
-def _require_licences(job: Job) -> None:
-    """Refuse to push rows of a source whose licence nobody stated."""
-    sources = job.read_json(places.REPORT)["sources"]
-    unknown = [f"{s['source']} ({s['prompts']} prompts)" for s in sources if s["license"] == "unknown"]
-    if unknown:
-        raise PublishError(
-            f"no licence is stated for {', '.join(unknown)}", "publish.repo_id", "state it in sources.sources[].license"
-        )
+def _public(reference: dict[str, Any], revisions: dict[str, str]) -> dict[str, Any]:
+    """A reference without the place where its model lies."""
+    named = {public_name(ref): revision for ref, revision in revisions.items()}
+    return {**reference, "model": public_name(reference["model"]), "revision_of": named}
 
 
 def _logps(settings: Settings) -> list[Part]:
@@ -122,15 +135,41 @@ def parts_of(settings: Settings) -> list[Part]:
 
 
 def groups(settings: Settings) -> list[Group]:
-    """The configs to publish and the tables of each: those of the set, the labelled answers, and of each online run those of
-    all its segments."""
-    made = [Group(CONFIGS, parts_of(settings))]
+    """The configs to publish and the tables of each: those of the set, of the SFT set, of what was dropped, of the labelled
+    answers, and of each online run those of all its segments."""
+    wanted = published_configs.wanted(settings)
+    parts = {"preference": _parts_of_set, "sft": _parts_of_sft, "drops": _parts_of_drops}
+    made = []
+    for of, its_parts in parts.items():
+        if own := {name: config for name, config in wanted.items() if config.of == of}:
+            made.append(Group(own, its_parts(settings, list(own.values()))))
     if settings.sets.unpaired:
         made.append(Group(OF_LABELS, [Part("sets", "sets", UNPAIRED)]))
     for run in dict.fromkeys(s.run for s in settings.segments):
-        parts = [part for segment in settings.parts(run) for part in _of_segment(settings, segment)]
-        made.append(Group(of_online(run), [*PROMPTS, *parts, *prompt_drops(settings)]))
+        made.append(Group(of_online(run), _parts_of_run(settings, run)))
     return made
+
+
+def _parts_of_set(settings: Settings, configs: Sequence[Config]) -> list[Part]:
+    read = {table for config in configs for table in config.reads}
+    parts = parts_of(settings) if read else parts_of(settings)[:1]
+    methods = dict.fromkeys([settings.sets.method, settings.sets.sft_method])
+    parts += [Part("verdicts", "judge", method_unit(settings, m)) for m in methods if m != "source" and "verdicts" in read]
+    return parts + (_logps(settings) if "logps" in read else [])
+
+
+def _parts_of_sft(settings: Settings, configs: Sequence[Config]) -> list[Part]:
+    return [Part("sets", "sets", "sft")]
+
+
+def _parts_of_drops(settings: Settings, configs: Sequence[Config]) -> list[Part]:
+    """Prompts lead: a part of them comes with the drops up to its last, those without a prompt among the first."""
+    return [PROMPTS[0], *(p for p in parts_of(settings) if p.table == "drops")]
+
+
+def _parts_of_run(settings: Settings, run: str) -> list[Part]:
+    parts = [part for segment in settings.parts(run) for part in _of_segment(settings, segment)]
+    return [*PROMPTS, *parts, *prompt_drops(settings)]
 
 
 def _of_segment(settings: Settings, segment: Segment) -> list[Part]:

@@ -37,7 +37,7 @@ def run(job: Job) -> None:
     gathered = stages(job, _parts(job.settings))
     _require_rate(gathered, job.settings.sources.max_reject_rate)
     warnings = large(gathered, job.settings.warn_share)
-    if any(w.startswith("dedup") for w in warnings):
+    if any(w.startswith("dedup") for w in warnings) and not job.settings.publish.delta:  # the card says it too
         warnings += [f"dedup holds these for one: {snippet(one, 80)} and {snippet(other, 80)}" for one, other in _alike(job)]
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -176,6 +176,6 @@ STAGE = Stage(
     run=run,
     per="run",
     reads=lambda s, u: list(dict.fromkeys([*_parts(s), *published_parts(s), *_of_segments(s)])),
-    slice=lambda s, u: {"warn_share": s.warn_share, **asked(s)},
+    slice=lambda s, u: {"warn_share": s.warn_share, **asked(s), **({"delta": True} if s.publish.delta else {})},
     writes_files=lambda s, u: [places.REPORT, places.QUALITY, places.QUALITY_PAGE, *map(places.chart, CHARTS)],
 )

@@ -44,7 +44,8 @@ def fixed_pair(candidates: Sequence[dict[str, Any]], origins: Sequence[str]) -> 
 
 
 def fixed_pairs(rows: pl.DataFrame, origins: Sequence[str]) -> pl.DataFrame:
-    """`fixed_pair` of every prompt of a set at once: prompt_id, rejected_id and its text; no row where the pool is empty."""
+    """`fixed_pair` of every prompt of a set at once: prompt_id, and of the rejected answer id, text, model and score; no row
+    where the pool is empty."""
     pool = rows.select("prompt_id", "candidates").explode("candidates").unnest("candidates")
     pool = pool.filter((pl.col("role") == "rejected") & pl.col("origin").is_in(origins))
     noise = pl.Series("_noise", gumbels(None, NEGATIVE, pool["candidate_id"], index=FIRST), dtype=pl.Float64)
@@ -55,4 +56,6 @@ def fixed_pairs(rows: pl.DataFrame, origins: Sequence[str]) -> pl.DataFrame:
         pl.col("candidate_id").alias("rejected_id"),
         pl.col("response").alias("_rejected"),
         pl.col("extras").alias("_rejected_extras"),
+        pl.col("producer").alias("rejected_model"),
+        pl.col("score").alias("score_rejected"),
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from prefdata.errors import PrefdataError
 from prefdata.models.identity import require_place
+from prefdata.output import gates
 from prefdata.progress import RUN_PID
 from prefdata.recipe import places
 from prefdata.recipe.read import validate_recipe
@@ -132,7 +133,7 @@ def _loads(results: Results, stage: str) -> bool:
 
 
 def preflight(results: Results) -> list[str]:
-    """What would stop the run later and can be known now: files, model folders, a token. One line each."""
+    """What would stop the run later and can be known now: files, model folders, a token, licences. One line each."""
     problems = []
     for source in results.settings.sources.sources:
         try:
@@ -149,7 +150,7 @@ def preflight(results: Results) -> list[str]:
                 require_place(results.model_path(ref))
             except PrefdataError as error:
                 problems.append(str(error))
-    return [*problems, *foresee(results)]
+    return [*problems, *foresee(results), *gates.stated(results.settings)]
 
 
 def foresee(results: Results) -> list[str]:

@@ -32,6 +32,21 @@ class PublishSettings(BaseModel, frozen=True, extra="forbid"):
     tag: RefName | None = Field(None, description="tag that the published revision gets; one that is on another is an error")
     pull_request: bool = Field(False, description="propose the change as a pull request, which the next run goes on with")
     attempts: int = Field(5, ge=1, description="tries of the commit; before each the head is read again")
+    configs: list[str] = Field(
+        default=["preference", "sets", "candidates"],
+        min_length=1,
+        description="what is published of the set: the Hub's configs by name; docs/consumers.md lists them with the tools that "
+        "read each; labelled answers and what online runs made always are",
+    )
+    delta: bool = Field(
+        False,
+        description="publish ids, roles, ranks, scores and log-probs without the sources' texts, and a script that joins them: "
+        "for sources whose licence does not let their texts be passed on",
+    )
+    allow: list[str] = Field(
+        default_factory=list,
+        description="patterns that rows may hold though a push would be refused for them: email, or those of a secret, by name",
+    )
     timeout_s: float = Field(
         300.0, gt=0, description="longest that one request to the Hub may take, and a second more for each MiB that it sends"
     )
