@@ -5,7 +5,7 @@ const list = (() => {
   const BEYOND = 6; // rows
 
   const Select = ({ label, value, options, onInput }) => html`<label>${label}
-    <select value=${value} onInput=${(e) => onInput(e.target.value)}>
+    <select aria-label=${label || "order"} value=${value} onInput=${(e) => onInput(e.target.value)}>
       ${options.map(([key, words]) => html`<option key=${key} value=${key} selected=${key === value}>${words}</option>`)}
     </select></label>`;
 
@@ -20,6 +20,7 @@ const list = (() => {
       <input type="number" step="any" placeholder="below" aria-label="${label} below" value=${to} onChange=${(e) => told(from, e.target.value)} /></span></label>`;
   };
 
+  let unfolded = null; // until it is folded by hand: where an address has filters
   const Filters = ({ s, set, found }) => {
     const own = (key, label, options) =>
       options.length > 1 && html`<${Select} key=${key} label=${label} value=${s[key]} options=${options} onInput=${(v) => set({ [key]: v })} />`;
@@ -28,7 +29,7 @@ const list = (() => {
       <div class="search"><input id="search" type="search" placeholder="id, or words of the prompt's beginning ( / )" aria-label="search" value=${s.q}
         onInput=${(e) => set({ q: e.target.value })} />
         <${Select} label="" value=${s.sort} options=${Object.entries(state.SORTS)} onInput=${(v) => set({ sort: v })} /></div>
-      <details class="more" open=${active > 0}><summary>filters${active > 0 && ` (${active})`}</summary><div class="grid">
+      <details class="more" open=${unfolded ?? active > Number(s.q !== "")} onToggle=${(e) => { unfolded = e.currentTarget.open; }}><summary>filters${active > 0 && ` (${active})`}</summary><div class="grid">
         ${own("split", "split", any(data.names.split.filter((_, i) => data.prompts.split.includes(i))))}
         ${own("source", "source", any(data.names.source))}
         ${own("model", "model", any(data.names.producer))}
