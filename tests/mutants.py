@@ -485,5 +485,6 @@ MUTANTS = [
     ("prefdata/output/explore/problems.py", "return known is None or known.bad", "return True", EXPLORE),
     ("prefdata/output/explore/problems.py", "len(outcomes) > 1 for", "len(outcomes) > 0 for", EXPLORE),
     ("prefdata/output/explore/document.py", "script-src {' '.join(_hashes(scripts))}", "script-src 'unsafe-inline'", EXPLORE),
+    ("prefdata/stages/publish.py", "if not job.settings.publish.page:", "if True:", EXPLORE),
     ("prefdata/workflow/look_commands.py", "raise typer.Exit(1)", "raise typer.Exit(0)", "test_diff.py"),
 ]

@@ -13,9 +13,11 @@ from typing import Any
 import polars as pl
 import pytest
 from conftest import run_stages
+from hub.standin import Hub
 from literal_sets import candidate, frame, put, row
 from test_from_file import published
 from test_publish import ROWS as ANSWERS
+from test_publish import hub
 from test_show import HOSTILE, ROWS, run, words_with_marks
 
 from prefdata.draws import FIRST, NEGATIVE, gumbels
@@ -30,7 +32,7 @@ from prefdata.recipe.results import Results
 from prefdata.stages import page
 from prefdata.tables import schema
 
-__all__ = ["published"]
+__all__ = ["hub", "published"]
 Facts = dict[str, Any]
 
 
@@ -323,3 +325,31 @@ def test_ranges_of_a_sample_hold_its_prompts_alone(tmp_path: Path) -> None:
     kept = {ROWS[1]["prompt_id"]}
     assert pl.concat([f["sets"] for f in frames_of(opened, kept)])["prompt_id"].to_list() == list(kept)
     assert len(of_set.write(opened, tmp_path / "p.html", None, 2).columns.prompts["id"]) == 2
+
+
+def test_the_page_is_pushed_where_it_is_asked_for_and_taken_back(
+    hub: Hub, make_run: Callable[..., Results], write_rows: Callable[..., str]
+) -> None:
+    source = {"name": "s", "path": write_rows(ANSWERS), "license": "mit"}
+
+    def pushed(**asked: Any) -> tuple[Results, Facts]:
+        made = make_run(sources={"sources": [source]}, publish={"repo_id": "owner/set", **asked})
+        run_stages(made, "sources", "split", "prune", "rank:source", "noise", "sets", "report", "card", "page", "publish")
+        return made, hub.head("owner/set").files
+
+    made, there = pushed()
+    assert "explore.html" not in there
+    assert (made.root / places.PAGE).exists(), "it is beside the folder all the same"
+    assert not (made.root / "publish" / "t" / "explore.html").exists()
+    made, there = pushed(page=True)
+    assert there["explore.html"] == (made.root / places.PAGE).read_bytes()
+    assert held(made.root / "publish" / "t" / "explore.html")[0]["of"] == 8
+    before = len(hub.repos["owner/set"])
+    pushed(page=True)
+    assert len(hub.repos["owner/set"]) == before, "the same again is no commit"
+    (made.root / "publish" / "t" / "explore.html").write_text("<html>")
+    pushed(page=True)
+    assert held(made.root / "publish" / "t" / "explore.html")[0]["of"] == 8, "a damaged page is put again"
+    made, there = pushed()
+    assert "explore.html" not in there
+    assert not (made.root / "publish" / "t" / "explore.html").exists()

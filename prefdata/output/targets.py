@@ -17,7 +17,8 @@ from prefdata.errors import PublishError
 from prefdata.output.published_files import OURS as OUR_CONFIGS
 from prefdata.tables import atomic
 
-OURS = re.compile(rf"data/({OUR_CONFIGS})/[\w.-]+\.parquet")
+PAGE = "explore.html"
+OURS = re.compile(rf"data/({OUR_CONFIGS})/[\w.-]+\.parquet|{re.escape(PAGE)}")
 """The only files that publishing removes: what else a manifest may name is nobody's business of ours."""
 T = TypeVar("T")
 MANIFEST, CARD = "manifest.json", "README.md"
@@ -72,12 +73,15 @@ class Folder:
     def head(self) -> Head:
         manifest, card = (self._text(name) for name in (MANIFEST, CARD))
         listed = {} if manifest is None else parse_manifest(manifest, str(self.path / MANIFEST))
-        found = [str(p.relative_to(self.path)) for p in self.path.glob("data/*/*.parquet") if not p.name.startswith(".")]
+        files = [*self.path.glob("data/*/*.parquet"), *self.path.glob(PAGE)]
+        found = [str(p.relative_to(self.path)) for p in files if not p.name.startswith(".")]
         present = {n: listed.get(n, "unlisted") if self._whole(n) else "damaged" for n in found if OURS.fullmatch(n)}
         return Head(None if manifest is None else "folder", present, card)
 
     def _whole(self, name: str) -> bool:
-        """Whether a file ends as Parquet does; the manifest's word alone does not tell."""
+        """Whether a file ends as Parquet or a page does; the manifest's word alone does not tell."""
+        if name == PAGE:
+            return (self.path / name).read_bytes().endswith(b"</html>\n")
         try:
             pq.read_metadata(self.path / name)
         except (pa.ArrowException, OSError):

@@ -3,13 +3,16 @@
 import shutil
 from collections import Counter
 from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from prefdata.errors import PublishError
 from prefdata.output import card, published_files
 from prefdata.output.commit import Facts, publish
 from prefdata.output.published_files import CONFIGS, OF_LABELS, Group, of_online
-from prefdata.output.targets import Folder, Hub, Target
+from prefdata.output.targets import PAGE, Folder, Hub, Target
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
 from prefdata.recipe.prompts import PROMPTS, prompt_drops
@@ -35,6 +38,7 @@ def run(job: Job) -> None:
         made = published_files.build(job, groups(job.settings), built)
         hashes = {path: file.digest for path, file in made.items()}
         _require_rows(job, hashes)
+        hashes |= more_files(job, built)
         text = card.with_files(job.input(places.CARD).read_text(encoding="utf-8"), made)
         targets: dict[str, Target] = {"folder": Folder(job.own_folder(places.published(job.settings)))}
         if settings.repo_id is not None:
@@ -46,6 +50,15 @@ def run(job: Job) -> None:
     finally:
         atomic.remove_folder(built)
     job.write_json(places.RECEIPT, receipt)
+
+
+def more_files(job: Job, built: Path) -> dict[str, str]:
+    """Files beside the data files that the recipe asks for, put where those are: their hashes by name."""
+    if not job.settings.publish.page:
+        return {}
+    page = job.input(places.PAGE)
+    atomic.atomic_write(built / PAGE, partial(shutil.copyfile, page))
+    return {PAGE: sha256(page.read_bytes()).hexdigest()}
 
 
 def _require_rows(job: Job, hashes: dict[str, str]) -> None:
@@ -117,7 +130,7 @@ STAGE = Stage(
     run=run,
     per="run",
     reads=lambda s, u: list(dict.fromkeys([*(p for g in groups(s) for p in g.parts), *_logps(s)])),
-    reads_files=lambda s, u: [places.REPORT, places.CARD],
+    reads_files=lambda s, u: [places.REPORT, places.CARD, *([places.PAGE] if s.publish.page else [])],
     writes_files=lambda s, u: [places.RECEIPT],
     folders=lambda s: [places.published(s), BUILT],
     slice=lambda s, u: {**without(s.publish, "attempts"), "origins": s.sets.origins, "seed": s.seed, **asked(s)},

@@ -25,4 +25,7 @@ class PublishSettings(BaseModel, frozen=True, extra="forbid"):
         None, description="owner/name of a data set on the Hub; none: only the folder"
     )
     private: bool = Field(True, description="visibility of a repository that has to be made")
+    page: bool = Field(
+        False, description="publish explore.html too, the page of the set; it has dropped answers and the judges' words"
+    )
     attempts: int = Field(5, ge=1, description="tries of the commit; before each the head is read again")
