@@ -57,30 +57,39 @@ const kernel = (() => {
     });
   }
 
-  function* subsets(items, size, from = 0) {
-    if (size === 0) yield [];
-    else
-      for (let i = from; i <= items.length - size; i++)
-        for (const rest of subsets(items, size - 1, i + 1)) yield [items[i], ...rest];
-  }
-
   function choose(n, k) {
     let count = 1;
     for (let i = 0; i < k; i++) count = (count * (n - i)) / (i + 1);
     return count;
   }
 
+  // The next places of a subset of `size` things, in order; false after the last. In place: there are millions of them.
+  function next(places, size) {
+    let k = places.length - 1;
+    while (k >= 0 && places[k] === size - places.length + k) k--;
+    if (k < 0) return false;
+    for (let at = places[k] + 1; k < places.length; k++) places[k] = at++;
+    return true;
+  }
+
   // One step from `current` (none: the first): the mean of softmax over every subset that may be proposed.
   function step(weights, current, proposals) {
-    const others = weights.map((_, i) => i).filter((i) => i !== current);
-    const own = current === null ? [] : [current];
+    const others = [...weights.keys()].filter((i) => i !== current);
+    const places = [...Array(Math.min(proposals, others.length)).keys()];
     const made = weights.map(() => 0);
+    const own = current === null ? -Infinity : weights[current];
+    const shares = new Float64Array(places.length);
     let count = 0;
-    for (const subset of subsets(others, Math.min(proposals, others.length))) {
-      const among = [...own, ...subset];
-      softmax(among.map((i) => weights[i])).forEach((p, k) => (made[among[k]] += p));
+    do {
+      let most = own;
+      for (const place of places) most = Math.max(most, weights[others[place]]);
+      const stays = Math.exp(own - most);
+      let total = stays;
+      for (let k = 0; k < places.length; k++) total += shares[k] = Math.exp(weights[others[places[k]]] - most);
+      if (current !== null) made[current] += stays / total;
+      for (let k = 0; k < places.length; k++) made[others[places[k]]] += shares[k] / total;
       count += 1;
-    }
+    } while (next(places, others.length));
     return made.map((p) => p / count);
   }
 
@@ -90,8 +99,8 @@ const kernel = (() => {
     if (weights.length * choose(weights.length, proposals) > MOST_SUBSETS) return null;
     let now = step(weights, null, proposals);
     if (steps === 1) return now;
-    const next = weights.map((_, i) => step(weights, i, proposals));
-    for (let t = 1; t < steps; t++) now = now.map((_, j) => sum(now.map((p, i) => p * next[i][j])));
+    const after = weights.map((_, i) => step(weights, i, proposals));
+    for (let t = 1; t < steps; t++) now = now.map((_, j) => sum(now.map((p, i) => p * after[i][j])));
     return now;
   }
 
