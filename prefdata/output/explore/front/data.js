@@ -58,7 +58,8 @@ const data = (() => {
     const chosen = all.find(isChosen);
     const origins = settings.noise ? [...api.pool, "noise"] : api.pool;
     const kept = all.filter(
-      (i) => (settings.chosen && isChosen(i)) || (named("role", i) === "rejected" && origins.includes(named("origin", i))),
+      (i) =>
+        (settings.chosen && isChosen(i)) || (named("role", i) === "rejected" && origins.includes(named("origin", i))),
     );
     const pool = kept.map((i) => weighed(i, settings));
     const made = kernel.draw(pool, weighed(chosen, settings), settings);

@@ -93,7 +93,8 @@ const kernel = (() => {
     return made.map((p) => p / count);
   }
 
-  // Where a chain is after its last step: a probability for each of the pool; null where there are too many subsets to go through.
+  // Where a chain is after its last step: a probability for each of the pool; null where there are too many
+  // subsets to go through.
   function chain(weights, steps, proposals) {
     if (proposals === null || proposals >= weights.length) return softmax(weights);
     if (weights.length * choose(weights.length, proposals) > MOST_SUBSETS) return null;

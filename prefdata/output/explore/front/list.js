@@ -16,20 +16,26 @@ const list = (() => {
     const [from, to] = range(value);
     const told = (a, b) => onInput(a === "" && b === "" ? "" : `${a}..${b}`);
     return html`<label class="range">${label}<span>
-      <input type="number" step="any" placeholder="from" aria-label="${label} from" value=${from} onChange=${(e) => told(e.target.value, to)} />
-      <input type="number" step="any" placeholder="below" aria-label="${label} below" value=${to} onChange=${(e) => told(from, e.target.value)} /></span></label>`;
+      <input type="number" step="any" placeholder="from" aria-label="${label} from" value=${from}
+        onChange=${(e) => told(e.target.value, to)} />
+      <input type="number" step="any" placeholder="below" aria-label="${label} below" value=${to}
+        onChange=${(e) => told(from, e.target.value)} /></span></label>`;
   };
 
   let unfolded = null; // until it is folded by hand: where an address has filters
   const Filters = ({ s, set, found }) => {
     const own = (key, label, options) =>
-      options.length > 1 && html`<${Select} key=${key} label=${label} value=${s[key]} options=${options} onInput=${(v) => set({ [key]: v })} />`;
+      options.length > 1 &&
+      html`<${Select} key=${key} label=${label} value=${s[key]} options=${options} onInput=${(v) => set({ [key]: v })} />`;
     const active = state.FILTERS.filter((key) => s[key]).length;
     return html`<div class="filters">
-      <div class="search"><input id="search" type="search" placeholder="id, or words of the prompt's beginning ( / )" aria-label="search" value=${s.q}
+      <div class="search"><input id="search" type="search" aria-label="search" value=${s.q}
+        placeholder="id, or words of the prompt's beginning ( / )"
         onInput=${(e) => set({ q: e.target.value })} />
         <${Select} label="" value=${s.sort} options=${Object.entries(state.SORTS)} onInput=${(v) => set({ sort: v })} /></div>
-      <details class="more" open=${unfolded ?? active > Number(s.q !== "")} onToggle=${(e) => { unfolded = e.currentTarget.open; }}><summary>filters${active > 0 && ` (${active})`}</summary><div class="grid">
+      <details class="more" open=${unfolded ?? active > Number(s.q !== "")} onToggle=${(e) => {
+        unfolded = e.currentTarget.open;
+      }}><summary>filters${active > 0 && ` (${active})`}</summary><div class="grid">
         ${own("split", "split", any(data.names.split.filter((_, i) => data.prompts.split.includes(i))))}
         ${own("source", "source", any(data.names.source))}
         ${own("model", "model", any(data.names.producer))}
@@ -46,11 +52,14 @@ const list = (() => {
 
   const Row = ({ i, at, on, open }) => {
     const p = data.prompts;
-    const worst = p.problems[i];
-    return html`<button class=${on ? "row on" : "row"} style=${{ top: `${at * ROW}px` }} onClick=${() => open(i)} aria-current=${on} data-id=${p.id[i]}>
+    const [margin, [worst = null, ...more]] = [p.margin[i], p.problems[i]];
+    return html`<button class=${on ? "row on" : "row"} style=${{ top: `${at * ROW}px` }} onClick=${() => open(i)}
+      aria-current=${on} data-id=${p.id[i]}>
       <span class="begins">${p.text[i] || "(no text)"}</span>
-      <span class="facts">${data.names.split[p.split[i]]} · ${p.chars[i]} chars${p.margin[i] !== null && ` · margin ${overview.short(p.margin[i])}`}
-        ${worst.length > 0 && html` · <span class="bad">${data.problems[worst[0]].label}${worst.length > 1 && ` +${worst.length - 1}`}</span>`}</span>
+      <span class="facts">${data.names.split[p.split[i]]} · ${p.chars[i]} chars
+        ${margin !== null && ` · margin ${overview.short(margin)}`}
+        ${worst !== null && html` · <span class="bad">${data.problems[worst].label}</span>`}
+        ${more.length > 0 && html`<span class="bad"> +${more.length}</span>`}</span>
     </button>`;
   };
 
@@ -60,7 +69,10 @@ const list = (() => {
     const seen = Math.ceil((box?.clientHeight || 900) / ROW);
     const first = Math.max(Math.floor(top / ROW) - BEYOND, 0);
     const shown = found.slice(first, first + seen + 2 * BEYOND);
-    return html`<div id="list" class="list" tabindex="-1" onScroll=${(e) => { top = e.currentTarget.scrollTop; again(); }}>
+    return html`<div id="list" class="list" tabindex="-1" onScroll=${(e) => {
+      top = e.currentTarget.scrollTop;
+      again();
+    }}>
       <div class="space" style=${{ height: `${found.length * ROW}px` }}>
         ${shown.map((i, k) => html`<${Row} key=${i} ...${{ i, at: first + k, on: i === current, open }} />`)}</div></div>`;
   };

@@ -3,9 +3,17 @@
 const html = htm.bind(preact.h);
 const overview = (() => {
   const BINS = 12;
+  const MOST_BARS = 30;
 
   const number = (value) => value.toLocaleString("en");
-  const short = (value) => (Number.isInteger(value) ? String(value) : Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 1 ? value.toFixed(1) : value.toFixed(2));
+  const short = (value) =>
+    Number.isInteger(value)
+      ? String(value)
+      : Math.abs(value) >= 100
+        ? value.toFixed(0)
+        : Math.abs(value) >= 1
+          ? value.toFixed(1)
+          : value.toFixed(2);
 
   function counted(values) {
     const counts = new Map();
@@ -23,7 +31,9 @@ const overview = (() => {
   function byCandidate(column, key) {
     const of = (i) => [...new Set(data.candidates(i).map((c) => data.named(column, c)))];
     const counts = counted(Array.from({ length: data.count }, (_, i) => of(i)).flat());
-    return [...counts].map(([label, count]) => ({ label, count, filter: { [key]: label } })).sort((a, b) => b.count - a.count);
+    return [...counts]
+      .map(([label, count]) => ({ label, count, filter: { [key]: label } }))
+      .sort((a, b) => b.count - a.count);
   }
 
   // Equal bins between the 1st and the 99th percentile, what lies outside in the two at the ends; `scale`: log for lengths.
@@ -38,7 +48,14 @@ const overview = (() => {
     const ranges = ["", ...ends].map((from, k) => [from, ends[k] ?? ""]);
     return ranges
       .map(([from, to]) => ({
-        label: from === "" ? (to === "" ? "all" : `below ${short(to)}`) : to === "" ? `${short(from)} and more` : `${short(from)} to ${short(to)}`,
+        label:
+          from === ""
+            ? to === ""
+              ? "all"
+              : `below ${short(to)}`
+            : to === ""
+              ? `${short(from)} and more`
+              : `${short(from)} to ${short(to)}`,
         count: known.filter((v) => !(v < (from === "" ? NaN : from)) && !(v >= (to === "" ? NaN : to))).length,
         filter: { [key]: `${from}..${to}` },
       }))
@@ -49,14 +66,39 @@ const overview = (() => {
   function charts() {
     const p = data.prompts;
     fixed ??= [
-      { title: "Problems", bars: data.problems.map((q, i) => ({ label: q.words, count: p.problems.filter((x) => x.includes(i)).length, filter: { problem: q.key } })).filter((b) => b.count) },
+      {
+        title: "Problems",
+        bars: data.problems
+          .map((q, i) => ({
+            label: q.words,
+            count: p.problems.filter((x) => x.includes(i)).length,
+            filter: { problem: q.key },
+          }))
+          .filter((b) => b.count),
+      },
       { title: "Answers dropped", bars: byName(p.reasons, data.names.reason, "reason") },
       { title: "Splits", bars: byName(p.split, data.names.split, "split") },
       { title: "Sources", bars: byName(p.source, data.names.source, "source") },
       { title: "Models", bars: byCandidate("producer", "model") },
       { title: "Origins of answers", bars: byCandidate("origin", "origin") },
-      { title: "Characters of the chosen answer", bars: histogram(p.chars, "chars", (v) => Math.log(Math.max(v, 1)), (v) => Math.round(Math.exp(v))) },
-      { title: "Margin, nats a token: chosen less rejected", bars: histogram(p.margin, "margin", (v) => v, (v) => Number(v.toPrecision(3))) },
+      {
+        title: "Characters of the chosen answer",
+        bars: histogram(
+          p.chars,
+          "chars",
+          (v) => Math.log(Math.max(v, 1)),
+          (v) => Math.round(Math.exp(v)),
+        ),
+      },
+      {
+        title: "Margin, nats a token: chosen less rejected",
+        bars: histogram(
+          p.margin,
+          "margin",
+          (v) => v,
+          (v) => Number(v.toPrecision(3)),
+        ),
+      },
     ];
     return fixed;
   }
@@ -64,8 +106,15 @@ const overview = (() => {
   function drawnChart(s) {
     if (!data.references.length) return { title: "Ranks drawn", bars: [] };
     const counts = counted(state.ranksDrawn(state.kernelOf(s)));
-    const bars = [...counts].map(([label, count]) => ({ label: /^\d/.test(label) ? `rank ${label}` : label, count, filter: { drawn: label } }));
-    return { title: "Rank of the answer that the kernel draws", bars: bars.sort((a, b) => a.label.localeCompare(b.label, "en", { numeric: true })) };
+    const bars = [...counts].map(([label, count]) => ({
+      label: /^\d/.test(label) ? `rank ${label}` : label,
+      count,
+      filter: { drawn: label },
+    }));
+    return {
+      title: "Rank of the answer that the kernel draws",
+      bars: bars.sort((a, b) => a.label.localeCompare(b.label, "en", { numeric: true })),
+    };
   }
 
   const Bar = ({ bar, most, s, set }) => {
@@ -81,17 +130,29 @@ const overview = (() => {
     if (!chart.bars.length) return null;
     const most = Math.max(...chart.bars.map((b) => b.count));
     return html`<section class="chart"><h3>${chart.title}</h3>
-      <div class="bars">${chart.bars.slice(0, 30).map((bar) => html`<${Bar} key=${bar.label} ...${{ bar, most, s, set }} />`)}</div>
+      <div class="bars">${chart.bars
+        .slice(0, MOST_BARS)
+        .map((bar) => html`<${Bar} key=${bar.label} ...${{ bar, most, s, set }} />`)}</div>
     </section>`;
   };
 
   const Overview = ({ s, set }) => html`<div class="overview">
     <p class="note">Prompts in each bar; a click lists them.
-      ${data.of > data.count && ` This page holds ${number(data.count)} of ${number(data.of)} prompts, drawn by a keyed sample.`}</p>
-    <div class="charts">${[...charts(), drawnChart(s)].map((chart) => html`<${Chart} key=${chart.title} ...${{ chart, s, set }} />`)}</div>
-    ${data.drops.length > 0 && html`<details><summary>What the recipe's stages dropped, prompts that are not here included</summary>
+      ${
+        data.of > data.count &&
+        ` This page holds ${number(data.count)} of ${number(data.of)} prompts, drawn by a keyed sample.`
+      }</p>
+    <div class="charts">${[...charts(), drawnChart(s)].map(
+      (chart) => html`<${Chart} key=${chart.title} ...${{ chart, s, set }} />`,
+    )}</div>
+    ${
+      data.drops.length > 0 &&
+      html`<details><summary>What the recipe's stages dropped, prompts that are not here included</summary>
       <table><tr><th>stage</th><th>unit</th><th>reason</th><th>rows</th></tr>
-      ${data.drops.map((d) => html`<tr><td>${d.stage}</td><td>${d.unit}</td><td>${d.reason}</td><td>${number(d.rows)}</td></tr>`)}</table></details>`}
+      ${data.drops.map(
+        (d) => html`<tr>${[d.stage, d.unit, d.reason, number(d.rows)].map((told) => html`<td>${told}</td>`)}</tr>`,
+      )}</table></details>`
+    }
   </div>`;
 
   return { Overview, number, short };

@@ -8,27 +8,40 @@ const page = (() => {
   let waiting = false;
 
   const HELP = [
-    ["j, k", "next and previous prompt"], ["/", "search"], ["a", "the overview"], ["Esc", "back, or close this"], ["?", "this help"],
+    ["j, k", "next and previous prompt"],
+    ["/", "search"],
+    ["a", "the overview"],
+    ["Esc", "back, or close this"],
+    ["?", "this help"],
   ];
 
   const Help = () => html`<div class="help" role="dialog" aria-label="help"><h2>Keys</h2>
     <dl>${HELP.map(([key, words]) => html`<dt><kbd>${key}</kbd></dt><dd>${words}</dd>`)}</dl>
     <p>The address holds the filters, the open prompt and the sliders: copy it to show somebody what you see.</p>
-    <p><b>margin</b>: the chosen answer's log-prob less the others', under a reference; below 0 the reference likes them better.</p>
-    <button class="plain" onClick=${() => { help = false; draw(); }}>close</button></div>`;
+    <p><b>margin</b>: the chosen answer's log-prob less the others', under a reference; below 0 the reference likes
+      them better.</p>
+    <button class="plain" onClick=${() => {
+      help = false;
+      draw();
+    }}>close</button></div>`;
 
   const App = () => {
     const found = state.found(s);
     const place = data.place.get(s.prompt);
     return html`<div class=${place === undefined ? "app" : "app opened"}>
       <header class="top"><h1><button class="plain" onClick=${() => set({ prompt: "" })}>${data.title}</button></h1>
-        <button class="plain" onClick=${() => { help = !help; draw(); }} aria-label="help">?</button></header>
+        <button class="plain" onClick=${() => {
+          help = !help;
+          draw();
+        }} aria-label="help">?</button></header>
       <nav><${list.Filters} ...${{ s, set, found }} /><${list.List} ...${{ found, current: place, open, again: draw }} /></nav>
-      <main id="main" tabindex="-1">${place === undefined
-        ? html`<${overview.Overview} ...${{ s, set }} />`
-        : shown?.place === place
-          ? html`<${prompt.Prompt} ...${{ ...shown, s, set, close: () => set({ prompt: "" }) }} />`
-          : html`<p class="note">Opening…</p>`}</main>
+      <main id="main" tabindex="-1">${
+        place === undefined
+          ? html`<${overview.Overview} ...${{ s, set }} />`
+          : shown?.place === place
+            ? html`<${prompt.Prompt} ...${{ ...shown, s, set, close: () => set({ prompt: "" }) }} />`
+            : html`<p class="note">Opening…</p>`
+      }</main>
       ${help && html`<${Help} />`}</div>`;
   };
 
@@ -78,12 +91,18 @@ const page = (() => {
     k: () => move(-1),
     a: () => set({ prompt: "" }),
     "/": () => document.getElementById("search").focus(),
-    "?": () => { help = !help; draw(); },
+    "?": () => {
+      help = !help;
+      draw();
+    },
     Escape: () => (help ? ((help = false), draw()) : set({ prompt: "" })),
   };
 
   function onKey(event) {
-    const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && event.target.type !== "range" && event.target.type !== "checkbox";
+    const typing =
+      /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) &&
+      event.target.type !== "range" &&
+      event.target.type !== "checkbox";
     if (typing && event.key === "Escape") event.target.blur();
     if (typing || event.ctrlKey || event.metaKey || event.altKey || !Object.hasOwn(KEYS, event.key)) return;
     event.preventDefault();
@@ -106,5 +125,7 @@ const page = (() => {
     requestAnimationFrame(() => list.reveal(state.found(s).indexOf(data.place.get(s.prompt))));
   }
 
-  start().catch((error) => root.replaceChildren(`This page could not be opened: ${error}. It needs a browser of 2023 or later.`));
+  start().catch((error) =>
+    root.replaceChildren(`This page could not be opened: ${error}. It needs a browser of 2023 or later.`),
+  );
 })();

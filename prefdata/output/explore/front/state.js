@@ -3,14 +3,39 @@
 const state = (() => {
   // As the trainer's own defaults; `policy`, `reference`: numbers of references ("virtual": MRPO's of all).
   const DEFAULTS = {
-    prompt: "", q: "", split: "", source: "", model: "", origin: "", reason: "", problem: "", drawn: "",
-    chars: "", margin: "", sort: "problems", left: "", right: "",
-    weight: "ratio", beta: 0.1, steps: 1, proposals: 0, count: 1, policy: 0, reference: "0", eps: 0.1, chosen: 0, noise: 0,
+    prompt: "",
+    q: "",
+    split: "",
+    source: "",
+    model: "",
+    origin: "",
+    reason: "",
+    problem: "",
+    drawn: "",
+    chars: "",
+    margin: "",
+    sort: "problems",
+    left: "",
+    right: "",
+    weight: "ratio",
+    beta: 0.1,
+    steps: 1,
+    proposals: 0,
+    count: 1,
+    policy: 0,
+    reference: "0",
+    eps: 0.1,
+    chosen: 0,
+    noise: 0,
   };
   const FILTERS = ["q", "split", "source", "model", "origin", "reason", "problem", "drawn", "chars", "margin"];
   const SORTS = {
-    problems: "problems first", id: "id", margin: "smallest margin", "-margin": "largest margin",
-    chars: "shortest chosen", "-chars": "longest chosen",
+    problems: "problems first",
+    id: "id",
+    margin: "smallest margin",
+    "-margin": "largest margin",
+    chars: "shortest chosen",
+    "-chars": "longest chosen",
   };
 
   // Unknown keys and values that cannot be are left out: an address may come from anybody.
@@ -37,7 +62,8 @@ const state = (() => {
       proposals: whole(s.proposals, 0, 64),
       count: whole(s.count, 1, 16),
       policy: whole(s.policy, 0, references - 1),
-      reference: s.reference === kernel.VIRTUAL ? s.reference : String(whole(Number(s.reference) || 0, 0, references - 1)),
+      reference:
+        s.reference === kernel.VIRTUAL ? s.reference : String(whole(Number(s.reference) || 0, 0, references - 1)),
     };
   }
 
@@ -48,9 +74,16 @@ const state = (() => {
 
   // As kernel.draw takes them.
   const kernelOf = (s) => ({
-    weight: s.weight, beta: s.beta, steps: s.steps, proposals: s.proposals || null, count: s.count, policy: s.policy,
-    reference: s.reference === kernel.VIRTUAL ? s.reference : Number(s.reference), epsMax: s.eps,
-    chosen: Boolean(s.chosen), noise: Boolean(s.noise),
+    weight: s.weight,
+    beta: s.beta,
+    steps: s.steps,
+    proposals: s.proposals || null,
+    count: s.count,
+    policy: s.policy,
+    reference: s.reference === kernel.VIRTUAL ? s.reference : Number(s.reference),
+    epsMax: s.eps,
+    chosen: Boolean(s.chosen),
+    noise: Boolean(s.noise),
   });
 
   // A range "from..to", either end open; from <= value < to.
@@ -80,7 +113,7 @@ const state = (() => {
 
   function rankName(i) {
     const rank = data.columns.rank[i];
-    return rank === null ? data.named("origin", i) === "noise" ? "noise" : "unranked" : String(rank);
+    return rank === null ? (data.named("origin", i) === "noise" ? "noise" : "unranked") : String(rank);
   }
 
   const find = remembered((filters, sort, settings) => {
