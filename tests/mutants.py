@@ -6,6 +6,7 @@ ONLINE, ONLINE_FAULTS, ARENA = "test_online.py", "test_online_faults.py", "test_
 UNPAIRED, COST, HUB_PUSH = "test_unpaired.py", "test_cost.py", "test_hub_push.py"
 UNPAIRED, COST = "test_unpaired.py", "test_cost.py"
 PUBLISHED, GATES, DELTA = "test_published_configs.py", "test_gates.py", "test_delta.py"
+EXPLORE = "test_explore.py"
 MUTANTS = [
     # losses
     ("train/objectives/losses.py", "-(1 - smooth) * F.logsigmoid(margin)", "(1 - smooth) * F.logsigmoid(margin)", LOSSES),
@@ -486,6 +487,22 @@ MUTANTS = [
         "for kind in [c.kind for c in changes]",
         "test_diff.py",
     ),
+    ("prefdata/output/explore/columns.py", "held: list[Any] = [None] *", "held: list[Any] = [0.0] *", EXPLORE),
+    (
+        "prefdata/output/explore/columns.py",
+        "in zip(candidates, noises.tolist()",
+        "in zip(candidates, noises.tolist()[::-1]",
+        EXPLORE,
+    ),
+    ("prefdata/output/explore/frames.py", '(hash64(None, "explore", own), own)', "own", EXPLORE),
+    ("prefdata/output/explore/frames.py", 'on="prompt_id", how="semi")', 'on="prompt_id", how="anti")', EXPLORE),
+    ("prefdata/output/explore/gathered.py", "visible_lines(as_text(answer(own", "(as_text(answer(own", EXPLORE),
+    ("prefdata/output/explore/gathered.py", "self.tokens < MOST_TOKENS", "self.tokens >= 0", EXPLORE),
+    ("prefdata/output/explore/problems.py", 'k.figure("score_gap") < 0', 'k.figure("score_gap") > 0', EXPLORE),
+    ("prefdata/output/explore/problems.py", "return known is None or known.bad", "return True", EXPLORE),
+    ("prefdata/output/explore/problems.py", "len(outcomes) > 1 for", "len(outcomes) > 0 for", EXPLORE),
+    ("prefdata/output/explore/document.py", "script-src {' '.join(_hashes(scripts))}", "script-src 'unsafe-inline'", EXPLORE),
+    ("prefdata/stages/publish.py", "if not job.settings.publish.page:", "if True:", EXPLORE),
     ("prefdata/workflow/look_commands.py", "raise typer.Exit(1)", "raise typer.Exit(0)", "test_diff.py"),
     # published configs, gates, deltas
     ("prefdata/output/published_configs.py", 'pl.lit(side == "chosen")', 'pl.lit(side != "chosen")', PUBLISHED),

@@ -2,11 +2,13 @@
 
 import re
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import yaml
 
+from prefdata.output.explore.document import FRONT, LIBRARIES
 from prefdata.recipe.read import describe, read_recipe
 from prefdata.tables.schema import TABLES
 from train.file_settings import FileSettings
@@ -71,3 +73,12 @@ def test_every_pinned_dependency_of_ours_is_explained() -> None:
     for name in wanted:
         assert name.removesuffix("-python") in explained, name
         assert f"{name.lower()}==" in pinned or f"{name.lower().replace('-', '_')}==" in pinned, name
+
+
+def test_the_libraries_of_the_page_are_those_that_the_document_tells() -> None:
+    explained = (ROOT / "docs" / "dependencies.md").read_text()
+    for name in LIBRARIES:
+        path = FRONT / name
+        told = f"| `{path.name}` |[^\n]*`{sha256(path.read_bytes()).hexdigest()[:16]}` |"
+        assert re.search(told.replace("|", r"\|"), explained), name
+        assert (path.parent / f"{path.name.split('.')[0]}.LICENSE").exists()

@@ -13,11 +13,12 @@ from prefdata.errors import PublishError
 from prefdata.output.delta import SCRIPT
 from prefdata.output.published_configs import OURS as OUR_CONFIGS
 
-OURS = re.compile(rf"data/({OUR_CONFIGS})/[\w.-]+\.parquet|{re.escape(SCRIPT)}")
+PAGE = "explore.html"
+OURS = re.compile(rf"data/({OUR_CONFIGS})/[\w.-]+\.parquet|{re.escape(SCRIPT)}|{re.escape(PAGE)}")
 """The only files that publishing removes: what else a manifest may name is nobody's business of ours."""
 MANIFEST, CARD = "manifest.json", "README.md"
 MADE_BY = "prefdata"
-SHAPE = rf"data/[\w.-]+/[\w.-]+\.parquet|{re.escape(SCRIPT)}"
+SHAPE = rf"data/[\w.-]+/[\w.-]+\.parquet|{re.escape(SCRIPT)}|{re.escape(PAGE)}"
 """Names that some version of ours may have listed."""
 
 

@@ -17,6 +17,8 @@ EVALUATION = "report/evaluation.json"
 SUMMARY = "report/summary.txt"
 WIN_RATES = "report/win_rate.json"
 CARD = "publish/card.md"
+PAGE = "publish/explore.html"
+"""Beside the published folder: it is pushed where it is asked for."""
 RECEIPT = "publish/receipt.json"
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from prefdata.models.identity import public_name
 from prefdata.output import card_header, delta, gates, published_configs, published_files
 from prefdata.output.commit import Facts, Wanted, plan, publish
 from prefdata.output.delta import SCRIPT
+from prefdata.output.explore import document
 from prefdata.output.hub import Hub
+from prefdata.output.manifest import CARD, MANIFEST, PAGE, stored_of
 from prefdata.output.published_configs import OF_LABELS, Config, of_online
 from prefdata.output.published_files import Group
-from prefdata.output.targets import CARD, MANIFEST, Folder, Target
+from prefdata.output.targets import Folder, Target
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
 from prefdata.recipe.prompts import PROMPTS, prompt_drops
@@ -70,9 +73,10 @@ def _wanted(job: Job) -> Iterator[Wanted]:
         made = published_files.build(job, groups(job.settings), built)
         hashes = {path: file.digest for path, file in made.items()}
         _require_rows(job, hashes)
-        hashes |= _script(built) if job.settings.publish.delta else {}
+        hashes |= more_files(job, built)
         text, facts = card_header.with_files(job.input(places.CARD).read_text(encoding="utf-8"), made), identity(job)
         texts = {CARD: text, MANIFEST: json.dumps(facts, ensure_ascii=False)}
+        texts |= {PAGE: document.held(built / PAGE)} if PAGE in hashes else {}
         gates.check(job.settings, job.read_json(places.REPORT)["sources"], built, texts, [built.parents[1], Path.cwd()])
         yield Wanted(built, hashes, text, facts)
     finally:
@@ -85,6 +89,17 @@ def _targets(job: Job) -> dict[str, Target]:
     if (repo_id := job.settings.publish.repo_id) is not None:
         targets[repo_id] = Hub(job.settings.publish)
     return targets
+
+
+def more_files(job: Job, built: Path) -> dict[str, str]:
+    """Files beside the data files that the recipe asks for, put where those are: their hashes by name."""
+    asked = job.settings.publish
+    made = _script(built) if asked.delta else {}
+    if asked.page:
+        page = job.input(places.PAGE)
+        atomic.atomic_write(built / PAGE, partial(shutil.copyfile, page))
+        made |= {PAGE: str(stored_of(page).sha256)}
+    return made
 
 
 def _script(built: Path) -> dict[str, str]:
@@ -187,7 +202,7 @@ STAGE = Stage(
     per="run",
     foretell=foretell,
     reads=lambda s, u: list(dict.fromkeys([*(p for g in groups(s) for p in g.parts), *_logps(s)])),
-    reads_files=lambda s, u: [places.REPORT, places.CARD],
+    reads_files=lambda s, u: [places.REPORT, places.CARD, *([places.PAGE] if s.publish.page else [])],
     writes_files=lambda s, u: [places.RECEIPT],
     folders=lambda s: [places.published(s), BUILT],
     slice=lambda s, u: {**without(s.publish, "attempts", "timeout_s"), "origins": s.sets.origins, "seed": s.seed, **asked(s)},

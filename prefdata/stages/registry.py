@@ -12,6 +12,7 @@ from prefdata.stages import (
     judge_report,
     noise,
     online,
+    page,
     prune,
     publish,
     rank,
@@ -49,6 +50,7 @@ _ORDER = (
     report,
     summary,
     card,
+    page,
     publish,
 )
 _ROWS = [module.STAGE for module in _ORDER]

@@ -23,7 +23,7 @@ from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage
 from prefdata.stages.registry import STAGES
 from prefdata.tables import atomic
-from prefdata.workflow import cost_command, look_commands, run
+from prefdata.workflow import cost_command, explore_command, look_commands, run
 from prefdata.workflow.execute import bring_up, execute, foretell, locked
 from prefdata.workflow.old import leftovers
 from prefdata.workflow.recipes import results_of
@@ -243,6 +243,7 @@ def _additions() -> list[Any]:
 _training = [work for add in _additions() if (work := add(app, bring_up, lambda path: results_of(path).settings))]
 app.command("cost")(cost_command.of(_training))
 look_commands.add(app)
+app.command("explore")(explore_command.explore)
 
 for _stage in STAGES.values():  # last in the list of --help
     _add(_stage)

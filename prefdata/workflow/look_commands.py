@@ -84,12 +84,13 @@ def _one(opened: Opened, prompt_id: str, tokens: tuple[str | None, str | None, T
     page = one_prompt.render(found)
     model, model_revision, template, end = tokens
     if model is not None:
-        seen = token_view.facts(row, found["candidates"], load_encoder(_place(model), model_revision, template, end))
+        seen = token_view.facts(row, found["candidates"], load_encoder(place_of(model), model_revision, template, end))
         found, page = {**found, "tokens": seen}, [*page, *token_view.render(seen)]
     _print(found, page, as_json)
 
 
-def _place(model: str) -> str:
+def place_of(model: str) -> str:
+    """A model as load_encoder takes it."""
     return str(Path(model).expanduser()) if model.startswith("~") else model
 
 

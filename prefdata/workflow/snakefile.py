@@ -79,6 +79,7 @@ def targets(results: Results) -> dict[str, list[str]]:
     published = [str(results.path(places.RECEIPT))]
     reports = [
         str(results.path(places.SUMMARY)),
+        str(results.path(places.PAGE)),
         *(f for unit in results.units("judge_report") for f in results.outputs("judge_report", unit)),
     ]
     sets = [f for unit in results.units("sets") if unit in ("preference", "unpaired") for f in results.outputs("sets", unit)]

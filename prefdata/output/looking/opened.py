@@ -36,13 +36,16 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class Opened:
-    """A set's files. `streams`: those that follow one another; `tables`: they are a recipe's own, with manifests."""
+    """A set's files in `folder`. `streams`: those that follow one another; `tables`: they are a recipe's own, with
+    manifests."""
 
     name: str
     streams: Sequence[Sequence[Path]]
     candidates: Sequence[Path] = ()
     drops: Sequence[Path] = field(default=())
     tables: bool = False
+    verdicts: Sequence[Path] = ()
+    folder: Path = Path()
 
     def parts(self) -> Iterator[pl.DataFrame]:
         """The rows of the table `sets`, in the order of prompt_id. Raises DataError."""
@@ -63,6 +66,11 @@ class Opened:
     @property
     def _files(self) -> list[Path]:
         return [path for stream in self.streams for path in stream]
+
+    def ids(self) -> Iterator[str]:
+        """Every prompt_id, file by file. Raises DataError."""
+        for path in self._files:
+            yield from (own for own, _ in _ids(path))
 
     def prompts(self) -> int:
         """How many prompts the set has, by the footers of its files. Raises DataError."""
@@ -168,7 +176,7 @@ def _published(folder: Path, name: str) -> Opened:
     splits: dict[str, list[Path]] = {}
     for path in read_back.data_files(folder):
         splits.setdefault(path.name.partition("-")[0], []).append(path)
-    return Opened(name, list(splits.values()), sorted(folder.glob(read_back.OF_CANDIDATES)))
+    return Opened(name, list(splits.values()), sorted(folder.glob(read_back.OF_CANDIDATES)), folder=folder)
 
 
 def _of_recipe(folder: Path, name: str) -> Opened:
@@ -177,7 +185,8 @@ def _of_recipe(folder: Path, name: str) -> Opened:
     ours = f"*-of-{number:05d}.parquet"
     made = [p for p in folder.glob(f"tables/candidates/*/*/{ours}") if p.parts[-3] != "evaluate"]
     drops = [p for p in folder.glob(f"tables/drops/*/*/{ours}") if p.parts[-3] != "evaluate"]
-    return Opened(name, [shards], sorted(made), sorted(drops), tables=True)
+    verdicts = sorted(folder.glob(f"tables/verdicts/judge/*/{ours}"))
+    return Opened(name, [shards], sorted(made), sorted(drops), tables=True, verdicts=verdicts, folder=folder)
 
 
 def _shards(folder: Path, name: str) -> tuple[int, list[Path]]:

@@ -31,6 +31,9 @@ class PublishSettings(BaseModel, frozen=True, extra="forbid"):
     revision: RefName | None = Field(None, description="branch to publish to, made from main where it is new; none: main")
     tag: RefName | None = Field(None, description="tag that the published revision gets; one that is on another is an error")
     pull_request: bool = Field(False, description="propose the change as a pull request, which the next run goes on with")
+    page: bool = Field(
+        False, description="publish explore.html too, the page of the set; it has dropped answers and the judges' words"
+    )
     attempts: int = Field(5, ge=1, description="tries of the commit; before each the head is read again")
     configs: list[str] = Field(
         default=["preference", "sets", "candidates"],
@@ -59,7 +62,9 @@ class PublishSettings(BaseModel, frozen=True, extra="forbid"):
         return name
 
     @model_validator(mode="after")
-    def _one_way(self) -> "PublishSettings":
+    def _together(self) -> "PublishSettings":
         if self.pull_request and (self.revision is not None or self.tag is not None):
             raise ValueError("pull_request proposes a change to main: leave revision and tag out")
+        if self.page and self.delta:
+            raise ValueError("the page holds the texts that delta leaves out: leave one of both out")
         return self
