@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hub.sets import SECRET, hub
 from literal_sets import candidate, put, row
 from test_from_file import published
-from test_publish import SECRET, hub
 from typer.testing import CliRunner, Result
 
 from prefdata.errors import ConfigError, DataError
