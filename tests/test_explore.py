@@ -13,15 +13,15 @@ from typing import Any
 import polars as pl
 import pytest
 from conftest import run_stages
+from hub.sets import hub
 from hub.standin import Hub
 from literal_sets import candidate, frame, put, row
 from test_from_file import published
 from test_publish import ROWS as ANSWERS
-from hub.sets import hub
 from test_show import HOSTILE, ROWS, run, words_with_marks
 
 from prefdata.draws import FIRST, NEGATIVE, gumbels
-from prefdata.errors import ConfigError
+from prefdata.errors import ConfigError, PublishError
 from prefdata.output.explore import document, gathered, of_set
 from prefdata.output.explore.columns import Columns
 from prefdata.output.explore.frames import Keyed, frames_of, keyed, only, sample
@@ -327,6 +327,27 @@ def test_ranges_of_a_sample_hold_its_prompts_alone(tmp_path: Path) -> None:
     assert len(of_set.write(opened, tmp_path / "p.html", None, 2).columns.prompts["id"]) == 2
 
 
+STAGES = ("sources", "split", "prune", "rank:source", "noise", "sets", "report", "card", "page", "publish")
+
+
+def test_the_page_is_looked_at_before_it_is_pushed(
+    hub: Hub, make_run: Callable[..., Results], write_rows: Callable[..., str]
+) -> None:
+    """An answer that was dropped stands on the page alone."""
+    rows = json.loads(json.dumps(ANSWERS).replace('"c"', '"write to joe@corp.io"'))
+    keys = {"sources": {"sources": [{"name": "s", "path": write_rows(rows), "license": "mit"}]}, "prune": {"drop_ranks": [3]}}
+    asked = {"repo_id": "owner/set", "configs": ["preference"]}
+    run_stages(make_run(**keys, publish=asked), *STAGES)
+    with pytest.raises(PublishError, match=r"looks like email in 1 rows or files: explore.html"):
+        run_stages(make_run(**keys, publish={**asked, "page": True}), *STAGES)
+    assert "explore.html" not in hub.head("owner/set").files
+
+
+def test_a_delta_has_no_page(make_run: Callable[..., Results]) -> None:
+    with pytest.raises(ConfigError, match="leave one of both out"):
+        make_run(publish={"page": True, "delta": True})
+
+
 def test_the_page_is_pushed_where_it_is_asked_for_and_taken_back(
     hub: Hub, make_run: Callable[..., Results], write_rows: Callable[..., str]
 ) -> None:
@@ -334,7 +355,7 @@ def test_the_page_is_pushed_where_it_is_asked_for_and_taken_back(
 
     def pushed(**asked: Any) -> tuple[Results, Facts]:
         made = make_run(sources={"sources": [source]}, publish={"repo_id": "owner/set", **asked})
-        run_stages(made, "sources", "split", "prune", "rank:source", "noise", "sets", "report", "card", "page", "publish")
+        run_stages(made, *STAGES)
         return made, hub.head("owner/set").files
 
     made, there = pushed()
