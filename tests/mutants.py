@@ -354,7 +354,7 @@ MUTANTS = [
     ("prefdata/sources/rows.py", "not 1 <= value", "not 0 <= value", SOURCES),
     # files
     ("prefdata/tables/files.py", "page_checksum_verification=True", "page_checksum_verification=False", "test_files.py"),
-    ("prefdata/output/card.py", '".parquet" not in formats', "False", "test_peoples_files.py"),
+    ("prefdata/output/card_header.py", '".parquet" not in formats', "False", "test_peoples_files.py"),
     ("prefdata/output/commit.py", "head.files.get(name) != value", "True", "test_publish.py"),
     # sources, duplicates, figures
     ("prefdata/sources/rows.py", "1.0 + order.index(s)", "1.0 + len(order) - order.index(s)", "test_shapes.py"),

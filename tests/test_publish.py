@@ -13,7 +13,7 @@ from hub.standin import Fault, Hub, Server
 
 from prefdata.draws import hex_id
 from prefdata.errors import PublishError
-from prefdata.output import card, commit
+from prefdata.output import card, card_header, commit
 from prefdata.output.escape import markdown
 from prefdata.output.quality import Quality
 from prefdata.output.targets import Busy, Folder, Head
@@ -157,17 +157,17 @@ def test_values_are_escaped_and_the_header_parses_back(make_run) -> None:
 
 
 def test_what_is_outside_the_markers_survives() -> None:
-    new = f"---\nlicense: mit\n---\n# T\n{card.BEGIN}\nnew\n{card.END}\n"
-    old = f"---\nlicense: other\npretty_name: Mine\n---\nMy words\n{card.BEGIN}\nold\n{card.END}\nMy end\n"
-    merged = card.merge(new, old)
+    new = f"---\nlicense: mit\n---\n# T\n{card_header.BEGIN}\nnew\n{card_header.END}\n"
+    old = f"---\nlicense: other\npretty_name: Mine\n---\nMy words\n{card_header.BEGIN}\nold\n{card_header.END}\nMy end\n"
+    merged = card_header.merge(new, old)
     assert "My words" in merged
     assert "My end" in merged
     assert "new" in merged
     assert "old" not in merged
     assert yaml.safe_load(merged.split("---\n")[1]) == {"license": "mit", "pretty_name": "Mine"}
-    assert card.merge(merged, merged) == merged
+    assert card_header.merge(merged, merged) == merged
     with pytest.raises(PublishError, match="broken YAML header"):
-        card.merge(new, old.replace("pretty_name: Mine", "a: ["))
+        card_header.merge(new, old.replace("pretty_name: Mine", "a: ["))
 
 
 def test_card_settings_have_defaults() -> None:
@@ -190,7 +190,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 def push(run_settings: Any, built: Path, hashes: dict[str, str], attempts: int = 4) -> str:
-    text = f"---\nlicense: mit\n---\n{card.BEGIN}\nfacts {sorted(hashes.items())}\n{card.END}\n"
+    text = f"---\nlicense: mit\n---\n{card_header.BEGIN}\nfacts {sorted(hashes.items())}\n{card_header.END}\n"
     return commit.publish(HubTarget("owner/set", True), built, hashes, text, {}, attempts, pause_s=0.01)
 
 
@@ -347,14 +347,14 @@ def test_a_kill_before_the_manifest_leaves_no_rows_twice(make_run, write_rows, m
 
 
 def test_a_card_without_our_markers_and_other_configs_survive() -> None:
-    new = f"---\nlicense: mit\nconfigs:\n- config_name: sets\n---\n# T\n{card.BEGIN}\nnew\n{card.END}\n"
-    merged = card.merge(new, "---\nconfigs:\n- config_name: theirs\n---\n# Their own words\n")
+    new = f"---\nlicense: mit\nconfigs:\n- config_name: sets\n---\n# T\n{card_header.BEGIN}\nnew\n{card_header.END}\n"
+    merged = card_header.merge(new, "---\nconfigs:\n- config_name: theirs\n---\n# Their own words\n")
     assert "# Their own words" in merged
-    assert f"{card.BEGIN}\nnew\n{card.END}" in merged
+    assert f"{card_header.BEGIN}\nnew\n{card_header.END}" in merged
     assert [c["config_name"] for c in yaml.safe_load(merged.split("---\n")[1])["configs"]] == ["theirs", "sets"]
-    assert card.merge(new, merged) == merged
-    odd = f"---\ntitle: '{card.BEGIN} {card.END}'\n---\nwords {card.END} more"
-    assert "words" in card.merge(new, odd)
+    assert card_header.merge(new, merged) == merged
+    odd = f"---\ntitle: '{card_header.BEGIN} {card_header.END}'\n---\nwords {card_header.END} more"
+    assert "words" in card_header.merge(new, odd)
 
 
 def test_a_file_removed_by_hand_on_the_hub_is_put_again(hub: Hub, built: Path) -> None:
@@ -371,10 +371,10 @@ def test_a_half_made_folder_is_never_taken_for_what_it_was(
 ) -> None:
     """Killed after a file was replaced, then asked for the old set again: the file is put again."""
     target = Folder(tmp_path / "target")
-    commit.publish(target, built, HASHES, f"{card.BEGIN}{card.END}", {}, 1)
+    commit.publish(target, built, HASHES, f"{card_header.BEGIN}{card_header.END}", {}, 1)
     old = (built / "data" / "sets" / "a.parquet").read_bytes()
     (built / "data" / "sets" / "a.parquet").write_bytes(b"other")
-    monkeypatch.setattr(card, "merge", lambda text, existing: text)
+    monkeypatch.setattr(card_header, "merge", lambda text, existing: text)
     real = atomic.atomic_write
 
     def killed(path: Path, write: Any) -> None:

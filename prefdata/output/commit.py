@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.errors import PublishError
-from prefdata.output import card
+from prefdata.output import card_header
 from prefdata.output.targets import CARD, MANIFEST, Busy, Head, Target
 
 Facts = dict[str, Any]
@@ -29,7 +29,7 @@ def publish(
         try:
             head = target.head()
             puts, deletes = difference(head, hashes)
-            same_facts = head.card is not None and card.facts_of(head.card) == card.facts_of(text)
+            same_facts = head.card is not None and card_header.facts_of(head.card) == card_header.facts_of(text)
             if not puts and not deletes and head.revision is not None and same_facts:
                 print(f"publish: {len(hashes)} files unchanged at {head.revision}", file=sys.stderr)
                 return head.revision
@@ -49,6 +49,6 @@ def difference(head: Head, hashes: dict[str, str]) -> tuple[list[str], list[str]
 
 def _texts(built: Path, head: Head, hashes: dict[str, str], text: str, facts: Facts) -> dict[str, Path]:
     (built / CARD).parent.mkdir(parents=True, exist_ok=True)
-    (built / CARD).write_text(card.merge(text, head.card), encoding="utf-8")
+    (built / CARD).write_text(card_header.merge(text, head.card), encoding="utf-8")
     (built / MANIFEST).write_text(json.dumps({**facts, "files": hashes}, indent=1, sort_keys=True), encoding="utf-8")
     return {CARD: built / CARD, MANIFEST: built / MANIFEST}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from prefdata.errors import PublishError
-from prefdata.output import card, published_files
+from prefdata.output import card_header, published_files
 from prefdata.output.commit import Facts, publish
 from prefdata.output.published_files import CONFIGS, OF_LABELS, Group, of_online
 from prefdata.output.targets import Folder, Hub, Target
@@ -35,7 +35,7 @@ def run(job: Job) -> None:
         made = published_files.build(job, groups(job.settings), built)
         hashes = {path: file.digest for path, file in made.items()}
         _require_rows(job, hashes)
-        text = card.with_files(job.input(places.CARD).read_text(encoding="utf-8"), made)
+        text = card_header.with_files(job.input(places.CARD).read_text(encoding="utf-8"), made)
         targets: dict[str, Target] = {"folder": Folder(job.own_folder(places.published(job.settings)))}
         if settings.repo_id is not None:
             _require_licences(job)
