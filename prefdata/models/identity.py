@@ -79,3 +79,11 @@ def require_place(path: str) -> None:
         )
     if local and not folder.is_dir():
         raise ConfigError("no such model folder", path, "correct the path, or give a Hub id with its revision")
+
+
+def public_name(ref: str) -> str:
+    """A model as readers of what is published are told: a Hub id or a run of the recipe as it is, of a local folder its own
+    name alone."""
+    folder = Path(ref).expanduser()
+    local = ref.startswith(("/", "./", "../", "~")) or ref.count("/") > 1 or folder.is_dir()
+    return folder.name if local and not made_here(ref) else ref
