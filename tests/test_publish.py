@@ -14,8 +14,6 @@ from hub.standin import Fault, Hub, Server
 from prefdata.draws import hex_id
 from prefdata.errors import PublishError
 from prefdata.output import card, card_header, commit
-from prefdata.output.escape import markdown
-from prefdata.output.quality import Quality
 from prefdata.output.targets import Busy, Folder, Head
 from prefdata.output.targets import Hub as HubTarget
 from prefdata.recipe.job import Job
@@ -82,7 +80,7 @@ def test_the_same_again_writes_nothing_and_a_change_only_what_changed(make_run, 
     run = published(make_run, write_rows(ROWS), num_shards=2)
     folder = run.root / "publish" / "t"
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
-    published(make_run, write_rows(ROWS), num_shards=2, card={"title": "Another title"})
+    published(make_run, write_rows(ROWS), num_shards=2, card={"description": "Another one"})
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before, "card rendering alone is no change"
     changed = [nectar("Sab", [("a", 1), ("b", 2), ("x", 3)], split="train"), *ROWS[1:]]
     published(make_run, write_rows(changed), num_shards=2)
@@ -122,38 +120,6 @@ def test_a_hostile_manifest_cannot_reach_outside(set_path: Path, tmp_path: Path)
 
 
 # ---- cards ----
-
-
-def test_values_are_escaped_and_the_header_parses_back(make_run) -> None:
-    hostile = "# {version} | <script>alert(1)</script> [x](y) `z`\n---\nlicense: mit\u202e\x00"
-    settings = make_run(
-        sources={"sources": [{"name": "s", "path": "x"}]},
-        card={"title": hostile, "tags": ["a: b", "- c"], "license": "cc-by-4.0"},
-    ).settings
-    facts = {
-        "prompts": {"train": 1},
-        "candidates": {"train": 2},
-        "sources": [{"source": hostile, "license": "| x", "prompts": 1}],
-        "stages": [],
-        "warnings": [hostile],
-    }
-    text = card.render(
-        settings,
-        facts,
-        {**Quality([], "source").facts(), "producers": [{"chosen": 1, "in the set": 2, "made": 3, "producer": hostile}]},
-        hostile,
-    )
-    header = yaml.safe_load(re.match(r"---\n(.*?)---\n", text, re.S)[1])
-    assert (header["license"], header["tags"]) == ("cc-by-4.0", ["preference", "dpo", "a: b", "- c"])
-    body = text[text.index("# ") :]
-    assert "<script>" not in text
-    assert "\u202e" not in text
-    assert "\\{version\\}" in body, "a value is never read as a template"
-    assert body.count("\n---\n") == 0
-    assert f"| {markdown(hostile)} | 3 | 2 | 1 |" in body
-    assert all(
-        line.replace("\\|", "").count("|") == 4 for line in body.splitlines() if line.startswith("| ") and "licence" in line
-    )
 
 
 def test_what_is_outside_the_markers_survives() -> None:

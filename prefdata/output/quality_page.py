@@ -99,9 +99,9 @@ def in_short(checks: Sequence[Facts]) -> str:
 
 
 def _verdict(checks: Sequence[Facts], warnings: Sequence[str]) -> str:
-    head = ("", "whose", "what", "value", "good between", "of", "beyond these limits")
-    rows = [(c["state"], c["about"], c["what"], c["value"], limits(c), c["n"], c["means"]) for c in checks]
-    shown = table(head, rows, texts=("whose", "what", "beyond these limits"), classes=STATES[:2])
+    head = ("", "whose", "what", "value", "good between", "of", "what that means")
+    rows = [(c["state"], c["about"], c["what"], c["value"], limits(c), c["n"], meaning(c)) for c in checks]
+    shown = table(head, rows, texts=("whose", "what", "what that means"), classes=STATES[:2])
     notes = "The limits are rules of thumb: beyond them a figure is to be looked at; within them nothing is proven. "
     notes += f"Figures of fewer than {ENOUGH} are not judged."
     large = "".join(paragraph(w) for w in warnings)
@@ -111,6 +111,11 @@ def _verdict(checks: Sequence[Facts], warnings: Sequence[str]) -> str:
 def limits(check: Facts) -> str:
     """The limits of a check, as one text."""
     return f"{check['low']:g} and {check['high']:g}"
+
+
+def meaning(check: Facts) -> str:
+    """What a figure beyond its limits means; nothing of one within them."""
+    return str(check["means"]) if check["state"] == "suspicious" else ""
 
 
 def _judges(judges: Sequence[Facts]) -> str:

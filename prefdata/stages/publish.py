@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from prefdata.errors import PublishError
-from prefdata.output import card_header, published_files
+from prefdata.output import card_files, card_header, published_files
 from prefdata.output.commit import Facts, publish
 from prefdata.output.published_files import CONFIGS, OF_LABELS, Group, of_online
 from prefdata.output.targets import Folder, Hub, Target
@@ -35,7 +35,8 @@ def run(job: Job) -> None:
         made = published_files.build(job, groups(job.settings), built)
         hashes = {path: file.digest for path, file in made.items()}
         _require_rows(job, hashes)
-        text = card_header.with_files(job.input(places.CARD).read_text(encoding="utf-8"), made)
+        text = card_files.filled(job.input(places.CARD).read_text(encoding="utf-8"), built, made)
+        text = card_header.with_files(text, made)
         targets: dict[str, Target] = {"folder": Folder(job.own_folder(places.published(job.settings)))}
         if settings.repo_id is not None:
             _require_licences(job)
@@ -113,7 +114,7 @@ def _of_segment(settings: Settings, segment: Segment) -> list[Part]:
 STAGE = Stage(
     name="publish",
     help="Write the published configs to a folder and, where repo_id is set, commit them to the Hub.",
-    version=3,
+    version=4,
     run=run,
     per="run",
     reads=lambda s, u: list(dict.fromkeys([*(p for g in groups(s) for p in g.parts), *_logps(s)])),
