@@ -11,6 +11,7 @@ table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; }
 th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.8rem; text-align: right; vertical-align: top; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 figure { margin: 0 0 1.5rem; overflow-x: auto; } figure svg { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; } td:not(.text) { white-space: nowrap; }
 figcaption { color: #555; max-width: 50rem; } p { max-width: 50rem; }
 .suspicious { color: #a33c00; font-weight: 600; } .good { color: #1b6b35; }
 .verdict { border-left: 0.3rem solid #888; padding: 0.2rem 1rem; background: #f6f6f6; }
@@ -51,7 +52,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], texts: Sequence[st
     if not listed:
         return "<p>none</p>"
     heads = "".join(f"<th{kind}>{html_text(h)}</th>" for kind, h in zip(of, head, strict=True))
-    return f"<table><tr>{heads}</tr>{''.join(listed)}</table>"
+    return f'<div class="wide"><table><tr>{heads}</tr>{"".join(listed)}</table></div>'
 
 
 def number(value: Any) -> str:
