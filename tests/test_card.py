@@ -16,6 +16,7 @@ from huggingface_hub import DatasetCard
 
 from prefdata.output import card, card_files, card_keys, card_making, card_use, checks, columns, facts
 from prefdata.output.escape import markdown
+from prefdata.output.published_files import CONFIGS, OF_CANDIDATES, OF_LABELS, ONLINE
 from prefdata.output.quality import Quality
 from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.results import Results
@@ -162,6 +163,12 @@ def test_every_published_column_is_described_and_every_config_counted(run: Resul
     rows = Counter({p.parent.name + p.name[:2]: pq.read_metadata(p).num_rows for p in folder.glob("data/*/*.parquet")})
     for config in ("preference", "sets", "candidates"):
         assert f"| {config} | {columns.CONFIG_ROWS[config]} | {rows[f'{config}tr']} | {rows[f'{config}te']} |" in plain
+
+
+def test_every_config_says_what_a_row_is() -> None:
+    assert set(CONFIGS) | set(OF_LABELS) <= set(columns.CONFIG_ROWS)
+    assert columns.config_rows(f"{ONLINE}mcpo-a{OF_CANDIDATES}", ONLINE, OF_CANDIDATES) == columns.OF_RUN[True]
+    assert columns.config_rows(f"{ONLINE}mcpo-a", ONLINE, OF_CANDIDATES) == columns.OF_RUN[False]
 
 
 def test_a_column_that_nobody_described_is_seen() -> None:

@@ -70,6 +70,9 @@ COLUMNS = {
     "reference": "name of the reference model; the section on references says which model that is",
     "logp": "log-prob of the answer after its prompt, in nats, summed over num_tokens tokens, the end token included",
     # pairs and lists
+    "context": "the conversation up to the turn that is answered, as a list of messages",
+    "completions": "the ranked answers of the prompt, the best first",
+    "model": "producer of the answer: the source's name of its model, or name@revision of a model that was sampled",
     "chosen_model": "producer of the chosen answer",
     "rejected_model": "producer of the rejected answer",
     "score_chosen": "score of the chosen answer by the set's ranking, higher is better; null where the ranking gives none",
@@ -99,11 +102,18 @@ IN_CONFIG = {
     ("sets", "candidates.logps.num_tokens"): "tokens that logp sums over, by the reference's tokenizer, the end token included",
     ("candidates", "num_tokens"): "tokens of the model's whole reply, by its own tokenizer; null: not known",
     ("logps", "num_tokens"): "tokens that logp sums over, by the reference's tokenizer, the end token included",
+    ("preference_full", "prompt"): "the last user's text",
+    ("preference_full", "chosen"): "the whole conversation with the preferred answer, as a list of messages",
+    ("preference_full", "rejected"): "the whole conversation with the other answer, as a list of messages",
+    ("ranked", "chosen"): "the preferred answer of the pair in preference, as one message",
+    ("ranked", "rejected"): "the other answer of the pair in preference, as one message",
+    ("ranked", "completions.completion"): "the answer, as a list of messages",
     ("unpaired", "label"): "true: a good answer; false: a bad one",
 }
 """Where a column means something of its own in a config."""
 OF_MESSAGE = "key of the source's messages, as it was there"
-MESSAGE_LISTS = ("prompt", "messages", "chosen", "rejected", "completion")
+OF_ARGUMENTS = "argument of the chat template; null: not given"
+MESSAGE_LISTS = ("prompt", "messages", "chosen", "rejected", "completion", "context", "completions.completion")
 
 
 def config_rows(config: str, online: str, of_candidates: str) -> str:
@@ -116,6 +126,8 @@ def meaning(config: str, path: str) -> str | None:
     top, _, name = path.rpartition(".")
     if top in MESSAGE_LISTS and name not in ("role", "content"):
         return OF_MESSAGE
+    if top == "chat_template_kwargs":
+        return OF_ARGUMENTS
     return IN_CONFIG.get((config, path)) or COLUMNS.get(name)
 
 

@@ -13,7 +13,9 @@ from prefdata.tables import atomic
 
 def run(job: Job) -> None:
     """Write both from every run's metrics.jsonl."""
-    runs = {name: _rows(job.input(places.metrics(name))) for name in job.settings.runs}
+    runs = {
+        name: _rows(job.input(places.metrics(name))) for name in sorted(job.settings.runs)
+    }  # whatever the order of the keys
     title = f"{job.settings.name}: training runs"
     atomic.atomic_text(job.output(places.METRICS_PAGE), curves.page_of(runs, title))
     atomic.atomic_write(job.output(places.METRICS_CHART), partial(_put, charts.png(curves.chart(runs, title))))
@@ -36,5 +38,5 @@ STAGE = Stage(
     units=lambda s: ["all"] if s.runs else [],
     reads_files=lambda s, u: list(map(places.metrics, s.runs)),
     writes_files=lambda s, u: [places.METRICS_PAGE, places.METRICS_CHART],
-    slice=lambda s, u: {"runs": list(s.runs)},
+    slice=lambda s, u: {"runs": sorted(s.runs)},
 )
