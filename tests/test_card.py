@@ -255,7 +255,10 @@ def test_snippets_of_a_set_on_the_hub_name_it_with_its_revision() -> None:
 def test_sources_on_the_hub_have_revision_and_link() -> None:
     source = {"name": "n", "dataset": "owner/set", "revision": COMMIT, "format": "nectar", "weight": 0.5}
     settings = settings_of(sources={"sources": [source]})
-    told = card_making.sources(settings, {"sources": [{"source": f"n@{COMMIT}", "license": "mit", "prompts": 1, "read": 2}]})
+    found = {"source": f"n@{COMMIT}", "license": "mit", "prompts": 1, "read": 2}
+    other = {"source": "o@local", "license": "unknown", "prompts": 0, "read": 9}
+    told = card_making.sources(settings, {"sources": [found], "sources_left_out": [other]})
+    assert "| o@local | unknown | 0 | 9 |" in told
     assert (
         f"| n@{COMMIT} | mit | 1 | 2 | nectar | owner/set at {COMMIT}, split train; a keyed draw of 50% of its prompts |"
         in told
@@ -313,6 +316,7 @@ def hostile_facts() -> dict[str, Any]:
         "tokens": [],
         "splits": [{"split": "train", "prompts": 1, "by_source": 0}],
         "sources": [{"source": HOSTILE, "license": "| x", "prompts": 1, "read": 1}],
+        "sources_left_out": [{"source": HOSTILE, "license": HOSTILE, "prompts": 0, "read": 1}],
         "references": [
             {"name": HOSTILE, "model": HOSTILE, "revision": HOSTILE, "template": "chat", "end": "eos", "dtype": "f"}
         ],

@@ -143,7 +143,14 @@ def test_accuracy_and_margin_are_of_prompts_that_tables_show(tmp_path: Path, mon
     ids = [f"p{i}" for i in range(60)]
     shown = [i for i in ids if not outcomes.of_choice(i)]
     margins = [-9.0 if i not in shown else 1.0 + 2.0 * (shown.index(i) % 2) for i in ids]
-    found = {"prompt_id": ids, "exact": [1.0] * 60, "reward": [1.0] * 60, "foreign": [0.0] * 60, "length": [5.0] * 60, "kl": [0.0] * 60}
+    found = {
+        "prompt_id": ids,
+        "exact": [1.0] * 60,
+        "reward": [1.0] * 60,
+        "foreign": [0.0] * 60,
+        "length": [5.0] * 60,
+        "kl": [0.0] * 60,
+    }
     monkeypatch.setattr(outcomes.evaluation, "characters", lambda job: set())
     monkeypatch.setattr(outcomes.evaluation, "held_out_pairs", lambda job: None)
     monkeypatch.setattr(outcomes.evaluation, "outcomes", lambda *of: pl.DataFrame(found))

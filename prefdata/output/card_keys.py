@@ -14,7 +14,7 @@ SIZE_NAMES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<
 def described(settings: Settings, facts: Facts, license: str) -> dict[str, Any]:
     """Size, task, who wrote and who annotated, sources on the Hub; of a licence that the Hub does not list, name and link."""
     prompts = sum(facts["prompts"].values()) or sum(s["prompts"] for s in facts["sources"])
-    used = {s["source"] for s in facts["sources"] if s["prompts"]}
+    used = {s["source"] for s in facts["sources"]}
     on_hub = [s.dataset for s in settings.sources.sources if s.dataset and s.revisioned in used]
     keys = {
         "size_categories": [size_category(prompts)],

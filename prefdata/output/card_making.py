@@ -19,7 +19,7 @@ def sources(settings: Settings, facts: Facts) -> str:
     named = {s.revisioned: s for s in settings.sources.sources}
     head = ("source", "licence", "prompts in the set", "prompts read", "format", "where")
     rows = []
-    for found in facts["sources"]:
+    for found in [*facts["sources"], *facts["sources_left_out"]]:
         own = named.get(found["source"])
         rows.append((found["source"], found["license"], found["prompts"], found["read"], *(_place(own) if own else ("", ""))))
     links = [f"- [{markdown(s.dataset)}]({_link(s)})" for s in named.values() if s.dataset]

@@ -23,7 +23,7 @@ def summary(settings: Settings, facts: Facts, quality: Facts) -> str:
         return "The preference set is empty: only online runs answer its prompts, or only labelled answers are published."
     by_split = {s: facts["prompts"][s] for s in SPLITS if facts["prompts"].get(s)}
     origins = [
-        *(f"{s['source']}" for s in facts["sources"] if s["prompts"]),
+        *(f"{s['source']}" for s in facts["sources"]),
         *(f"{g['producer']} (sampled for this set)" for g in facts["generators"]),
     ]
     lines = [

@@ -66,7 +66,7 @@ def licence(settings: Settings, facts: Facts, header: Mapping[str, Any]) -> str:
     named, link = header.get("license_name"), header.get("license_link")
     said = f"Licence of this set: {markdown(header['license'])}" + (f" ({markdown(named)})" if named else "")
     said += f", {markdown(link)}." if link else "."
-    sources = "; ".join(f"{s['source']}: {s['license']} ({s['prompts']} prompts)" for s in facts["sources"] if s["prompts"])
+    sources = "; ".join(f"{s['source']}: {s['license']} ({s['prompts']} prompts)" for s in facts["sources"])
     return f"{said} Licences of the sources, whose terms hold for their prompts and answers: {markdown(sources) or 'none'}."
 
 

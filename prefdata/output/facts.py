@@ -26,7 +26,8 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 def contents(job: Job, parts: Sequence[Part]) -> Facts:
     """What the preference set holds: prompts and candidates by split, candidates by role, answers merged into an equal one,
-    tokens; prompts by source and licence, read and in the set, those of online runs too; and every split's prompts."""
+    tokens; prompts by source and licence, read and in the set, those of online runs too (apart: sources with none in the
+    set); and every split's prompts."""
     prompts, candidates, roles = Counter[str](), Counter[str](), Counter[str]()
     used, read, split = Counter[tuple[str, str]](), Counter[tuple[str, str]](), Counter[tuple[str, bool]]()
     tokens, merged = Counter[tuple[str, str, int]](), 0
@@ -44,13 +45,15 @@ def contents(job: Job, parts: Sequence[Part]) -> Facts:
         read.update(frames["prompts"].select("source", "license").iter_rows())
         used.update(frames["prompts"].join(rows, on="prompt_id", how="semi").select("source", "license").iter_rows())
         split.update(_splits(frames))
+    listed = [{"source": s, "license": li, "prompts": used[s, li], "read": n} for (s, li), n in sorted(read.items())]
     return {
         "prompts": dict(prompts),
         "candidates": dict(candidates),
         "roles": dict(sorted(roles.items())),
         "merged": merged,
         "tokens": token_counts(tokens),
-        "sources": [{"source": s, "license": li, "prompts": used[s, li], "read": n} for (s, li), n in sorted(read.items())],
+        "sources": [entry for entry in listed if entry["prompts"]],
+        "sources_left_out": [entry for entry in listed if not entry["prompts"]],
         "splits": [
             {"split": s, "prompts": split[s, True] + split[s, False], "by_source": split[s, True]}
             for s in SPLITS
