@@ -359,6 +359,7 @@ MUTANTS = [
     ("prefdata/tables/files.py", "page_checksum_verification=True", "page_checksum_verification=False", "test_files.py"),
     ("prefdata/output/card_merge.py", '".parquet" not in formats', "False", "test_peoples_files.py"),
     # publishing
+    ("prefdata/output/card_header.py", '".parquet" not in formats', "False", "test_peoples_files.py"),
     ("prefdata/output/commit.py", "head.files.get(name) != value", "True", "test_publish.py"),
     ("prefdata/output/commit.py", "max(wait_s, min(", "min(30.0, min(", "test_hub_faults.py"),
     ("prefdata/output/commit.py", "done = done or found", "done = found", HUB_PUSH),
@@ -502,7 +503,7 @@ MUTANTS = [
     ("prefdata/output/explore/problems.py", "return known is None or known.bad", "return True", EXPLORE),
     ("prefdata/output/explore/problems.py", "len(outcomes) > 1 for", "len(outcomes) > 0 for", EXPLORE),
     ("prefdata/output/explore/document.py", "script-src {' '.join(_hashes(scripts))}", "script-src 'unsafe-inline'", EXPLORE),
-    ("prefdata/stages/publish.py", "if not job.settings.publish.page:", "if True:", EXPLORE),
+    ("prefdata/stages/publish.py", "if asked.page:", "if True:", EXPLORE),
     ("prefdata/workflow/look_commands.py", "raise typer.Exit(1)", "raise typer.Exit(0)", "test_diff.py"),
     # published configs, gates, deltas
     ("prefdata/output/published_configs.py", 'pl.lit(side == "chosen")', 'pl.lit(side != "chosen")', PUBLISHED),
@@ -520,4 +521,19 @@ MUTANTS = [
     ("prefdata/output/delta.py", '== "generated"', '!= "noise"', DELTA),
     ("prefdata/output/delta.py", '.drop_nulls("response")', "", DELTA),
     ("prefdata/stages/report.py", "and not job.settings.publish.delta", "", DELTA),
+    # cards and pages
+    ("prefdata/output/checks.py", "measured.n < ENOUGH", "measured.n <= ENOUGH", "test_checks.py"),
+    ("prefdata/output/checks.py", "<= measured.value <= check.high", "<= measured.value < check.high", "test_checks.py"),
+    ("prefdata/output/charts.py", 'bin="binned", ', "", "test_checks.py"),
+    ("prefdata/output/charts.py", "READABLE = 0.18", "READABLE = 0.6", "test_checks.py"),
+    ("prefdata/output/charts.py", '1 - pair["rate"] if turned', 'pair["rate"] if turned', "test_checks.py"),
+    ("prefdata/output/facts.py", "seen >= q * answers", "seen > q * answers", "test_card.py"),
+    ("prefdata/output/facts.py", '(answers["copies"] - 1).sum()', '(answers["copies"]).sum()', "test_card.py"),
+    ("prefdata/output/card_keys.py", "rows >= size", "rows > size", "test_card.py"),
+    ("prefdata/output/card_files.py", "+ made[path].rows", "", "test_card.py"),
+    ("prefdata/output/columns.py", "IN_CONFIG.get((config, path)) or ", "", "test_card.py"),
+    ("prefdata/output/curves.py", "made.append(total / weight)", "made.append(total)", "test_curves.py"),
+    ("prefdata/output/curves.py", "if name in EXACT", "if False", "test_curves.py"),
+    ("train/card.py", 'settings["init"] and len(known) == 1', "len(known) == 1", "test_model_card.py"),
+    ("prefdata/models/identity.py", "return folder.name if local and", "return ref if local and", "test_model_card.py"),
 ]

@@ -31,6 +31,7 @@ from prefdata.models.engines.transformers import TransformersEngine
 from prefdata.models.loading import load_model
 from prefdata.models.scorer import Scorer
 from prefdata.models.tokens import columns_of, load_encoder
+from prefdata.output import curves
 from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.results import Results
 from prefdata.recipe.settings.online import Segment
@@ -39,7 +40,7 @@ from prefdata.sources.toy import tokenizers
 from prefdata.stages.registry import STAGES
 from prefdata.stages.segmented import OF_SEGMENTS
 from prefdata.tables import files
-from train import checkpoint, curves, loop, rules
+from train import checkpoint, loop, rules
 from train import policy as policy_
 from train import step as step_
 from train.left_out import LeftOut
@@ -119,7 +120,7 @@ def _no_charts() -> Iterator[None]:
     """Half of the time that such a small part takes."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(curves, "draw", lambda rows, title, path: path.touch())
-        patched.setattr(curves, "page_of", lambda rows, title: "")
+        patched.setattr(curves, "page_of", lambda runs, title: "")
         yield
 
 

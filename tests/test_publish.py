@@ -1,7 +1,6 @@
 """Publishing: one commit of what changed, cards that keep what is not ours, sets that `datasets` loads."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ from hub.sets import make
 
 from prefdata.draws import hex_id
 from prefdata.errors import PublishError
-from prefdata.output import card, card_merge, commit
-from prefdata.output.escape import markdown
-from prefdata.output.quality import Quality
+from prefdata.output import card_merge, commit
 from prefdata.output.targets import Busy, Change, Folder, Head
 from prefdata.recipe.job import Job
 from prefdata.recipe.results import Results
@@ -147,39 +144,6 @@ def test_a_hostile_manifest_cannot_reach_outside(set_path: Path, tmp_path: Path)
 
 
 # ---- cards ----
-
-
-def test_values_are_escaped_and_the_header_parses_back(make_run) -> None:
-    hostile = "# {version} | <script>alert(1)</script> [x](y) `z`\n---\nlicense: mit\u202e\x00"
-    settings = make_run(
-        sources={"sources": [{"name": "s", "path": "x"}]},
-        card={"title": hostile, "tags": ["a: b", "- c"], "license": "cc-by-4.0"},
-    ).settings
-    facts = {
-        "prompts": {"train": 1},
-        "candidates": {"train": 2},
-        "sources": [{"source": hostile, "license": "| x", "prompts": 1}],
-        "stages": [],
-        "warnings": [hostile],
-    }
-    text = card.render(
-        settings,
-        facts,
-        {**Quality([], "source").facts(), "producers": [{"chosen": 1, "in the set": 2, "made": 3, "producer": hostile}]},
-        hostile,
-    )
-    header = yaml.safe_load(re.match(r"---\n(.*?)---\n", text, re.S)[1])
-    assert (header["license"], header["tags"]) == ("cc-by-4.0", ["preference", "dpo", "a: b", "- c"])
-    assert header["pretty_name"].isprintable()
-    body = text[text.index(card_merge.BEGIN) :]
-    assert "<script>" not in body
-    assert "\u202e" not in text
-    assert "\\{version\\}" in body, "a value is never read as a template"
-    assert body.count("\n---\n") == 0
-    assert f"| {markdown(hostile)} | 3 | 2 | 1 |" in body
-    assert all(
-        line.replace("\\|", "").count("|") == 4 for line in body.splitlines() if line.startswith("| ") and "licence" in line
-    )
 
 
 def test_what_is_outside_the_markers_survives() -> None:

@@ -25,7 +25,7 @@ from test_train import example, row_logp, run_settings
 import prefdata
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError
-from prefdata.output import card
+from prefdata.output.published_configs import OURS
 from prefdata.recipe.results import Results
 from prefdata.recipe.units import Part, reference_unit
 from prefdata.tables import files
@@ -192,7 +192,7 @@ def test_answers_without_any_pair_are_published_alone(made: Callable[..., Result
     run = made([said("Sa", "ab", True), said("Sb", "b", False)], "report", "card", "publish")
     manifest = json.loads((run.root / "publish" / "t" / "manifest.json").read_text())
     assert {name.split("/")[1] for name in manifest["files"]} == {"unpaired"}
-    assert "unpaired" in card.OURS
+    assert "unpaired" in OURS
 
 
 # ---- the loss and the step ----

@@ -1,13 +1,16 @@
-"""The card of a trained model: what it was trained on, how, from where, and what was measured. Computed facts only."""
+"""The card of a trained model: what it was trained on, how, from where, what was measured, and how to use it. Computed facts
+only; of local models and files no path."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 import prefdata
-from prefdata.output.escape import markdown
+from prefdata.models.identity import public_name
+from prefdata.output.curves import METRICS
+from prefdata.output.escape import markdown, visible
 from prefdata.recipe.settings.whole import Settings
 from train.objectives.losses import LOSSES
 from train.objectives.registry import objective_of
@@ -15,29 +18,43 @@ from train.settings import UNPAIRED
 
 Facts = dict[str, Any]
 LAST = ("loss", "accuracy", "margin", "eval_loss", "eval_accuracy", "eval_margin")
+OF_BASE = "of-the-base-model-and-the-data"
+"""The name of a licence that is not ours to state: that of the model a run started from binds too."""
 
 
 @dataclass(frozen=True)
 class About:
     """What the run was trained on and compared with: names of the references, (name@revision, licence, data set on the Hub) of
-    the sources, and which part of an online run it is."""
+    the sources, which part of an online run it is, and the set: its name, and where it is published on the Hub."""
 
     references: tuple[str, ...] = ()
     sources: tuple[tuple[str, str, str | None], ...] = ()
     online: str | None = None
+    set_name: str = "rows given in memory"
+    published: str | None = None
 
     @classmethod
     def of(cls, recipe: Settings) -> "About":
         """Of the recipe that the run's set was made by: a segment's names the segment."""
         sources = tuple((s.revisioned, s.license, s.dataset) for s in recipe.sources.sources)
         made = recipe.segment
-        online = f"segment {made.number} of {made.count} of {made.run}: trained on answers of {made.start}" if made else None
-        return cls(tuple(f"{r.name} ({r.model})" for r in recipe.score.references), sources, online)
+        online = (
+            f"segment {made.number} of {made.count} of {made.run}: trained on answers of {public_name(made.start)}"
+            if made
+            else None
+        )
+        references = tuple(f"{r.name} ({public_name(r.model)})" for r in recipe.score.references)
+        return cls(references, sources, online, recipe.name, recipe.publish.repo_id)
+
+    @property
+    def datasets(self) -> list[str]:
+        """Data sets on the Hub: the published set where there is one, else those of the sources."""
+        return [self.published] if self.published else [dataset for _, _, dataset in self.sources if dataset is not None]
 
 
 def text(name: str, facts: Facts, rows: list[Facts], about: About) -> str:
     """README.md of the model's folder, front matter included."""
-    settings = facts["settings"]
+    settings = public(facts["settings"])
     objective = objective_of(name.partition("/")[0], settings["set"] == UNPAIRED)
     lines = [
         f"# {markdown(name)}",
@@ -48,6 +65,14 @@ def text(name: str, facts: Facts, rows: list[Facts], about: About) -> str:
         "|---|---|",
         *(f"| {key} | {markdown(str(value))} |" for key, value in _rows(objective, settings, facts, rows, about)),
         "",
+        "## Use",
+        "",
+        "`.` is the folder of this card; on the Hub it is the repository's name.",
+        "",
+        "```python",
+        USAGE.replace("PROMPT", CHAT if settings["template"] == "chat" else PLAIN),
+        "```",
+        "",
         "## Settings",
         "",
         "All of them, defaults included; the same settings, data and start give the same losses on the same machine.",
@@ -56,21 +81,72 @@ def text(name: str, facts: Facts, rows: list[Facts], about: About) -> str:
         json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=True),
         "```",
         "",
-        "`metrics.html` has the curves, `metrics.jsonl` their numbers, `train.json` what identifies all of it.",
+        "`metrics.html` has the curves and what each metric is, `metrics.jsonl` the numbers, `train.json` what identifies it.",
         "",
     ]
-    return f"---\n{_front(name, settings, about)}---\n\n" + "\n".join(lines)
+    return f"---\n{_front(name, settings, rows, about)}\n---\n\n" + "\n".join(lines)
 
 
-def _front(name: str, settings: Facts, about: About) -> str:
+USAGE = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+PROMPT
+output = model.generate(**inputs, max_new_tokens=256)
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
+CHAT = """messages = [{"role": "user", "content": "What do you say to this?"}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")"""
+PLAIN = """inputs = tokenizer("What do you say to this?", return_tensors="pt", return_token_type_ids=False)"""
+
+
+def public(settings: Facts) -> Facts:
+    """A run's settings without paths of this machine: of a local model or tokenizer the folder's name."""
+    init = settings["init"]
+    named = {"model": settings["model"] and public_name(settings["model"])}
+    tokenizer = {"tokenizer": public_name(init["tokenizer"])} if init and init["tokenizer"] else {}
+    return {**settings, **named, "init": init and {**init, **tokenizer}}
+
+
+def _front(name: str, settings: Facts, rows: list[Facts], about: About) -> str:
     """What the Hub reads. A model or set is named where it is one on the Hub, by its pinned revision."""
-    front: Facts = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    front["tags"] = ["prefdata", "preference", name.partition("/")[0]]
-    if settings["revision"] is not None:
-        front["base_model"] = settings["model"]
-    if sets := [dataset for _, _, dataset in about.sources if dataset is not None]:
-        front["datasets"] = sets
-    return yaml.safe_dump(front, sort_keys=True, allow_unicode=False)
+    license = _licence(settings, about)
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["prefdata", "preference", name.partition("/")[0]],
+        base_model=settings["model"] if settings["revision"] is not None else None,
+        datasets=about.datasets or None,
+        model_name=name,
+        eval_results=_results(settings, rows, about) or None,
+        license=license,
+        **({"license_name": OF_BASE} if license == "other" else {}),  # type: ignore[arg-type]
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _licence(settings: Facts, about: About) -> str:
+    """Of a fresh model the licence that its sources share; one that started from another is bound by that one's too."""
+    known = {licence for _, licence, _ in about.sources}
+    return known.pop() if settings["init"] and len(known) == 1 and known != {"unknown"} else "other"
+
+
+def _results(settings: Facts, rows: list[Facts], about: About) -> list[EvalResult]:
+    """The last evaluation on held-out rows, which is of these weights; none where the run was not evaluated."""
+    last = rows[-1] if rows else {}
+    split = settings["evaluation"]["split"]
+    return [
+        EvalResult(
+            task_type="text-generation",
+            task_name="preference",
+            dataset_type=about.published or about.set_name,
+            dataset_name=f"{about.set_name}, held-out rows",
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=f"{metric}: {visible(METRICS[metric])}",
+            metric_value=round(last[f"eval_{metric}"], 6),
+        )
+        for metric in METRICS
+        if last.get(f"eval_{metric}") is not None
+    ]
 
 
 def _rows(objective: Any, settings: Facts, facts: Facts, rows: list[Facts], about: About) -> list[tuple[str, Any]]:
@@ -83,6 +159,7 @@ def _rows(objective: Any, settings: Facts, facts: Facts, rows: list[Facts], abou
         ("started from", start),
         *([("online", about.online)] if about.online else []),
         ("data", f"{', '.join(source for source, _, _ in about.sources) or 'rows given in memory'}; rows {facts['data']}"),
+        *([("published set", about.published)] if about.published else []),
         *([("labels", facts["labels"])] if facts.get("labels") else []),
         ("left out", facts["left_out"]),
         ("licences of the sources", ", ".join(sorted({licence for _, licence, _ in about.sources})) or "unknown"),

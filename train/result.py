@@ -9,8 +9,9 @@ from torch import Tensor
 
 from prefdata.models.identity import RECEIPT, content_revision
 from prefdata.models.tokens import Encoder
+from prefdata.output import curves
 from prefdata.tables import atomic
-from train import card, checkpoint, curves
+from train import card, checkpoint
 from train.policy import merged
 from train.saving import save_tensors, saving
 
@@ -40,7 +41,7 @@ def _write(folder: Path, name: str, trained: Trained, about: card.About) -> None
     _write_weights(folder, trained)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     curves.draw(rows, name, folder / "metrics.png")
-    (folder / "metrics.html").write_text(curves.page_of(rows, name), encoding="utf-8")
+    (folder / "metrics.html").write_text(curves.page_of({name: rows}, f"{name}: {len(rows)} steps"), encoding="utf-8")
     (folder / "README.md").write_text(card.text(name, trained.facts, rows, about), encoding="utf-8")
     made = sorted([*(p.name for p in folder.iterdir()), RECEIPT])
     receipt = {"revision": content_revision(folder), "steps": len(rows), "files": made, **trained.facts}

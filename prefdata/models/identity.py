@@ -26,8 +26,8 @@ def is_local(ref: str) -> bool:
 
 def public_name(ref: str) -> str:
     """A reference as strangers may read it: of a folder its last name, for where it lies is nobody's business."""
-    local = not made_here(ref) and (is_path(ref) or Path(ref).is_dir())
-    return Path(ref).name if local else ref
+    folder = Path(ref).expanduser()
+    return folder.name if not made_here(ref) and (is_path(ref) or folder.is_dir()) else ref
 
 
 def is_path(ref: str) -> bool:

@@ -7,52 +7,67 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
+
 from prefdata import __version__
-from prefdata.output import segments
+from prefdata.output import card_making, card_models, card_quality, card_use, segments
+from prefdata.output.card_files import COLUMNS_HERE, CONFIGS_HERE
 from prefdata.output.card_header import header
+from prefdata.output.card_keys import described
 from prefdata.output.escape import markdown
+from prefdata.output.markdown import rows_of, table
 from prefdata.output.published_configs import CONFIGS, names
 from prefdata.recipe.settings.whole import Settings
 from prefdata.shipped import shipped
+from prefdata.tables.schema import SPLITS
 
-PRODUCER_COLUMNS = ("producer", "made", "in the set", "chosen")
-QUANTILES = ("p5", "p50", "p95")
 Facts = dict[str, Any]
 
 
 def render(settings: Settings, facts: Facts, quality: Facts, ranking: str, online: Sequence[Facts] = ()) -> str:
     """The whole card: YAML header, then the filled template. `ranking`: what made the set's ranks; `online`: facts of each
-    segment of each online run."""
-    template = _template("dataset.md")
-    splits = [s for s in ("train", "validation", "test", "sft") if facts["prompts"].get(s)]
-    drops = [(e["stage"], reason, n) for e in facts["stages"] for reason, n in e["drops"].items()]
+    segment of each online run. Publishing fills in what its files tell (prefdata/output/card_files.py)."""
+    splits = [s for s in SPLITS[1:] + SPLITS[:1] if facts["prompts"].get(s)]
+    made = _made(settings, facts)
+    front = _header(settings, facts, splits)
     holes = {
         "title": markdown(settings.card.title),
         "description": markdown(settings.card.description),
-        "configs_table": "Configs: " + ", ".join(f"`{c}`" for c in _made(settings, facts)) + ".",
-        "splits_table": _rows([(s, facts["prompts"][s], facts["candidates"][s]) for s in splits]),
-        "sources_table": _rows([(s["source"], s["license"], s["prompts"]) for s in facts["sources"]]),
-        "drops_table": _rows(drops),
-        "warnings": "".join(f"- {markdown(w)}.\n" for w in facts["warnings"]) + ("\n" if facts["warnings"] else ""),
-        "ranks_table": _rows([(what, n) for what, n in quality["source_ranks"].items()], 2),
-        "producers_table": _rows([tuple(p[c] for c in PRODUCER_COLUMNS) for p in quality["producers"]], 4),
-        "agreement_table": _rows([(a["one"], a["other"], _share(a["agree"]), a["pairs"]) for a in quality["agreement"]], 4),
-        "figures_table": _rows([(f["what"], *(_number(f.get(k)) for k in QUANTILES)) for f in quality["figures"]], 4),
-        "look_table": _rows(list(quality["degenerate"].items()), 2),
-        "noise_table": _rows(
-            [(n["reference"], n["n"], _number(n["mean_nats"]), _share(n["noise_likelier"])) for n in quality["noise"]], 4
-        ),
-        "method": markdown(ranking if facts["prompts"] else "by the judges of the online runs, below"),
+        "summary": card_quality.summary(settings, facts, quality),
+        "snippets": card_use.snippets(settings, made),
+        "configs_table": "Configs: " + ", ".join(f"`{c}`" for c in made) + ".",
+        "config_rows": CONFIGS_HERE,
+        "not_published": _not_published(made, facts),
+        "splits_table": rows_of([(s, facts["prompts"][s], facts["candidates"][s]) for s in splits]),
         "labels": _labels(facts.get("labels")),
-        "references": markdown(", ".join(f"{r.name} ({r.template}, end {r.end})" for r in settings.score.references) or "none"),
-        "online": segments.section(online, _rows),
+        "sources_table": card_making.sources(settings, facts),
+        "preparing": card_making.preparing(settings, facts),
+        "generation": card_models.generation(facts, quality),
+        "noise": card_making.noise(settings, facts),
+        "judging": card_models.judging(facts, ranking if facts["prompts"] else "by the judges of the online runs, below"),
+        "references": card_models.references(facts),
+        "sets": card_making.sets(settings, facts),
+        "online": segments.section(online, rows_of),
+        "verdict": card_quality.verdict(quality, facts["warnings"]),
+        **card_quality.holes(facts, quality),
+        "column_tables": COLUMNS_HERE,
+        "known_limits": card_quality.known_limits(settings, facts),
+        "licence": card_use.licence(settings, facts, front),
+        "citation": card_use.citation(settings),
         "version": __version__,
     }
-    filled = re.sub(r"\{(\w+)\}", lambda m: holes.get(m[1], m[0]), template)
+    filled = re.sub(r"\{(\w+)\}", lambda m: holes.get(m[1], m[0]), _template("dataset.md"))
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=False)}---\n{filled}"
+
+
+def _header(settings: Settings, facts: Facts, splits: list[str]) -> Facts:
+    """The YAML header's keys."""
     licences = {s["license"] for s in facts["sources"]}
     shared = licences.pop() if len(licences) == 1 and licences != {"unknown"} else "other"
     of_labels = [labels["split"] for labels in facts.get("labels", ())]
-    return f"---\n{header(settings, splits, shared, of_labels)}---\n{filled}"
+    known: Facts = yaml.safe_load(header(settings, splits, shared, of_labels))
+    configs = known.pop("configs")
+    return {**known, **described(settings, facts, known["license"]), "configs": configs}
 
 
 def _made(settings: Settings, facts: Facts) -> list[str]:
@@ -60,27 +75,27 @@ def _made(settings: Settings, facts: Facts) -> list[str]:
     return [c for c in names(settings) if facts["prompts"] or c not in CONFIGS]
 
 
+def _not_published(made: Sequence[str], facts: Facts) -> str:
+    """What the set was made of and is not here."""
+    demonstrations = next((s["prompts"] for s in facts["splits"] if s["split"] == "sft"), 0)
+    parts = {
+        "verdicts": "the judges' verdicts (their figures are below)" if facts["judges"] else None,
+        "drops": "the removed rows themselves",
+        "sft": f"{demonstrations} demonstrations of the SFT split" if demonstrations else None,
+    }
+    lacking = [what for config, what in parts.items() if what and config not in made]
+    return f"Not published: {', '.join(lacking)}." if lacking else ""
+
+
 def _template(name: str) -> str:
     """A template of cards/."""
     return (shipped("cards") / name).read_text(encoding="utf-8")
-
-
-def _rows(rows: list[tuple[Any, ...]], columns: int = 3) -> str:
-    return "\n".join("| " + " | ".join(markdown(str(v)) for v in row) + " |" for row in rows) or "|" + " |" * columns
 
 
 def _labels(labels: Sequence[Facts] | None) -> str:
     """The section on labelled answers, where the recipe makes their set."""
     if labels is None:
         return ""
-    rows = _rows([(each["split"], each["desirable"], each["undesirable"]) for each in labels])
+    rows = [(each["split"], each["desirable"], each["undesirable"]) for each in labels]
     what = "`unpaired` has one row a labelled answer (`label` true: desirable); a prompt may have answers of one kind alone"
-    return f"{what}:\n\n| split | desirable | undesirable |\n|---|---|---|\n{rows}\n\n"
-
-
-def _share(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.1%}"
-
-
-def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.2f}"
+    return f"{what}:\n\n{table(('split', 'desirable', 'undesirable'), rows)}\n\n"

@@ -1,104 +1,71 @@
-"""HTML files of tables and charts, nothing loaded from elsewhere, no script, all data escaped; the quality report is one."""
+"""HTML files of tables and charts: nothing loaded from elsewhere, no script, all data escaped."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prefdata.output.escape import html_text
 
-Facts = dict[str, Any]
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; }
-th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.8rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-figure { margin: 0 0 1.5rem; } p { max-width: 50rem; }
+th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.8rem; text-align: right; vertical-align: top; }
+th:first-child, td:first-child, td.text, th.text { text-align: left; }
+figure { margin: 0 0 1.5rem; overflow-x: auto; } figure svg { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; } td:not(.text) { white-space: nowrap; }
+figcaption { color: #555; max-width: 50rem; } p { max-width: 50rem; }
+.suspicious { color: #a33c00; font-weight: 600; } .good { color: #1b6b35; }
+.verdict { border-left: 0.3rem solid #888; padding: 0.2rem 1rem; background: #f6f6f6; }
 """
-
-
-def render(title: str, facts: Facts, stages: Sequence[Facts], drawings: Mapping[str, str]) -> str:
-    """The page. `drawings` are SVG texts by the name of their chart."""
-    body = [
-        f"<h1>{html_text(title)}: quality of the set</h1>",
-        f"<p>{facts['prompts']} prompts. Every figure of this page is in <code>quality.json</code>.</p>",
-        _section("Figures of each prompt", "They are what sets.filters may limit.", _figures(facts["figures"])),
-        _drawn(drawings, "length_ratio", "Length of the chosen answer against the rejected ones. Right of 0: it is longer."),
-        _drawn(drawings, "reference_margin", "What the primary reference prefers already. Right of 0: the chosen answer."),
-        _section(
-            "Agreement between rankings",
-            "Of the pairs of answers of one prompt that neither ranking ties: the share that both order alike. "
-            "0.5 is chance; agreement with length is length bias.",
-            table(
-                ("ranking", "and", "agree", "pairs", "tied"),
-                [(a["one"], a["other"], a["agree"], a["pairs"], a["tied"]) for a in facts["agreement"]],
-            ),
-        ),
-        _drawn(drawings, "agreement", ""),
-        _section(
-            "Models against models",
-            "Adjusted win rate (wins + ties / 2) of the row's model by the source's ranks.",
-            table(
-                ("model", "against", "wins", "ties", "losses", "rate"),
-                [(w["model"], w["against"], w["wins"], w["ties"], w["losses"], w["rate"]) for w in facts["wins"]],
-            ),
-        ),
-        _drawn(drawings, "wins", ""),
-        _section("Ranks of the source", "", table(("what", "prompts"), list(facts["source_ranks"].items()))),
-        _section(
-            "Whose answers",
-            "What is dropped is not dropped evenly.",
-            table(("producer", "made", "in the set", "chosen"), [tuple(p.values()) for p in facts["producers"]]),
-        ),
-        _section("Prompts to look at", "", table(("what", "prompts"), list(facts["degenerate"].items()))),
-        _section(
-            "Swap noise",
-            "How much less likely a reference finds the swapped answer than the chosen one.",
-            table(
-                ("reference", "answers", "mean nats", "noise at least as likely"),
-                [(n["reference"], n["n"], n["mean_nats"], n["noise_likelier"]) for n in facts["noise"]],
-            ),
-        ),
-        _section(
-            "What was dropped",
-            "",
-            table(("stage", "reason", "count"), [(s["stage"], r, n) for s in stages for r, n in s["drops"].items()]),
-        ),
-        _drawn(drawings, "drops", ""),
-    ]
-    return _html(title, body)
 
 
 def document(title: str, body: Sequence[str]) -> str:
     """A page of its own: a heading, then the parts (HTML)."""
-    return _html(title, [f"<h1>{html_text(title)}</h1>", *body])
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{html_text(title)}</title><style>{STYLE}</style>"
+    )
+    parts = "\n".join([f"<h1>{html_text(title)}</h1>", *body])
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{parts}\n</body></html>\n'
 
 
-def _html(title: str, body: Sequence[str]) -> str:
-    head = f'<meta charset="utf-8"><title>{html_text(title)}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
+def section(title: str, said: str, shown: str) -> str:
+    """A heading, a sentence or none, and what is shown (HTML)."""
+    return f"<h2>{html_text(title)}</h2>" + paragraph(said) + shown
 
 
-def _section(title: str, said: str, shown: str) -> str:
-    return f"<h2>{html_text(title)}</h2>" + (f"<p>{html_text(said)}</p>" if said else "") + shown
+def paragraph(said: str, of: str = "") -> str:
+    """A text of its own, of a class of STYLE; nothing where there is none."""
+    return f"<p{f' class={of}' if of else ''}>{html_text(said)}</p>" if said else ""
 
 
-def _figures(rows: Iterable[Facts]) -> str:
-    names = ("n", "mean", "p5", "p25", "p50", "p75", "p95")
-    return table(("figure", *names, "what it is"), [(r["figure"], *[r.get(n) for n in names], r["what"]) for r in rows])
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as an HTML table."""
-    listed = [f"<tr>{''.join(f'<td>{html_text(_shown(v))}</td>' for v in row)}</tr>" for row in rows]
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], texts: Sequence[str] = (), classes: Sequence[str] = ()) -> str:
+    """Rows as an HTML table. `texts`: headings of columns that are read, not compared; a cell that is one of `classes` is
+    shown as that class."""
+    of = [' class="text"' if h in texts else "" for h in head]
+    listed = []
+    for row in rows:
+        cells = [
+            f'<td class="{value}">{value}</td>' if value in classes else f"<td{kind}>{html_text(number(value))}</td>"
+            for kind, value in zip(of, row, strict=True)
+        ]
+        listed.append(f"<tr>{''.join(cells)}</tr>")
     if not listed:
         return "<p>none</p>"
-    return f"<table><tr>{''.join(f'<th>{html_text(h)}</th>' for h in head)}</tr>{''.join(listed)}</table>"
+    heads = "".join(f"<th{kind}>{html_text(h)}</th>" for kind, h in zip(of, head, strict=True))
+    return f'<div class="wide"><table><tr>{heads}</tr>{"".join(listed)}</table></div>'
 
 
-def _shown(value: Any) -> str:
-    return "n/a" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+def number(value: Any) -> str:
+    """A cell's text: three decimals, or three digits where these would show nothing, as of a learning rate."""
+    if value is None:
+        return "n/a"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3f}" if value == 0 or 1e-2 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
-def _drawn(drawings: Mapping[str, str], name: str, said: str) -> str:
+def drawn(drawings: Mapping[str, str], name: str, said: str = "") -> str:
+    """A chart (SVG) with its caption; nothing where it could not be drawn."""
     if name not in drawings:
         return ""
     return f"<figure>{drawings[name]}" + (f"<figcaption>{html_text(said)}</figcaption>" if said else "") + "</figure>"

@@ -8,6 +8,7 @@ out and counted. Agreement of a ranking with the length IS its length bias.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import polars as pl
@@ -147,6 +148,7 @@ class Quality:
             self.degenerate["one rejected answer"] += roles.count("rejected") == 1
             self.degenerate["ties with the chosen"] += "other" in roles
             self.degenerate["equal texts merged"] += bool((group["copies"] > 1).any())
+            self.degenerate["chosen answer cut by the length limit"] += group["finish"][roles.index("chosen")] == "length"
 
     def table(self) -> pl.DataFrame:
         """Every prompt's figures and split."""
@@ -181,8 +183,8 @@ class Quality:
         return facts
 
     def _win_rates(self) -> list[Facts]:
-        names = sorted({one for one, _, _ in self.wins})
-        return [_win_rate(self.wins, one, other) for one in names for other in names if one != other]
+        """Each pair of producers once."""
+        return [_win_rate(self.wins, one, other) for one, other in combinations(sorted({one for one, _, _ in self.wins}), 2)]
 
 
 def _win_rate(wins: Counter[tuple[str, str, str]], one: str, other: str) -> Facts:

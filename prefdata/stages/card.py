@@ -23,14 +23,17 @@ def ranking(settings: Settings) -> str:
 
 
 def _slice(settings: Settings, unit: str) -> Slice:
+    said = (settings.card, settings.dedup, settings.split, settings.decontaminate, settings.prune, settings.sets)
     references = [without(r) for r in settings.score.references]
-    return {**without(settings.card), "references": references, "ranking": ranking(settings)}
+    sources = [without(s, "path", "fields", "exclude") for s in settings.sources.sources]
+    own = {"references": references, "ranking": ranking(settings), "sources": sources, "repo_id": settings.publish.repo_id}
+    return {**own, "said": [section and without(section) for section in said]}
 
 
 STAGE = Stage(
     name="card",
     help="Write the data set card from computed facts.",
-    version=3,
+    version=4,
     run=run,
     per="run",
     reads_files=lambda s, u: [places.REPORT, places.QUALITY, *(places.online(g.name) for g in s.segments)],

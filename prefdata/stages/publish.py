@@ -14,7 +14,7 @@ from typing import Any
 from prefdata.draws import hex_id
 from prefdata.errors import PublishError
 from prefdata.models.identity import public_name
-from prefdata.output import card_header, delta, gates, published_configs, published_files
+from prefdata.output import card_files, card_header, delta, gates, published_configs, published_files
 from prefdata.output.commit import Facts, Wanted, plan, publish
 from prefdata.output.delta import SCRIPT
 from prefdata.output.explore import document
@@ -74,7 +74,8 @@ def _wanted(job: Job) -> Iterator[Wanted]:
         hashes = {path: file.digest for path, file in made.items()}
         _require_rows(job, hashes)
         hashes |= more_files(job, built)
-        text, facts = card_header.with_files(job.input(places.CARD).read_text(encoding="utf-8"), made), identity(job)
+        text = card_files.filled(job.input(places.CARD).read_text(encoding="utf-8"), built, made)
+        text, facts = card_header.with_files(text, made), identity(job)
         texts = {CARD: text, MANIFEST: json.dumps(facts, ensure_ascii=False)}
         texts |= {PAGE: document.held(built / PAGE)} if PAGE in hashes else {}
         gates.check(job.settings, job.read_json(places.REPORT)["sources"], built, texts, [built.parents[1], Path.cwd()])

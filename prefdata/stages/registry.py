@@ -3,6 +3,7 @@
 from prefdata.recipe.stage import Stage
 from prefdata.stages import (
     card,
+    curves,
     decontaminate,
     dedup,
     evaluate,
@@ -44,6 +45,7 @@ _ORDER = (
     score,
     sets,
     online,
+    curves,
     evaluate,
     win_rate,
     harness,

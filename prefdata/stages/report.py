@@ -8,22 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from prefdata.errors import DataError, snippet
-from prefdata.output import charts, page, quality
+from prefdata.judging.registry import described
+from prefdata.models.identity import public_name
+from prefdata.output import charts, checks, facts, quality, quality_page
 from prefdata.output.large_drops import large
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage
-from prefdata.recipe.units import Part, method_unit, split_unit
+from prefdata.recipe.units import Part, judge_settings, method_unit, split_unit
 from prefdata.sources.words import user_text
 from prefdata.stages.graph import UNPAIRED, asked
+from prefdata.stages.judge import slice_of
 from prefdata.stages.publish import parts_of as published_parts
 from prefdata.tables import atomic
 from prefdata.tables.drops import reason_of
-from prefdata.tables.schema import SPLITS
 
 ABOUT_MODELS = ("evaluate",)
 """Stages whose tables are no part of the data."""
@@ -41,9 +41,21 @@ def run(job: Job) -> None:
         warnings += [f"dedup holds these for one: {snippet(one, 80)} and {snippet(other, 80)}" for one, other in _alike(job)]
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    facts = {"stages": gathered, "warnings": warnings, **contents(job)}
-    _quality(job, gathered)
-    job.write_json(places.REPORT, facts)
+    made = made_of(job)
+    _quality(job, gathered, made["judges"], warnings)
+    job.write_json(places.REPORT, {"stages": gathered, "warnings": warnings, **made})
+
+
+def made_of(job: Job) -> Facts:
+    """What the set holds and how it was made."""
+    settings = job.settings
+    return {
+        **facts.contents(job, [*published_parts(settings), *facts.of_segments(settings)]),
+        **({"labels": facts.labels(job, Part("sets", "sets", UNPAIRED))} if settings.sets.unpaired else {}),
+        "references": facts.references(job),
+        "generators": facts.generators(job, _parts(settings)),
+        "judges": judges(job),
+    }
 
 
 def _alike(job: Job) -> list[tuple[str, str]]:
@@ -75,18 +87,20 @@ def _require_rate(gathered: Sequence[Facts], limit: float) -> None:
         )
 
 
-def _quality(job: Job, gathered: list[Facts]) -> None:
+def _quality(job: Job, gathered: list[Facts], judged: Sequence[Facts], warnings: Sequence[str]) -> None:
     """quality.json, one PNG a chart and quality.html beside report.json."""
-    references = [r.name for r in job.settings.score.references]
-    found = quality.gather(job.parts(of=published_parts(job.settings)), references, job.settings.sets.method)
-    facts = found.facts()
-    drawn = charts.charts(facts, found.table(), gathered)
+    references, method = [r.name for r in job.settings.score.references], job.settings.sets.method
+    found = quality.gather(job.parts(of=published_parts(job.settings)), references, method)
+    own = found.facts()
+    own |= {"judges": judged, "checks": checks.findings(own, judged, method, references)}
+    drawn = charts.charts(own, found.table(), gathered)
     for name in CHARTS:  # every file is there, for Snakemake; without data it says so
         chart = drawn.get(name, charts.nothing(name))
         atomic.atomic_write(job.output(places.chart(name)), partial(_put, charts.png(chart)))
-    page_ = page.render(job.settings.name, facts, gathered, {n: charts.svg(c) for n, c in drawn.items()})
-    atomic.atomic_text(job.output(places.QUALITY_PAGE), page_)
-    job.write_json(places.QUALITY, facts)
+    drawings = {name: charts.svg(chart) for name, chart in drawn.items()}
+    page = quality_page.render(job.settings.name, own, gathered, drawings, warnings)
+    atomic.atomic_text(job.output(places.QUALITY_PAGE), page)
+    job.write_json(places.QUALITY, own)
 
 
 def _put(data: bytes, path: Path) -> None:
@@ -112,38 +126,28 @@ def stages(job: Job, parts: Sequence[Part]) -> list[Facts]:
     return [{**e, "in": dict(e["in"]), "out": dict(e["out"]), "drops": dict(e["drops"])} for e in entries.values()]
 
 
-def contents(job: Job) -> Facts:
-    """What the preference set holds: prompts and candidates by split; and prompts by source and licence, those of online runs
-    too."""
-    prompts, candidates, sources = Counter[str](), Counter[str](), Counter[tuple[str, str]]()
-    for frames in job.parts(of=[*published_parts(job.settings), *_of_segments(job.settings)]):
-        counted = pl.col("candidates").list.len().alias("n")
-        rows = frames["sets"].select("prompt_id", pl.col("split").cast(pl.String), "segment", counted)
-        for split, group in rows.filter(pl.col("segment").is_null()).group_by("split"):
-            prompts[str(split[0])] += group.height
-            candidates[str(split[0])] += int(group["n"].sum())
-        origins = frames["prompts"].join(rows, on="prompt_id", how="semi")
-        sources.update(origins.select("source", "license").iter_rows())
-    return {
-        "prompts": dict(prompts),
-        "candidates": dict(candidates),
-        "sources": [{"source": s, "license": li, "prompts": n} for (s, li), n in sorted(sources.items())],
-        **({"labels": labels(job)} if job.settings.sets.unpaired else {}),
-    }
+def judges(job: Job) -> list[Facts]:
+    """The judges whose verdicts the sets go by: what each is, its model, its rubric, and its report."""
+    found = []
+    for unit in _judges_used(job.settings):
+        own, revisions = judge_settings(job.settings, unit), job.manifests(Part("verdicts", "judge", unit))[0]["models"]
+        model = own.model
+        known = {
+            "kind": own.kind,
+            "what": described(own),
+            "model": public_name(model.id) if model else None,
+            "revision": model and revisions.get(model.id, model.revision),
+            "rubric": Path(own.rubric).stem if "rubric" in (slice_ := slice_of(job.settings, unit)) else None,
+            "rubric_hash": slice_.get("rubric"),
+        }
+        found.append({**known, **job.read_json(places.judge_report(unit))})
+    return found
 
 
-def _of_segments(settings: Settings) -> list[Part]:
-    return [Part("sets", "sets", segment.set) for segment in settings.segments]
-
-
-def labels(job: Job) -> list[Facts]:
-    """Desirable and undesirable answers of the set `unpaired`, by split."""
-    found: dict[str, Counter[bool]] = {}
-    for frames in job.parts(of=[Part("sets", "sets", UNPAIRED)]):
-        for split, candidates in frames["sets"].select(pl.col("split").cast(pl.String), "candidates").iter_rows():
-            found.setdefault(split, Counter()).update(c["role"] == "chosen" for c in candidates)
-    listed = [(split, found[split]) for split in SPLITS if split in found]
-    return [{"split": split, "desirable": n[True], "undesirable": n[False]} for split, n in listed]
+def _judges_used(settings: Settings) -> list[str]:
+    """The units of the judges that rank the preference set or the demonstrations."""
+    used = dict.fromkeys(method_unit(settings, m) for m in (settings.sets.method, settings.sets.sft_method))
+    return [unit for unit in used if unit != "source"]
 
 
 def _parts(settings: Settings, unit: str = "all") -> list[Part]:
@@ -164,7 +168,7 @@ def _needed(settings: Settings, stage: Stage) -> list[str]:
     if stage.name == "generate" and settings.sets.method == "source":
         return []
     if stage.name == "judge":
-        used = {method_unit(settings, m) for m in (settings.sets.sft_method, settings.sets.method)}
+        used = _judges_used(settings)
         return [u for u in stage.units(settings) if u in used or split_unit(settings, u)[0].segment]
     return stage.units(settings)
 
@@ -172,10 +176,11 @@ def _needed(settings: Settings, stage: Stage) -> list[str]:
 STAGE = Stage(
     name="report",
     help="Gather rows in, out and dropped over all shards; say what the set is like.",
-    version=3,
+    version=4,
     run=run,
     per="run",
-    reads=lambda s, u: list(dict.fromkeys([*_parts(s), *published_parts(s), *_of_segments(s)])),
+    reads=lambda s, u: list(dict.fromkeys([*_parts(s), *published_parts(s), *facts.of_segments(s)])),
+    reads_files=lambda s, u: [places.judge_report(unit) for unit in _judges_used(s)],
     slice=lambda s, u: {"warn_share": s.warn_share, **asked(s), **({"delta": True} if s.publish.delta else {})},
     writes_files=lambda s, u: [places.REPORT, places.QUALITY, places.QUALITY_PAGE, *map(places.chart, CHARTS)],
 )

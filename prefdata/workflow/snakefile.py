@@ -80,7 +80,7 @@ def targets(results: Results) -> dict[str, list[str]]:
     reports = [
         str(results.path(places.SUMMARY)),
         str(results.path(places.PAGE)),
-        *(f for unit in results.units("judge_report") for f in results.outputs("judge_report", unit)),
+        *(f for name in ("judge_report", "curves") for unit in results.units(name) for f in results.outputs(name, unit)),
     ]
     sets = [f for unit in results.units("sets") if unit in ("preference", "unpaired") for f in results.outputs("sets", unit)]
     return {"set": sets, "published": published, "everything": published + reports}

@@ -205,6 +205,8 @@ def written_by(path: str, stage: str) -> bool:
     top, *rest = path.split("/")
     if top == "publish":
         return stage == ("card" if rest == ["card.md"] else "publish")
+    if top == "report" and rest[0].startswith("metrics."):
+        return stage == "curves"
     return stage == "report" if top == "report" else rest[1] == stage
 
 

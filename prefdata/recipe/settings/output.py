@@ -17,8 +17,16 @@ class CardSettings(BaseModel, frozen=True, extra="forbid"):
         None,
         description="licence of the published set, as the Hub spells it; default: the one its sources share, else other",
     )
+    license_name: str | None = Field(None, description="where license is other: its name; default: the sources' own")
+    license_link: Annotated[str, Field(pattern=r"^(https://[^\s<>\"'()]+|LICENSE(\.md)?)$")] | None = Field(
+        None, description="where license is other: an https address, or LICENSE, a file that you put beside the card"
+    )
     language: str = Field("en", description="language code")
     tags: list[str] = Field(default_factory=list, description="added to preference, dpo")
+    authors: list[str] = Field(default_factory=list, description="for the citation")
+    papers: list[Annotated[str, Field(pattern=r"^\d{4}\.\d{4,5}$")]] = Field(
+        default_factory=list, description="arXiv ids of the papers behind your sources: linked, so that the Hub finds them"
+    )
 
 
 class PublishSettings(BaseModel, frozen=True, extra="forbid"):
