@@ -359,7 +359,6 @@ MUTANTS = [
     ("prefdata/tables/files.py", "page_checksum_verification=True", "page_checksum_verification=False", "test_files.py"),
     ("prefdata/output/card_merge.py", '".parquet" not in formats', "False", "test_peoples_files.py"),
     # publishing
-    ("prefdata/output/card_header.py", '".parquet" not in formats', "False", "test_peoples_files.py"),
     ("prefdata/output/commit.py", "head.files.get(name) != value", "True", "test_publish.py"),
     ("prefdata/output/commit.py", "max(wait_s, min(", "min(30.0, min(", "test_hub_faults.py"),
     ("prefdata/output/commit.py", "done = done or found", "done = found", HUB_PUSH),
@@ -517,7 +516,7 @@ MUTANTS = [
     ("prefdata/output/sensitive.py", "[plain(text)]", "[text]", GATES),
     ("prefdata/output/gates.py", "if found and own.repo_id is not None", "if False", GATES),
     ("prefdata/output/gates.py", "pattern not in allowed", "pattern", GATES),
-    ("prefdata/models/identity.py", "Path(ref).name if local else ref", "ref", GATES),
+    ("prefdata/models/identity.py", "return folder.name if not", "return ref if not", GATES),
     ("prefdata/output/delta.py", '== "generated"', '!= "noise"', DELTA),
     ("prefdata/output/delta.py", '.drop_nulls("response")', "", DELTA),
     ("prefdata/stages/report.py", "and not job.settings.publish.delta", "", DELTA),
@@ -535,5 +534,4 @@ MUTANTS = [
     ("prefdata/output/curves.py", "made.append(total / weight)", "made.append(total)", "test_curves.py"),
     ("prefdata/output/curves.py", "if name in EXACT", "if False", "test_curves.py"),
     ("train/card.py", 'settings["init"] and len(known) == 1', "len(known) == 1", "test_model_card.py"),
-    ("prefdata/models/identity.py", "return folder.name if local and", "return ref if local and", "test_model_card.py"),
 ]

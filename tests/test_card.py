@@ -15,6 +15,7 @@ from conftest import nectar, run_stages
 from huggingface_hub import DatasetCard
 
 from prefdata.output import card, card_files, card_keys, card_making, card_use, checks, columns, facts
+from prefdata.output.card_merge import BEGIN
 from prefdata.output.escape import markdown
 from prefdata.output.published_configs import CONFIGS, OF_CANDIDATES, OF_LABELS, ONLINE
 from prefdata.output.quality import Quality
@@ -337,8 +338,9 @@ def test_values_are_escaped_and_the_header_parses_back() -> None:
     text = card.render(settings, hostile_facts(), quality, HOSTILE)
     header = yaml.safe_load(re.match(r"---\n(.*?)---\n", text, re.S)[1])
     assert (header["license"], header["tags"]) == ("cc-by-4.0", ["preference", "dpo", "a: b", "- c"])
-    body = text[text.index("# ") :]
-    assert "<script>" not in text
+    assert header["pretty_name"].isprintable()
+    body = text[text.index(BEGIN) :]
+    assert "<script>" not in body
     assert "\u202e" not in text
     assert "\x00" not in text
     assert "\\{version\\}" in body, "a value is never read as a template"

@@ -178,7 +178,7 @@ def test_verdicts_of_the_judge_that_ranks_the_set_are_published(
     judges = [{"name": "exact", "kind": "exact"}, {"name": "unused", "kind": "exact"}]
     keys = {"judge": judges, "sets": {"method": "exact"}, "publish": {"configs": ["verdicts"]}}
     run = make_run(sources={"sources": [source]}, prune={"drop_ranks": []}, **keys)
-    stages = ("sources", "split", "prune", "judge", "rank", "noise", "sets", "report", "card", "publish")
+    stages = ("sources", "split", "prune", "judge", "judge_report", "rank", "noise", "sets", "report", "card", "publish")
     run_stages(run, *stages)
     rows = load(run, "verdicts", tmp_path)
     (own,) = (run.root / "tables" / "verdicts" / "judge").glob("exact-*")
