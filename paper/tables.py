@@ -28,8 +28,8 @@ TITLES = {
     ),
     "augmented": (
         "DPO with every rejected answer, and what it costs",
-        "Tokens: of the prompts and all candidates of all steps. Of these DPO runs the prompts and pairs alone, augmented DPO all "
-        "with a gradient, MC-PO all without one and then the pairs with one.",
+        "Tokens: of the prompts and all candidates of all steps. Of these DPO runs the prompts and pairs alone, augmented DPO "
+        "all with a gradient, MC-PO all without one and then the pairs with one.",
     ),
     "online": ("Online runs", "Each segment trains on answers of the checkpoint it starts from."),
     "references": ("Several references (MRPO Figures 1 to 4)", "Accuracy and margin are under the primary reference."),
