@@ -27,10 +27,10 @@ from prefdata.workflow.join import join
 
 ROOT = Path(__file__).parents[1]
 ROWS = [
-    nectar(f"Question {a}", [(f"good {a}", 1), (f"fair {a}", 2), (f"poor {a}", 3)], split="test" if a > "e" else "train")
+    nectar(f"Question {a}", [(f"splendid {a}", 1), (f"fair {a}", 2), (f"poor {a}", 3)], split="test" if a > "e" else "train")
     for a in "abcdefg"
 ]
-WORDS = (b"Question", b"good", b"fair", b"poor")
+WORDS = (b"Question", b"splendid", b"fair", b"poor")
 CONFIGS = ["preference", "preference_full", "ranked", "unpaired", "sets", "candidates", "drops"]
 KEPT = ("response", "origin", "producer", "finish", "extras")
 Make = Callable[..., Results]
@@ -84,7 +84,7 @@ def test_no_text_of_a_source_leaves(published: Make) -> None:
 def test_the_card_of_a_delta_quotes_no_duplicates(make_run: Make, write_rows: Callable[..., str]) -> None:
     """Of prompts that dedup holds for one the report shows examples, which the card repeats."""
     words = "which of these seven rivers of the old kingdom is the longest one of all"
-    rows = [nectar(f"{words} {a}", [("good", 1), ("poor", 2)], split="train") for a in ("today", "now")]
+    rows = [nectar(f"{words} {a}", [("splendid", 1), ("poor", 2)], split="train") for a in ("today", "now")]
 
     def warnings(**own: Any) -> str:
         sources = {"sources": [{"name": "s", "path": write_rows(rows), "license": "mit"}], "max_reject_rate": 1.0}
@@ -119,7 +119,8 @@ def test_all_joined_files_have_one_schema_though_one_shard_has_tool_calls(
 
     call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
     rows = [
-        {"prompt": f"Question {i}", "chosen": answer("good"), "rejected": answer("poor"), "split": "train"} for i in range(8)
+        {"prompt": f"Question {i}", "chosen": answer("splendid"), "rejected": answer("poor"), "split": "train"}
+        for i in range(8)
     ]
     rows[0]["chosen"] = answer("", tool_calls=[call])
     path = write_rows(rows)
@@ -155,11 +156,11 @@ def test_a_delta_is_no_set_to_train_on(published: Make) -> None:
 
 def test_other_texts_are_not_joined(published: Make, tmp_path: Path, write_rows: Callable[..., str]) -> None:
     folder = published("delta", delta=True)
-    changed = [nectar("Question a", [("good a", 1), ("fair a", 2), ("other", 3)]), *ROWS[1:3]]
+    changed = [nectar("Question a", [("splendid a", 1), ("fair a", 2), ("other", 3)]), *ROWS[1:3]]
     path = write_rows(changed, "changed.jsonl")
     assert join(folder, tmp_path / "some", [("s", path)]).startswith(f"{3 + 8} of 28 rows")
     row = read_back.read(tmp_path / "some")[0].filter(pl.col("prompt").list.last().struct.field("content") == "Question a")
-    assert [c["response"] for c in row["candidates"][0].to_list()] == ["good a", "fair a"]
+    assert [c["response"] for c in row["candidates"][0].to_list()] == ["splendid a", "fair a"]
     with pytest.raises(DataError, match="no prompt of the delta is in these sources"):
         join(folder, tmp_path / "none", [("s", write_rows([nectar("Another", [("x", 1), ("y", 2)])], "another.jsonl"))])
     assert not (tmp_path / "none").exists(), "half a set is none"

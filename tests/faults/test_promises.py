@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hub.sets import point_at
 from hub.standin import Hub, Server
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -167,8 +167,7 @@ def hub(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
     state = Hub()
     with Server(state) as url:
         place.environment["HF_ENDPOINT"] = url
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        point_at(monkeypatch, url, tmp_path / "hub-cache")
         place.recipe["publish"] = {"repo_id": "owner/set", "attempts": 2}
         yield state
 

@@ -243,7 +243,7 @@ def test_twenty_rows_by_hand_go_through_all_rules(tmp_path: Path) -> None:
         assert {c["role"] for c in row["candidates"]} >= {"chosen", "rejected"}
     shards = list((workflow.root / "tables" / "sets" / "sets" / "preference").glob("*.parquet"))
     assert len(shards) == 3
-    assert json.loads((workflow.root / "publish" / "receipt.json").read_text())["folder"] == "folder"
+    assert json.loads((workflow.root / "publish" / "receipt.json").read_text())["folder"]["revision"] == "folder"
     readme = (workflow.root / "publish" / workflow.root.name / "README.md").read_text()
     assert "mine@local" in readme
     assert "role" in readme
