@@ -1,8 +1,10 @@
 """What `snakemake --report` shows: every page, picture and table that people read, by category, with a caption in words."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 CAPTIONS = Path(__file__).parent / "captions"
 """One file of reStructuredText a caption."""
@@ -49,3 +51,10 @@ def shown(path: str, root: Path) -> Shown | None:
 def labels(path: str, root: Path) -> dict[str, str]:
     """What tells two files of one category apart in the report's list."""
     return {"file": PurePosixPath(path).relative_to(root.as_posix()).as_posix()}
+
+
+def captioned(path: str, root: Path, report: Callable[..., Any]) -> Any:
+    """The output, marked by Snakemake's `report` with its caption where `snakemake --report` shows it."""
+    if (row := shown(path, root)) is None:
+        return path
+    return report(path, caption=str(CAPTIONS / f"{row.caption}.rst"), category=row.category, labels=labels(path, root))
