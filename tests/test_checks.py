@@ -74,7 +74,7 @@ def test_the_page_begins_with_the_verdict_and_names_limits_and_judge() -> None:
     assert [f["state"] for f in found] == sorted((f["state"] for f in found), key=("suspicious", "good", "too few").index)
     facts = {**QUALITY, "judges": [JUDGE], "checks": found, "wins": [], "source_ranks": {}}
     text = quality_page.render("t", facts, [], {}, ["prune leaves out a lot"])
-    assert text.index("8 of 12 checks are suspicious; of 2 there is too little data.") < text.index("Figures of each prompt")
+    assert text.index("8 of 14 checks are suspicious; for 2 there is too little data.") < text.index("Figures of each prompt")
     assert '<td class="suspicious">suspicious</td>' in text
     assert "0.67 and 1.5" in text
     assert "0.790 ± 0.010" in text

@@ -119,8 +119,8 @@ def sets(settings: Settings, facts: Facts) -> str:
     """How the candidates of a prompt become a row."""
     roles, filters = facts["roles"], settings.sets.filters
     lines = [
-        "the best-ranked answer is chosen; of several on the first rank one is drawn, the others get the role `other` "
-        f"({roles.get('other', 0)}) and are in no pair",
+        "the best-ranked answer is chosen; of several on the first rank one is drawn, the others (here "
+        f"{roles.get('other', 0)}) get the role `other` and are in no pair",
         f"equal texts of one prompt are one candidate; `copies` counts them ({facts['merged']} were merged)",
         f"`preference` has one of the rejected answers of origin {' or '.join(settings.sets.origins)}, by a draw that depends "
         "on their ids alone",

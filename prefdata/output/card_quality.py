@@ -1,5 +1,6 @@
 """The card's sections on what a set is like: the verdict, figures, what was dropped, limits. Every value is escaped."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,9 +68,15 @@ def verdict(quality: Facts, warnings: Sequence[str]) -> str:
     return f"{notes}\n\n{table(head, rows)}" + (f"\n\nWhat drops a large share:\n\n{large}" if warnings else "\n")
 
 
+def _named(entry: Facts, several: Sequence[str]) -> str:
+    """A stage, with the unit where it has several: each reference may drop the same answer."""
+    return f"{entry['stage']} {entry['unit']}" if entry["stage"] in several else str(entry["stage"])
+
+
 def holes(facts: Facts, quality: Facts) -> dict[str, str]:
     """The tables of figures and drops, by the template's holes."""
-    drops = [(e["stage"], reason, n) for e in facts["stages"] for reason, n in e["drops"].items()]
+    several = [s for s, n in Counter(e["stage"] for e in facts["stages"]).items() if n > 1]
+    drops = [(_named(e, several), reason, n) for e in facts["stages"] for reason, n in e["drops"].items()]
     why = {reason.partition(":")[0]: reason_of(reason).meaning for _, reason, n in drops if n}
     return {
         "drops_table": rows_of(drops),

@@ -94,8 +94,8 @@ def in_short(checks: Sequence[Facts]) -> str:
     counts = dict(zip(STATES, map(states.count, STATES), strict=True))
     if not checks or counts["too few"] == len(checks):
         return "Too few rows to say anything."
-    said = f"{counts['suspicious']} of {len(checks) - counts['too few']} checks are suspicious"
-    return f"{said}; of {counts['too few']} there is too little data." if counts["too few"] else f"{said}."
+    said = f"{counts['suspicious']} of {len(checks)} checks are suspicious"
+    return f"{said}; for {counts['too few']} there is too little data." if counts["too few"] else f"{said}."
 
 
 def _verdict(checks: Sequence[Facts], warnings: Sequence[str]) -> str:
