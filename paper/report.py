@@ -1,7 +1,6 @@
 """The report: report.html, one file with its charts, nothing loaded from elsewhere, and report.md."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from paper.verdicts import FAILS, HOLDS, NOT_RUN, ONE_SEED, UNDECIDED, Verdict, 
 from prefdata.output.charts import png, svg
 from prefdata.output.escape import html_text, markdown
 from prefdata.output.page import document, table
-from prefdata.tables.atomic import atomic_write
+from prefdata.tables.atomic import atomic_bytes
 
 TINTS = {HOLDS: "#dff0df", FAILS: "#f8dcdc", UNDECIDED: "#fbf2d0", ONE_SEED: "#eeeeee", NOT_RUN: "#ffffff"}
 SHOWN, PAIRS = ("greedy", "reward"), ("accuracy", "margin")
@@ -137,7 +136,7 @@ def _html(
         drawn = [(chart, said) for chart, said in _charts(name, own, judged, curves) if chart is not None]
         parts += [_figure(chart, said) for chart, said in drawn]
         for place, (chart, _) in enumerate(drawn, 1):
-            atomic_write(folder / f"{name}-{place}.png", partial(Path.write_bytes, data=png(chart)))
+            atomic_bytes(folder / f"{name}-{place}.png", png(chart))
     return parts
 
 

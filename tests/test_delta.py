@@ -23,6 +23,7 @@ from prefdata.recipe.job import Job
 from prefdata.recipe.results import Results
 from prefdata.stages import publish
 from prefdata.tables import schema
+from prefdata.tables.content import ContentHash
 from prefdata.workflow.join import join
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +110,22 @@ def test_the_script_gives_back_what_would_have_been_published(published: Make, t
         loaded = datasets.load_dataset(str(tmp_path / "joined"), config, cache_dir=str(tmp_path / "cache"))
         assert set(loaded) == {"train", "test"}
     assert read_back.read(tmp_path / "joined")[0].equals(read_back.read(whole)[0])
+    listed = [json.loads((folder / "manifest.json").read_text())["files"] for folder in (tmp_path / "joined", whole)]
+    assert listed[0] == listed[1], "the hashes of an ordinary publication"
+
+
+def test_what_never_had_texts_is_copied_as_it_is(published: Make, tmp_path: Path) -> None:
+    bare = published("delta", delta=True)
+    name = "data/drops/train-00000-of-00001.parquet"
+    rows = pl.DataFrame({"prompt_id": ["p"], "stage": ["prune"]}).to_arrow()
+    (bare / name).parent.mkdir()
+    pq.write_table(rows, bare / name, write_page_checksum=True)
+    done = run_script(bare, str(tmp_path / "joined"), f"s={tmp_path}/rows.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "joined" / name).read_bytes() == (bare / name).read_bytes()
+    digest = ContentHash(rows.schema)
+    digest.update(rows)
+    assert json.loads((tmp_path / "joined" / "manifest.json").read_text())["files"][name] == digest.hexdigest()
 
 
 def test_all_joined_files_have_one_schema_though_one_shard_has_tool_calls(

@@ -122,7 +122,7 @@ SAMPLES = {
     "hugging_face": TOKEN,
     "jwt": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",
     "mailchimp": "a1" * 16 + "-us12",
-    "npm": "//registry.npmjs.org/:_authToken=npm_abc",
+    "npm": "//packages.example/:_authToken=npm_abc",
     "openai": f"sk-{'a' * 20}T3BlbkFJ{'b' * 20}",
     "private_key": "-----BEGIN RSA PRIVATE KEY-----",
     "pypi": "pypi-AgEIcHlwaS5vcmc" + "a" * 70,

@@ -19,7 +19,7 @@ from prefdata.output.markdown import rows_of, table
 from prefdata.output.published_configs import CONFIGS, names
 from prefdata.recipe.settings.whole import Settings
 from prefdata.shipped import shipped
-from prefdata.tables.schema import SPLITS
+from prefdata.tables.schema import READ_SPLITS
 
 Facts = dict[str, Any]
 
@@ -27,7 +27,7 @@ Facts = dict[str, Any]
 def render(settings: Settings, facts: Facts, quality: Facts, ranking: str, online: Sequence[Facts] = ()) -> str:
     """The whole card: YAML header, then the filled template. `ranking`: what made the set's ranks; `online`: facts of each
     segment of each online run. Publishing fills in what its files tell (prefdata/output/card_files.py)."""
-    splits = [s for s in SPLITS[1:] + SPLITS[:1] if facts["prompts"].get(s)]
+    splits = [s for s in READ_SPLITS if facts["prompts"].get(s)]
     made = _made(settings, facts)
     front = _header(settings, facts, splits)
     holes = {

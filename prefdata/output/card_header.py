@@ -12,9 +12,9 @@ from prefdata.output.licences import LICENCES
 from prefdata.output.published_configs import CONFIGS, OF_LABELS, ONLINE, names
 from prefdata.output.published_files import Built
 from prefdata.recipe.settings.whole import Settings
+from prefdata.tables.schema import READ_SPLITS
 
 Facts = dict[str, Any]
-SPLITS = ("train", "validation", "test", "sft")
 
 
 def header(settings: Settings, splits: list[str], shared: str, of_labels: Sequence[str] = ()) -> str:
@@ -60,7 +60,7 @@ def with_files(card: str, files: Mapping[str, Built]) -> str:
 
 def _with_splits(config: Facts, splits: Mapping[str, Sequence[tuple[str, Built]]]) -> Facts:
     digest = hex_id(*(f"{path} {file.digest}" for some in splits.values() for path, file in some))
-    listed = [{"split": s, "path": f"data/{config['config_name']}/{s}-*.parquet"} for s in SPLITS if s in splits]
+    listed = [{"split": s, "path": f"data/{config['config_name']}/{s}-*.parquet"} for s in READ_SPLITS if s in splits]
     return {**config, "data_files": listed, "description": f"content {digest}"}
 
 

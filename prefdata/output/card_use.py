@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prefdata.output.card_making import HUB
 from prefdata.output.escape import markdown, visible
 from prefdata.recipe.settings.whole import Settings
 
 Facts = Mapping[str, Any]
-HUB = "https://huggingface.co/datasets"
 PAPERS = {
     "hard negatives that follow the policy (MC-PO)": "2502.04567",
     "several references (MRPO)": "2405.16388",

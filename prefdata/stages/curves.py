@@ -1,7 +1,6 @@
 """Stage `curves`: all training runs of the recipe in one page, report/metrics.html, and as a picture, metrics.png."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 from prefdata.output import charts, curves
@@ -13,20 +12,15 @@ from prefdata.tables import atomic
 
 def run(job: Job) -> None:
     """Write both from every run's metrics.jsonl."""
-    runs = {
-        name: _rows(job.input(places.metrics(name))) for name in sorted(job.settings.runs)
-    }  # whatever the order of the keys
+    # whatever the order of the keys
+    runs = {name: _rows(job.input(places.metrics(name))) for name in sorted(job.settings.runs)}
     title = f"{job.settings.name}: training runs"
     atomic.atomic_text(job.output(places.METRICS_PAGE), curves.page_of(runs, title))
-    atomic.atomic_write(job.output(places.METRICS_CHART), partial(_put, charts.png(curves.chart(runs, title))))
+    atomic.atomic_bytes(job.output(places.METRICS_CHART), charts.png(curves.chart(runs, title)))
 
 
 def _rows(path: Path) -> list[curves.Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _put(data: bytes, path: Path) -> None:
-    path.write_bytes(data)
 
 
 STAGE = Stage(

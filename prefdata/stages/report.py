@@ -4,7 +4,6 @@ the preference set as tables (quality.json), charts (PNG) and one page (quality.
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +95,11 @@ def _quality(job: Job, gathered: list[Facts], judged: Sequence[Facts], warnings:
     drawn = charts.charts(own, found.table(), gathered)
     for name in CHARTS:  # every file is there, for Snakemake; without data it says so
         chart = drawn.get(name, charts.nothing(name))
-        atomic.atomic_write(job.output(places.chart(name)), partial(_put, charts.png(chart)))
+        atomic.atomic_bytes(job.output(places.chart(name)), charts.png(chart))
     drawings = {name: charts.svg(chart) for name, chart in drawn.items()}
     page = quality_page.render(job.settings.name, own, gathered, drawings, warnings)
     atomic.atomic_text(job.output(places.QUALITY_PAGE), page)
     job.write_json(places.QUALITY, own)
-
-
-def _put(data: bytes, path: Path) -> None:
-    path.write_bytes(data)
 
 
 def stages(job: Job, parts: Sequence[Part]) -> list[Facts]:

@@ -50,6 +50,11 @@ def atomic_text(path: Path, text: str) -> None:
     atomic_write(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
+def atomic_bytes(path: Path, data: bytes) -> None:
+    """`atomic_write` of bytes."""
+    atomic_write(path, lambda p: p.write_bytes(data))
+
+
 def atomic_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a new folder, fsync its files, then put it in `folder`'s place: all files are old or all are new."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")

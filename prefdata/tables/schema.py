@@ -9,6 +9,8 @@ import polars as pl
 from prefdata.errors import DataError, snippet
 
 SPLITS = ("sft", "train", "validation", "test")
+READ_SPLITS = (*SPLITS[1:], SPLITS[0])
+"""In the order in which readers look for them."""
 AGAIN = "delete the file and run its stage again"
 ROLES = ("system", "user", "assistant", "tool")
 

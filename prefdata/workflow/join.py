@@ -5,9 +5,11 @@ rows are gone through, in the order of prompt_id as the stage's tables are, and 
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part
 from prefdata.sources.settings import SourcesSettings
 from prefdata.stages.registry import STAGES
-from prefdata.tables import atomic, files
+from prefdata.tables import atomic, content, files
 from prefdata.tables.files import PromptReader
 from prefdata.tables.views import Frames
 from prefdata.workflow.execute import execute
@@ -136,14 +138,13 @@ def _any_arguments(results: Results) -> bool:
 
 
 def _copied(path: Path, out: Path) -> dict[str, str]:
-    """Rows that never had texts: verdicts, log-probs, drops."""
+    """Rows that never had texts, verdicts, log-probs, drops: the file as it is, if it is whole."""
     with read_back.reading(path):
         table = pq.read_table(path, page_checksum_verification=True)
-    name = f"data/{path.parent.name}/{path.name}"
-    with atomic.writing(out / name):
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, out / name, write_page_checksum=True, compression="zstd")
-    return {name: "copied"}
+    name, digest = f"data/{path.parent.name}/{path.name}", content.ContentHash(table.schema)
+    digest.update(table)
+    atomic.atomic_write(out / name, partial(shutil.copyfile, path))
+    return {name: digest.hexdigest()}
 
 
 def _parts(path: Path, results: Results, counts: Counts | None = None) -> Iterator[Frames]:
