@@ -114,8 +114,9 @@ def require_counted(place: Place, path: Path, reason: str) -> None:
     count = files.read_table(path, "drops").filter(pl.col("reason") == reason).height
     assert files.manifest(path)["reasons"].get(reason, 0) == count
     card = (place.dataset / "README.md").read_text(encoding="utf-8").replace("\\", "")
-    stage = path.parts[-3]
-    assert count == 0 or re.search(rf"^\| {re.escape(stage)} \| {re.escape(reason)} \| {count} \|$", card, re.M), card
+    stage, unit = path.parts[-3:-1]
+    named = rf"{re.escape(stage)}(?: {re.escape(unit)})?"  # the unit too, where the stage has several
+    assert count == 0 or re.search(rf"^\| {named} \| {re.escape(reason)} \| {count} \|$", card, re.M), card
 
 
 @dataclass(frozen=True)
