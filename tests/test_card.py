@@ -14,8 +14,9 @@ import yaml
 from conftest import nectar, run_stages
 from huggingface_hub import DatasetCard
 
-from prefdata.output import card, card_files, card_keys, card_making, card_use, checks, columns, facts
-from prefdata.output.card_merge import BEGIN
+from prefdata.output import checks, facts
+from prefdata.output.card import card, card_files, card_keys, card_making, card_use, columns
+from prefdata.output.card.card_merge import BEGIN
 from prefdata.output.escape import markdown
 from prefdata.output.published_configs import CONFIGS, OF_CANDIDATES, OF_LABELS, ONLINE
 from prefdata.output.quality import Quality
@@ -159,7 +160,7 @@ def test_every_published_column_is_described_and_every_config_counted(run: Resul
         assert config in columns.CONFIG_ROWS
         for name, dtype in columns.fields(pq.read_schema(path)):
             described = columns.meaning(config, name)
-            assert described, f"{config}.{name}: describe it in prefdata/output/columns.py"
+            assert described, f"{config}.{name}: describe it in prefdata/output/card/columns.py"
             assert f"| {name} | {dtype} | {described} |" in plain
     rows = Counter({p.parent.name + p.name[:2]: pq.read_metadata(p).num_rows for p in folder.glob("data/*/*.parquet")})
     for config in ("preference", "sets", "candidates"):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefdata.errors import PublishError
-from prefdata.output.card_merge import BEGIN, END, changed, merge, parts
+from prefdata.output.card.card_merge import BEGIN, END, changed, merge, parts
 
 CONFIG = {"config_name": "sets", "default": True, "data_files": [{"split": "train", "path": "data/sets/train-*.parquet"}]}
 OURS: dict[str, Any] = {

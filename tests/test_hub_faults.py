@@ -12,7 +12,7 @@ from hub.sets import REPO, commits, hub, left_over, make, push
 from hub.standin import Fault, Hub
 
 from prefdata.errors import PublishError
-from prefdata.output import commit, hub_calls
+from prefdata.output.hub import commit, hub_calls
 from prefdata.recipe.settings.output import PublishSettings
 
 __all__ = ["hub"]

@@ -8,7 +8,7 @@ import pytest
 from hub.sets import REPO, hub, make, push
 from hub.standin import Fault, Hub
 
-from prefdata.output.hub_preflight import Preflight, preflight
+from prefdata.output.hub.hub_preflight import Preflight, preflight
 from prefdata.workflow import snakefile
 
 __all__ = ["hub"]

@@ -12,8 +12,8 @@ from hub.standin import Fault, Hub
 from test_publish import ROWS, published
 
 from prefdata.errors import PublishError
-from prefdata.output.hub import Hub as HubTarget
-from prefdata.output.manifest import Stored, stored_of
+from prefdata.output.hub.hub import Hub as HubTarget
+from prefdata.output.hub.manifest import Stored, stored_of
 from prefdata.recipe.job import Job
 from prefdata.recipe.results import Results
 from prefdata.recipe.settings.output import PublishSettings

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from prefdata.errors import PublishError
-from prefdata.output.hub_calls import Calls
+from prefdata.output.hub.hub_calls import Calls
 
 __all__ = ["hub"]
 WHOLE = os.environ.get("PREFDATA_PROOFS") == "whole"

@@ -12,8 +12,9 @@ from hub.sets import make
 
 from prefdata.draws import hex_id
 from prefdata.errors import PublishError
-from prefdata.output import card_merge, commit
-from prefdata.output.targets import Busy, Change, Folder, Head
+from prefdata.output.card import card_merge
+from prefdata.output.hub import commit
+from prefdata.output.hub.targets import Busy, Change, Folder, Head
 from prefdata.recipe.job import Job
 from prefdata.recipe.results import Results
 from prefdata.recipe.settings.output import CardSettings
@@ -83,7 +84,7 @@ def test_the_same_again_writes_nothing_and_a_change_only_what_changed(
     run = published(make_run, write_rows(ROWS), num_shards=2)
     folder = run.root / "publish" / "t"
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
-    monkeypatch.setattr("prefdata.output.card.__version__", "9.9")
+    monkeypatch.setattr("prefdata.output.card.card.__version__", "9.9")
     published(make_run, write_rows(ROWS), num_shards=2)
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before, "another version alone is no change"
     changed = [nectar("Sab", [("a", 1), ("b", 2), ("x", 3)], split="train"), *ROWS[1:]]

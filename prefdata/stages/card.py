@@ -1,7 +1,7 @@
 """Stage `card`: the data set card, computed facts only."""
 
 from prefdata.judging.registry import described
-from prefdata.output.card import render
+from prefdata.output.card.card import render
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
 from prefdata.recipe.settings.whole import Settings

@@ -14,15 +14,16 @@ from typing import Any
 from prefdata.draws import hex_id
 from prefdata.errors import PublishError
 from prefdata.models.identity import public_name
-from prefdata.output import card_files, card_header, delta, gates, published_configs, published_files
-from prefdata.output.commit import Facts, Wanted, plan, publish
+from prefdata.output import delta, gates, published_configs, published_files
+from prefdata.output.card import card_files, card_header
 from prefdata.output.delta import SCRIPT
 from prefdata.output.explore import document
-from prefdata.output.hub import Hub
-from prefdata.output.manifest import CARD, MANIFEST, PAGE, stored_of
+from prefdata.output.hub.commit import Facts, Wanted, plan, publish
+from prefdata.output.hub.hub import Hub
+from prefdata.output.hub.manifest import CARD, MANIFEST, PAGE, stored_of
+from prefdata.output.hub.targets import Folder, Target
 from prefdata.output.published_configs import OF_LABELS, Config, of_online
 from prefdata.output.published_files import Group
-from prefdata.output.targets import Folder, Target
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
 from prefdata.recipe.prompts import PROMPTS, prompt_drops

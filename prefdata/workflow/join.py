@@ -21,10 +21,10 @@ from pydantic import ValidationError
 
 from prefdata.errors import ConfigError, DataError, did_you_mean
 from prefdata.output import delta, read_back
+from prefdata.output.hub.targets import CARD, MANIFEST
 from prefdata.output.message_columns import Keys, holds, keys_of
 from prefdata.output.published_configs import CONFIGS, OF_CANDIDATES, Config
 from prefdata.output.published_files import Files
-from prefdata.output.targets import CARD, MANIFEST
 from prefdata.recipe.job import Job
 from prefdata.recipe.read import explain, validate_recipe
 from prefdata.recipe.results import Results

@@ -158,7 +158,7 @@ def foresee(results: Results) -> list[str]:
     """What would stop the push to the Hub; what need not, or was not checked, is told. A dry run asks it too."""
     if results.settings.publish.repo_id is None:
         return []
-    from prefdata.output.hub_preflight import preflight as of_the_hub
+    from prefdata.output.hub.hub_preflight import preflight as of_the_hub
 
     found = of_the_hub(results.settings)
     for line in found.notes:

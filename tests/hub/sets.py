@@ -14,10 +14,10 @@ import yaml
 from hub.standin import Hub, Server
 
 from prefdata.draws import hex_id
-from prefdata.output import card_header
-from prefdata.output.card_merge import BEGIN, END
-from prefdata.output.commit import Outcome, Wanted, publish
-from prefdata.output.hub import Hub as HubTarget
+from prefdata.output.card import card_header
+from prefdata.output.card.card_merge import BEGIN, END
+from prefdata.output.hub.commit import Outcome, Wanted, publish
+from prefdata.output.hub.hub import Hub as HubTarget
 from prefdata.output.published_files import Built
 from prefdata.recipe.settings.output import PublishSettings
 

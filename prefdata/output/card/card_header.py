@@ -7,7 +7,7 @@ import yaml
 
 from prefdata.draws import hex_id
 from prefdata.errors import printable
-from prefdata.output.card_merge import named, parts
+from prefdata.output.card.card_merge import named, parts
 from prefdata.output.licences import LICENCES
 from prefdata.output.published_configs import CONFIGS, OF_LABELS, ONLINE, names
 from prefdata.output.published_files import Built

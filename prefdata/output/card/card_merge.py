@@ -13,7 +13,7 @@ import yaml
 from fsspec.utils import glob_translate
 
 from prefdata.errors import PublishError, snippet
-from prefdata.output.manifest import CARD
+from prefdata.output.hub.manifest import CARD
 from prefdata.output.published_configs import OURS
 
 BEGIN, END = "<!-- prefdata:begin -->", "<!-- prefdata:end -->"

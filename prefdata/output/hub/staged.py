@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefdata.errors import PublishError
-from prefdata.output.card_merge import is_ours, named, parts
-from prefdata.output.hub_calls import Calls
-from prefdata.output.manifest import OURS, Stored
-from prefdata.output.targets import Change
+from prefdata.output.card.card_merge import is_ours, named, parts
+from prefdata.output.hub.hub_calls import Calls
+from prefdata.output.hub.manifest import OURS, Stored
+from prefdata.output.hub.targets import Change
 
 
 @dataclass(frozen=True)

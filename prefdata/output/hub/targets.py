@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefdata.errors import PublishError
-from prefdata.output.manifest import CARD, MANIFEST, OURS, Stored, parse_manifest, stored_of
+from prefdata.output.hub.manifest import CARD, MANIFEST, OURS, Stored, parse_manifest, stored_of
 from prefdata.tables import atomic
 
 __all__ = ["CARD", "MANIFEST", "OURS", "Busy", "Change", "Folder", "Head", "Target"]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefdata.output.card_making import HUB
+from prefdata.output.card.card_making import HUB
 from prefdata.output.escape import markdown, visible
 from prefdata.recipe.settings.whole import Settings
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.errors import PublishError
-from prefdata.output.hub_calls import Calls, hub_token, no_token
-from prefdata.output.manifest import CARD, MANIFEST, Stored
-from prefdata.output.staged import Staged, require_readable
-from prefdata.output.targets import Busy, Change, Head, decode, head_of
+from prefdata.output.hub.hub_calls import Calls, hub_token, no_token
+from prefdata.output.hub.manifest import CARD, MANIFEST, Stored
+from prefdata.output.hub.staged import Staged, require_readable
+from prefdata.output.hub.targets import Busy, Change, Head, decode, head_of
 from prefdata.recipe.settings.output import PublishSettings
 
 STAGING = "prefdata-staging-"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from prefdata.output import columns
+from prefdata.output.card import columns
 from prefdata.output.markdown import table
 from prefdata.output.published_configs import OF_CANDIDATES, ONLINE
 from prefdata.output.published_files import Built

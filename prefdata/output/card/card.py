@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from prefdata import __version__
-from prefdata.output import card_making, card_models, card_quality, card_use, segments
-from prefdata.output.card_files import COLUMNS_HERE, CONFIGS_HERE
-from prefdata.output.card_header import header
-from prefdata.output.card_keys import described
+from prefdata.output import segments
+from prefdata.output.card import card_making, card_models, card_quality, card_use
+from prefdata.output.card.card_files import COLUMNS_HERE, CONFIGS_HERE
+from prefdata.output.card.card_header import header
+from prefdata.output.card.card_keys import described
 from prefdata.output.escape import markdown
 from prefdata.output.markdown import rows_of, table
 from prefdata.output.published_configs import CONFIGS, names
@@ -26,7 +27,7 @@ Facts = dict[str, Any]
 
 def render(settings: Settings, facts: Facts, quality: Facts, ranking: str, online: Sequence[Facts] = ()) -> str:
     """The whole card: YAML header, then the filled template. `ranking`: what made the set's ranks; `online`: facts of each
-    segment of each online run. Publishing fills in what its files tell (prefdata/output/card_files.py)."""
+    segment of each online run. Publishing fills in what its files tell (prefdata/output/card/card_files.py)."""
     splits = [s for s in READ_SPLITS if facts["prompts"].get(s)]
     made = _made(settings, facts)
     front = _header(settings, facts, splits)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefdata.errors import PublishError
-from prefdata.output.hub import DATASET, Hub
+from prefdata.output.hub.hub import DATASET, Hub
+from prefdata.output.hub.targets import Busy
 from prefdata.output.licences import LICENCES
-from prefdata.output.targets import Busy
 from prefdata.recipe.settings.whole import Settings
 
 TIMEOUT_S = 20.0

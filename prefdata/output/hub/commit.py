@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.errors import PublishError
-from prefdata.output import card_merge, manifest
-from prefdata.output.manifest import CARD, MANIFEST, Stored, stored_of
-from prefdata.output.targets import Busy, Change, Head, Target
+from prefdata.output.card import card_merge
+from prefdata.output.hub import manifest
+from prefdata.output.hub.manifest import CARD, MANIFEST, Stored, stored_of
+from prefdata.output.hub.targets import Busy, Change, Head, Target
 
 Facts = dict[str, Any]
 LONGEST_PAUSE_S = 30.0

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from prefdata.errors import PublishError, printable
-from prefdata.output.targets import Busy
+from prefdata.output.hub.targets import Busy
 
 T = TypeVar("T")
 AGAIN = {408, 409, 412, 423, 425, 429}
