@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hub import foreign
+from hub.foreign import Foreign
 from hub.standin import Hub, Server
 
 from prefdata.draws import hex_id
@@ -30,6 +32,17 @@ OTHERS = b"rows of somebody"
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A stand-in and the real clients pointed at it."""
     state = Hub()
+    with Server(state) as url:
+        point_at(monkeypatch, url, tmp_path / "hub-cache")
+        yield state
+
+
+@pytest.fixture(params=["ours", "another maker's"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub | Foreign]:
+    """Each of both stand-ins in turn."""
+    if request.param != "ours" and not foreign.is_there():
+        pytest.skip("no second stand-in here")
+    state = Hub() if request.param == "ours" else Foreign()
     with Server(state) as url:
         point_at(monkeypatch, url, tmp_path / "hub-cache")
         yield state
@@ -106,6 +119,6 @@ def read(revision: str = "main") -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def left_over(hub: Hub) -> list[str]:
+def left_over(hub: Hub | Foreign) -> list[str]:
     """Staging branches that are still there."""
     return [b for b in hub.branches.get(REPO, {}) if b.startswith("prefdata-staging-")]

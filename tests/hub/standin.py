@@ -22,11 +22,51 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-__all__ = ["Commit", "Fault", "Hub", "Server"]
+__all__ = ["Commit", "Fault", "Faulty", "Hub", "Server"]
+
+
+class Faulty:
+    """A server with faults in front of it. `requests`: what was asked; `closing`: what hangs is let go."""
+
+    faults: list[Fault]
+    requests: list[str]
+    closing: bool
+
+    def inner(self) -> Any:
+        """The ASGI application that is right."""
+        raise NotImplementedError
+
+    def app(self) -> Any:
+        """The ASGI application, with faults in front."""
+        inner = self.inner()
+
+        async def outer(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] != "http":
+                return await inner(scope, receive, send)
+            scope = {**scope, "path": scope["raw_path"].decode()}  # a branch's name may hold an encoded slash
+            self.requests.append(f"{scope['method']} {scope['path']}")
+            for fault in self.faults:
+                if fault.times and re.search(fault.match, self.requests[-1]):
+                    fault.times -= 1
+                    if fault.after:
+                        await inner(scope, receive, _nowhere)
+                    return await self._fail(fault, scope, receive, send)
+            return await inner(scope, receive, send)
+
+        return outer
+
+    async def _fail(self, fault: Fault, scope: Any, receive: Any, send: Any) -> None:
+        while fault.hang and not self.closing:
+            await asyncio.sleep(0.01)
+        if fault.cut:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"99")]})
+            await send({"type": "http.response.body", "body": b"{", "more_body": True})
+            raise ConnectionResetError
+        await JSONResponse({"error": fault.words}, fault.status, fault.headers)(scope, receive, send)
 
 
 @dataclass
-class Hub(Repos):
+class Hub(Faulty, Repos):
     """The state and its requests. `tokens`: token -> (user, may write)."""
 
     tokens: dict[str, tuple[str, bool]] = field(default_factory=lambda: {"hf_w": ("owner", True), "hf_r": ("reader", False)})
@@ -45,7 +85,7 @@ class Hub(Repos):
     def repo(self, request: Request, write: bool = False) -> str:
         self.user(request, write)
         name = f"{request.path_params['ns']}/{request.path_params['name'].removesuffix('.git')}"
-        if name not in self.repos:
+        if name not in self.repos or self.kinds.get(name, "datasets") != request.path_params.get("kind", "models"):
             raise Refused(404, "Repository not found", "RepoNotFound")
         return name
 
@@ -75,9 +115,11 @@ class Hub(Repos):
         self.user(request, write=True)
         asked = await request.json()
         name = f"{asked.get('organization') or 'owner'}/{asked['name']}"
-        url = f"{request.base_url}datasets/{name}"
+        kind = asked.get("type", "model")
+        url = f"{request.base_url}{'' if kind == 'model' else 'datasets/'}{name}"
         if name in self.repos:
-            return JSONResponse({"error": "You already created this dataset repo", "url": url}, 409)
+            return JSONResponse({"error": f"You already created this {kind} repo", "url": url}, 409)
+        self.kinds[name] = f"{kind}s"
         self._commit(name, {".gitattributes": b"*.parquet filter=lfs\n"})
         self.private[name] = bool(asked.get("private")) or asked.get("visibility") == "private"
         return JSONResponse({"url": url, "name": name, "id": name})
@@ -227,36 +269,11 @@ class Hub(Repos):
     async def blob(self, request: Request) -> Response:
         return _content(request, self.blobs[request.path_params["oid"]], {})
 
-    def app(self) -> Any:
-        """The ASGI application, with faults in front."""
-        inner = Starlette(routes=self._routes(), exception_handlers={Refused: _refused})
-
-        async def outer(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] != "http":
-                return await inner(scope, receive, send)
-            scope = {**scope, "path": scope["raw_path"].decode()}  # a branch's name may hold an encoded slash
-            self.requests.append(f"{scope['method']} {scope['path']}")
-            for fault in self.faults:
-                if fault.times and re.search(fault.match, self.requests[-1]):
-                    fault.times -= 1
-                    if fault.after:
-                        await inner(scope, receive, _nowhere)
-                    return await self._fail(fault, scope, receive, send)
-            return await inner(scope, receive, send)
-
-        return outer
-
-    async def _fail(self, fault: Fault, scope: Any, receive: Any, send: Any) -> None:
-        while fault.hang and not self.closing:
-            await asyncio.sleep(0.01)
-        if fault.cut:
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"99")]})
-            await send({"type": "http.response.body", "body": b"{", "more_body": True})
-            raise ConnectionResetError
-        await JSONResponse({"error": fault.words}, fault.status, fault.headers)(scope, receive, send)
+    def inner(self) -> Any:
+        return Starlette(routes=self._routes(), exception_handlers={Refused: _refused})
 
     def _routes(self) -> list[Route]:
-        place = "/api/datasets/{ns}/{name}"
+        place = "/api/{kind}/{ns}/{name}"
         return [
             Route("/api/whoami-v2", self.whoami),
             Route("/api/repos/create", self.create, methods=["POST"]),
@@ -274,8 +291,10 @@ class Hub(Repos):
             Route(place + "/tree/{rev}/{path:path}", self.tree),
             Route(place + "/paths-info/{rev}", self.paths_info, methods=["POST"]),
             Route(place, self.info),
-            Route("/datasets/{ns}/{name}/info/lfs/objects/batch", self.batch, methods=["POST"]),
-            Route("/datasets/{ns}/{name}/resolve/{rev}/{path:path}", self.resolve, methods=["GET", "HEAD"]),
+            Route("/{kind}/{ns}/{name}/info/lfs/objects/batch", self.batch, methods=["POST"]),
+            Route("/{kind}/{ns}/{name}/resolve/{rev}/{path:path}", self.resolve, methods=["GET", "HEAD"]),
+            Route("/{ns}/{name}/info/lfs/objects/batch", self.batch, methods=["POST"]),
+            Route("/{ns}/{name}/resolve/{rev}/{path:path}", self.resolve, methods=["GET", "HEAD"]),
             Route("/__lfs/{oid}", self.put, methods=["PUT"]),
             Route("/__blob/{oid}", self.blob, methods=["GET", "HEAD"]),
         ]
@@ -317,9 +336,9 @@ async def _nowhere(message: Any) -> None:
 
 
 class Server:
-    """The stand-in on a free port of this machine, for a `with` block."""
+    """A stand-in on a free port of this machine, for a `with` block."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Faulty) -> None:
         self._hub = hub
         config = uvicorn.Config(hub.app(), host="127.0.0.1", port=0, log_level="critical", ws="none")
         self._server = uvicorn.Server(config)
