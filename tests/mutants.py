@@ -4,7 +4,7 @@ LOSSES, STEP, STAGES, SOURCES = "test_losses.py", "test_train.py", "test_stages.
 OBJECTIVES, RUNS, PROCEDURES = "test_objectives.py", "test_runs.py", "test_procedures.py"
 ONLINE, ONLINE_FAULTS, ARENA = "test_online.py", "test_online_faults.py", "test_arena_hard.py"
 UNPAIRED, COST, HUB_PUSH = "test_unpaired.py", "test_cost.py", "test_hub_push.py"
-UNPAIRED, COST = "test_unpaired.py", "test_cost.py"
+PUSHED = "test_push_model.py"
 PUBLISHED, GATES, DELTA = "test_published_configs.py", "test_gates.py", "test_delta.py"
 EXPLORE = "test_explore.py"
 MUTANTS = [
@@ -374,6 +374,16 @@ MUTANTS = [
     ("prefdata/output/card/card_merge.py", "if x not in _listed(last) or x in value", "", "test_card_merge.py"),
     ("prefdata/output/card/card_merge.py", "elif there is None or there == last:", "elif True:", "test_card_merge.py"),
     ("prefdata/output/card/card_merge.py", "if data and not foreign and not", "if False and not", "test_card_merge.py"),
+    ("prefdata/output/hub/manifest.py", 'if self.repo_type == "model" else', "if False else", PUSHED),
+    ("prefdata/output/hub/targets.py", "if kind is MODEL and files", "if False and files", PUSHED),
+    ("prefdata/output/hub/staged.py", "[AutoConfig, AutoTokenizer] if whole else [AutoTokenizer]", "[]", PUSHED),
+    ("train/push.py", '"settings": card.public(facts["settings"])', '"settings": facts["settings"]', PUSHED),
+    ("train/push.py", "if not n.startswith(of_model)", "if n", PUSHED),
+    ("train/push.py", '{**adapter, "base_model_name_or_path": base}', "adapter", PUSHED),
+    ("train/push.py", "[results.root, Path.cwd()]", "[]", PUSHED),
+    ("train/hub_models.py", 'if m.weights == "last"', "if True", PUSHED),
+    ("train/rules.py", "if m.repo_id == base]", "if False]", PUSHED),
+    ("train/card.py", 'rows = rows[: facts["best"]["step"]]', "pass", PUSHED),
     # sources, duplicates, figures
     ("prefdata/sources/rows.py", "1.0 + order.index(s)", "1.0 + len(order) - order.index(s)", "test_shapes.py"),
     ("prefdata/sources/rows.py", 'None if "dropped" in c else c["source_score"]', 'c["source_score"]', "test_shapes.py"),

@@ -3,12 +3,13 @@ only; of local models and files no path."""
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCardData
 
 import prefdata
 from prefdata.models.identity import public_name
+from prefdata.output.card.card_merge import BEGIN, END
 from prefdata.output.curves import METRICS
 from prefdata.output.escape import markdown, visible
 from prefdata.recipe.settings.whole import Settings
@@ -52,8 +53,21 @@ class About:
         return [self.published] if self.published else [dataset for _, _, dataset in self.sources if dataset is not None]
 
 
-def text(name: str, facts: Facts, rows: list[Facts], about: About) -> str:
-    """README.md of the model's folder, front matter included."""
+@dataclass(frozen=True)
+class Place:
+    """Where the model lies: the folder of the card, or a repository. `weights`: which of the run's; `base`: what it was trained
+    from, on the Hub, where that is known; `license`: as its owner states it."""
+
+    repo_id: str = "."
+    weights: Literal["last", "best", "adapter"] = "last"
+    base: str | None = None
+    license: str | None = None
+
+
+def text(name: str, facts: Facts, rows: list[Facts], about: About, place: Place = Place()) -> str:
+    """README.md of the model's folder or repository, front matter included."""
+    if place.weights == "best":
+        rows = rows[: facts["best"]["step"]]
     settings = public(facts["settings"])
     objective = objective_of(name.partition("/")[0], settings["set"] == UNPAIRED)
     lines = [
@@ -63,14 +77,13 @@ def text(name: str, facts: Facts, rows: list[Facts], about: About) -> str:
         "",
         "| | |",
         "|---|---|",
-        *(f"| {key} | {markdown(str(value))} |" for key, value in _rows(objective, settings, facts, rows, about)),
+        *(f"| {key} | {markdown(str(value))} |" for key, value in _rows(objective, settings, facts, rows, about, place)),
         "",
         "## Use",
         "",
-        "`.` is the folder of this card; on the Hub it is the repository's name.",
-        "",
+        *(["`.` is the folder of this card; on the Hub it is the repository's name.", ""] if place.repo_id == "." else []),
         "```python",
-        USAGE.replace("PROMPT", CHAT if settings["template"] == "chat" else PLAIN),
+        _usage(settings, place),
         "```",
         "",
         "## Settings",
@@ -84,14 +97,24 @@ def text(name: str, facts: Facts, rows: list[Facts], about: About) -> str:
         "`metrics.html` has the curves and what each metric is, `metrics.jsonl` the numbers, `train.json` what identifies it.",
         "",
     ]
-    return f"---\n{_front(name, settings, rows, about)}\n---\n\n" + "\n".join(lines)
+    return f"---\n{_front(name, settings, rows, about, place)}\n---\n\n{BEGIN}\n" + "\n".join([*lines, END, ""])
 
 
-USAGE = """from transformers import AutoModelForCausalLM, AutoTokenizer
+def _usage(settings: Facts, place: Place) -> str:
+    """Python that loads the model and samples from it."""
+    loads = LOADS_ADAPTER if place.weights == "adapter" else LOADS
+    prompt = CHAT if settings["template"] == "chat" else PLAIN
+    return f"{loads.replace('PLACE', json.dumps(place.repo_id))}\n{prompt}\n{SAMPLES}"
 
-model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
-PROMPT
-output = model.generate(**inputs, max_new_tokens=256)
+
+LOADS = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model, tokenizer = AutoModelForCausalLM.from_pretrained(PLACE), AutoTokenizer.from_pretrained(PLACE)"""
+LOADS_ADAPTER = """from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model, tokenizer = AutoPeftModelForCausalLM.from_pretrained(PLACE), AutoTokenizer.from_pretrained(PLACE)"""
+SAMPLES = """output = model.generate(**inputs, max_new_tokens=256)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
 CHAT = """messages = [{"role": "user", "content": "What do you say to this?"}]
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")"""
@@ -106,14 +129,14 @@ def public(settings: Facts) -> Facts:
     return {**settings, **named, "init": init and {**init, **tokenizer}}
 
 
-def _front(name: str, settings: Facts, rows: list[Facts], about: About) -> str:
+def _front(name: str, settings: Facts, rows: list[Facts], about: About, place: Place) -> str:
     """What the Hub reads. A model or set is named where it is one on the Hub, by its pinned revision."""
-    license = _licence(settings, about)
+    license = place.license or _licence(settings, about)
     data = ModelCardData(
-        library_name="transformers",
+        library_name="peft" if place.weights == "adapter" else "transformers",
         pipeline_tag="text-generation",
         tags=["prefdata", "preference", name.partition("/")[0]],
-        base_model=settings["model"] if settings["revision"] is not None else None,
+        base_model=place.base or (settings["model"] if settings["revision"] is not None else None),
         datasets=about.datasets or None,
         model_name=name,
         eval_results=_results(settings, rows, about) or None,
@@ -149,7 +172,14 @@ def _results(settings: Facts, rows: list[Facts], about: About) -> list[EvalResul
     ]
 
 
-def _rows(objective: Any, settings: Facts, facts: Facts, rows: list[Facts], about: About) -> list[tuple[str, Any]]:
+def _best(step: int, place: Place) -> str:
+    where = ", in best/" if place.repo_id == "." else ": these weights" if place.weights == "best" else ""
+    return f"step {step}{where}"
+
+
+def _rows(
+    objective: Any, settings: Facts, facts: Facts, rows: list[Facts], about: About, place: Place
+) -> list[tuple[str, Any]]:
     start = "a fresh model" if settings["init"] else f"{settings['model']} ({settings['revision'] or facts['start']})"
     last = {k: rows[-1][k] for k in LAST if rows and rows[-1].get(k) is not None}
     return [
@@ -166,5 +196,5 @@ def _rows(objective: Any, settings: Facts, facts: Facts, rows: list[Facts], abou
         ("optimizer steps", len(rows)),
         ("seed", facts["seed"]),
         ("last step", ", ".join(f"{k} {v:.4f}" for k, v in last.items()) or "n/a"),
-        *([("best evaluation", f"step {facts['best']['step']}, in best/")] if facts["best"] else []),
+        *([("best evaluation", _best(facts["best"]["step"], place))] if facts["best"] else []),
     ]

@@ -1,4 +1,4 @@
-"""What training adds to the command line: `prefdata train`, `prefdata objectives`. torch is loaded when one is called."""
+"""What training adds to the command line: train, accuracy, objectives, publish-model. torch is loaded when one is called."""
 
 import json
 import os
@@ -75,7 +75,24 @@ def add(app: typer.Typer, bring_up: BringUp, read: Callable[[Path], Settings]) -
         )
         typer.echo(json.dumps(found, indent=1) if as_json else accuracy.render(found, data))
 
+    def publish_model_(
+        repo_id: Annotated[str, typer.Argument(help="a model of publish.models, by its place on the Hub")],
+        settings: Annotated[Path, typer.Option("--settings", envvar="PREFDATA_SETTINGS", help="the recipe (YAML)")],
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would change there; write nothing")] = False,
+        log: Annotated[Path | None, typer.Option("--log", help="also write what is said on stderr to this file")] = None,
+    ) -> None:
+        """Push a trained model of the recipe to the Hub (docs/publishing.md)."""
+        from train import push
+
+        recipe = read(settings)
+        if repo_id not in (known := [m.repo_id for m in recipe.publish.models]):
+            raise ConfigError(f"publish.models has no {repo_id}{did_you_mean(repo_id, known)}", str(settings))
+        results = Results(recipe, {})
+        with logged(log), lock(results.root / "locks" / "publish-model" / repo_id.replace("/", "-")):
+            (push.foretell if dry_run else push.push)(results, repo_id)
+
     app.command("train", help=HELP)(train_)
+    app.command("publish-model")(publish_model_)
     app.command("accuracy")(accuracy_)
     app.command("objectives")(objectives)
     return _work

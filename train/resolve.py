@@ -9,6 +9,7 @@ from prefdata.errors import ConfigError, did_you_mean
 from prefdata.recipe.read import explain
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import split_unit
+from train import hub_models
 from train.mistakes import given, mistakes
 from train.objectives.losses import LOSSES
 from train.objectives.registry import OBJECTIVES, objective_of
@@ -120,6 +121,7 @@ def validate(settings: Settings, where: str = "settings") -> dict[str, TrainingS
             runs[name] = resolve(settings, name, where)
         except ConfigError as error:
             problems += str(error).splitlines()
+    problems += hub_models.problems(settings, runs)
     if problems:
         raise ConfigError(problems)
     return runs

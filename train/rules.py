@@ -3,29 +3,57 @@
 import json
 
 from prefdata.models.identity import made_here
+from prefdata.recipe import places
 from prefdata.recipe.prompts import PROMPTS, prompt_drops
 from prefdata.recipe.results import Results
 from prefdata.recipe.rule import Rule, with_contents
+from prefdata.recipe.settings.output import PublishedModel
 from prefdata.recipe.units import Part
 from train.data import references_of
+from train.hub_models import base_of
 from train.objectives.losses import LOSSES
 from train.objectives.registry import objective_of
 from train.resolve import of_set, resolve
 from train.settings import UNPAIRED, TrainingSettings
 from train.version import VERSION
 
+PUSHED = 1
+"""Raised when the files that a push sends change."""
 BESIDE = ("metrics.jsonl", "metrics.png", "metrics.html", "README.md")
 """What lies beside the model."""
 
 
 def rules(results: Results) -> list[Rule]:
-    """A job for each run of the recipe."""
-    return [_rule(results, name) for name in results.settings.runs]
+    """A job for each run of the recipe, and for each model that goes to the Hub."""
+    pushes = [_push(results, model) for model in results.settings.publish.models]
+    return [*(_rule(results, name) for name in results.settings.runs), *pushes]
 
 
 def models(results: Results) -> list[str]:
     """The files of every trained model."""
     return [file for name in results.settings.runs for file in results.model_files(f"run:{name}")]
+
+
+def pushed(results: Results) -> list[str]:
+    """Where each model that goes to the Hub says that it is there."""
+    return [str(results.path(places.model_receipt(m.repo_id))) for m in results.settings.publish.models]
+
+
+def _push(results: Results, model: PublishedModel) -> Rule:
+    """Of a model to the Hub: after the set, and after its base where that goes there too."""
+    own, settings = resolve(results.settings, model.run), results.settings
+    folder, base = results.model_path(f"run:{model.run}"), base_of(settings, own)
+    before = [places.model_receipt(m.repo_id) for m in settings.publish.models if m.repo_id == base]
+    before += [places.RECEIPT] if settings.publish.repo_id is not None else []
+    said = {"model": model.model_dump(), "base": base, "set": settings.publish.repo_id, "version": PUSHED}
+    return Rule(
+        name=f"publish_model_{model.repo_id.replace('/', '_')}",
+        inputs=[*results.model_files(f"run:{model.run}"), f"{folder}/metrics.jsonl", *(str(results.path(b)) for b in before)],
+        outputs=[str(results.path(places.model_receipt(model.repo_id)))],
+        log=str(results.root / "logs" / "publish_model" / f"{model.repo_id}.log"),
+        trigger=json.dumps(said, sort_keys=True),
+        command=f"publish-model {model.repo_id}",
+    )
 
 
 def _rule(results: Results, name: str) -> Rule:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 from prefdata.errors import ConfigError, DataError
 from prefdata.kinds import Name, Template
 from prefdata.output import delta
-from prefdata.output.hub.targets import MANIFEST
+from prefdata.output.hub.manifest import MANIFEST
 from prefdata.tables import files, schema
 from prefdata.tables.schema import TABLES
 

@@ -25,6 +25,11 @@ PAGE = "publish/explore.html"
 RECEIPT = "publish/receipt.json"
 
 
+def model_receipt(repo_id: str) -> str:
+    """Where a trained model was published."""
+    return f"publish/models/{repo_id}.json"
+
+
 def toy_tokenizer(name: str) -> str:
     """The folder of one of the embedded world's tokenizers."""
     return f"toy/tokenizers/{name}"

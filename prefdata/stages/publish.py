@@ -48,7 +48,7 @@ def run(job: Job) -> None:
     with _wanted(job) as wanted:
         for name, target in _targets(job).items():
             done = publish(target, wanted, settings.attempts)
-            print(f"publish: {done.url} ({done.said()}; revision {done.revision})", file=sys.stderr)
+            print(done.told(), file=sys.stderr)
             receipt[name] = done.facts()
         receipt["files"] = wanted.hashes
     job.write_json(places.RECEIPT, receipt)
@@ -58,11 +58,7 @@ def foretell(job: Job) -> None:
     """Say what publishing would change, and change nothing."""
     with _wanted(job) as wanted:
         for name, target in _targets(job).items():
-            would = plan(target, wanted)
-            print(f"publish: {name} at {would.revision or 'no revision'}: {would.said()}; nothing was written")
-            for verb, files in (("put", would.put), ("remove", would.removed)):
-                for file in files:
-                    print(f"  would {verb} {file}")
+            print(plan(target, wanted).foretold(name))
 
 
 @contextmanager
@@ -207,5 +203,10 @@ STAGE = Stage(
     reads_files=lambda s, u: [places.REPORT, places.CARD, *([places.PAGE] if s.publish.page else [])],
     writes_files=lambda s, u: [places.RECEIPT],
     folders=lambda s: [places.published(s), BUILT],
-    slice=lambda s, u: {**without(s.publish, "attempts", "timeout_s"), "origins": s.sets.origins, "seed": s.seed, **asked(s)},
+    slice=lambda s, u: {
+        **without(s.publish, "attempts", "timeout_s", "models"),
+        "origins": s.sets.origins,
+        "seed": s.seed,
+        **asked(s),
+    },
 )

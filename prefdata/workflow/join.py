@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from prefdata.errors import ConfigError, DataError, did_you_mean
 from prefdata.output import delta, read_back
-from prefdata.output.hub.targets import CARD, MANIFEST
+from prefdata.output.hub.manifest import CARD, MANIFEST
 from prefdata.output.message_columns import Keys, holds, keys_of
 from prefdata.output.published_configs import CONFIGS, OF_CANDIDATES, Config
 from prefdata.output.published_files import Files

@@ -156,7 +156,7 @@ def preflight(results: Results) -> list[str]:
 
 def foresee(results: Results) -> list[str]:
     """What would stop the push to the Hub; what need not, or was not checked, is told. A dry run asks it too."""
-    if results.settings.publish.repo_id is None:
+    if results.settings.publish.repo_id is None and not results.settings.publish.models:
         return []
     from prefdata.output.hub.hub_preflight import preflight as of_the_hub
 

@@ -49,6 +49,8 @@ class Repos:
     branches: dict[str, dict[str, list[Commit]]] = field(default_factory=dict)
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
     pulls: dict[str, list[Pull]] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+    """datasets where nothing is said."""
     private: dict[str, bool] = field(default_factory=dict)
     protected: set[str] = field(default_factory=set)
     blobs: dict[str, bytes] = field(default_factory=dict)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from prefdata.draws import hash64
 from prefdata.output import read_back
-from prefdata.output.hub.targets import MANIFEST
+from prefdata.output.hub.manifest import MANIFEST
 from prefdata.output.looking.opened import MADE_WITH, Opened
 from prefdata.recipe import places
 from prefdata.tables import files

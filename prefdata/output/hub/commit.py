@@ -48,6 +48,16 @@ class Outcome:
         changes = [f"{len(self.put)} files put", f"{len(self.removed)} removed", *card]
         return ", ".join(changes) if self.put or self.removed or self.card else "nothing changed"
 
+    def told(self) -> str:
+        """What was done and where it is."""
+        return f"publish: {self.url} ({self.said()}; revision {self.revision})"
+
+    def foretold(self, name: str) -> str:
+        """Of a plan: what would be done."""
+        lines = [f"publish: {name} at {self.revision or 'no revision'}: {self.said()}; nothing was written"]
+        lines += [f"  would put {file}" for file in self.put]
+        return "\n".join([*lines, *(f"  would remove {file}" for file in self.removed)])
+
     def facts(self) -> Facts:
         """For the receipt: what the same set has whatever was there before."""
         return {"revision": self.revision, "url": self.url}

@@ -1,4 +1,4 @@
-"""A data set repository on the Hub as a target: a branch, or a pull request.
+"""A repository on the Hub, of a data set or of a model, as a target: a branch, or a pull request.
 
 A change is first committed to a staging branch and read back there (staged.py); only then is it one commit on the target, with
 the head that was read as its parent. Readers of the target see the old set or the new one.
@@ -12,24 +12,24 @@ from typing import Any
 
 from prefdata.errors import PublishError
 from prefdata.output.hub.hub_calls import Calls, hub_token, no_token
-from prefdata.output.hub.manifest import CARD, MANIFEST, Stored
+from prefdata.output.hub.manifest import CARD, DATASET, MANIFEST, Kind, Stored
 from prefdata.output.hub.staged import Staged, require_readable
 from prefdata.output.hub.targets import Busy, Change, Head, decode, head_of
 from prefdata.recipe.settings.output import PublishSettings
 
 STAGING = "prefdata-staging-"
 """Staging branches are called so; one that a killed push left is removed by the next."""
-MAIN, DATASET = "main", "dataset"
+MAIN = "main"
 
 
 class Hub:
     """One repository through huggingface_hub; HF_ENDPOINT and HF_TOKEN are read from the environment. Raises PublishError."""
 
-    def __init__(self, settings: PublishSettings) -> None:
+    def __init__(self, settings: PublishSettings, kind: Kind = DATASET) -> None:
         from huggingface_hub import HfApi
 
         assert settings.repo_id is not None
-        self.repo_id, self.settings = settings.repo_id, settings
+        self.repo_id, self.settings, self.kind, self.repo_type = settings.repo_id, settings, kind, kind.repo_type
         if (token := hub_token()) is None:
             raise PublishError(no_token(), self.repo_id, "set HF_TOKEN to a token that may write there")
         self.api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
@@ -47,7 +47,7 @@ class Hub:
             if self.settings.pull_request:
                 raise PublishError("no such repository to make a pull request to", self.repo_id, "check publish.repo_id")
             private = self.settings.private
-            self.calls(lambda: self.api.create_repo(self.repo_id, repo_type=DATASET, private=private, exist_ok=True))
+            self.calls(lambda: self.api.create_repo(self.repo_id, repo_type=self.repo_type, private=private, exist_ok=True))
         elif info.private != self.settings.private and not self._told:
             self._told, are = True, "private" if info.private else "public"
             print(f"warning: {self.repo_id} is {are}, whatever publish.private says; change it there", file=sys.stderr)
@@ -70,12 +70,12 @@ class Hub:
     def _head_at(self, revision: str) -> Head:
         present = self.files(revision)
         manifest, card = (self._text(name, revision) if name in present else None for name in (MANIFEST, CARD))
-        return head_of(revision, present, (manifest, card), self.repo_id)
+        return head_of(revision, present, (manifest, card), self.repo_id, self.kind)
 
     def files(self, revision: str) -> dict[str, Stored | None]:
         """Every file of a revision with the server's hash of it."""
         tree = self.calls(
-            lambda: list(self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type=DATASET))
+            lambda: list(self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type=self.repo_type))
         )
         return {f.path: _stored(f) for f in tree if hasattr(f, "blob_id")}
 
@@ -114,7 +114,7 @@ class Hub:
             lambda: self.api.create_commit(
                 self.repo_id,
                 operations,
-                repo_type=DATASET,
+                repo_type=self.repo_type,
                 commit_message=self._title() if branch is None else change.message,
                 revision=branch,
                 parent_commit=parent,
@@ -126,7 +126,7 @@ class Hub:
 
     def _require_readable(self, revision: str, parent: Head, change: Change) -> None:
         """Raise PublishError where what lies there is not what was sent, or does not load."""
-        staged = Staged(self.repo_id, revision, parent.revision, str(self.api.endpoint), str(self.api.token))
+        staged = Staged(self.kind, self.repo_id, revision, parent.revision, str(self.api.endpoint), str(self.api.token))
         require_readable(staged, self.calls, self.files(revision), change, self._text(CARD, revision))
 
     def finish(self, revision: str) -> None:
@@ -139,10 +139,12 @@ class Hub:
         if (tag := self.settings.tag) is not None:
             if (there := self._targets("tags").get(tag)) not in (None, revision):
                 raise PublishError(f"the tag {tag} is there already, on {there}", self.repo_id, "choose another publish.tag")
-            self.calls(lambda: self.api.create_tag(self.repo_id, tag=tag, revision=revision, repo_type=DATASET, exist_ok=True))
+            self.calls(
+                lambda: self.api.create_tag(self.repo_id, tag=tag, revision=revision, repo_type=self.repo_type, exist_ok=True)
+            )
 
     def url(self, revision: str) -> str:
-        place = f"{self.api.endpoint}/datasets/{self.repo_id}"
+        place = f"{self.api.endpoint}/{self.kind.prefix}{self.repo_id}"
         return f"{place}/discussions/{self._pull}" if self._pull is not None else f"{place}/tree/{revision}"
 
     # ---- single requests ----
@@ -153,7 +155,7 @@ class Hub:
     def _open_pull(self) -> int | None:
         """The number of our open pull request: whether one was made is asked, never remembered, for an answer may be lost."""
         found = self.calls(
-            lambda: list(self.api.get_repo_discussions(self.repo_id, repo_type=DATASET, discussion_type="pull_request"))
+            lambda: list(self.api.get_repo_discussions(self.repo_id, repo_type=self.repo_type, discussion_type="pull_request"))
         )
         me = self.calls(lambda: self.api.whoami(cache=True))["name"]
         mine = [d.num for d in found if (d.title, d.author) == (self._title(), me) and d.status in ("open", "draft")]
@@ -165,7 +167,7 @@ class Hub:
 
         def ask() -> Any:
             try:
-                return self.api.dataset_info(self.repo_id, revision=revision)
+                return self.api.repo_info(self.repo_id, revision=revision, repo_type=self.repo_type)
             except RepositoryNotFoundError as error:
                 if error.response.status_code != 404:  # a token that is none is told so
                     raise
@@ -174,7 +176,7 @@ class Hub:
         return self.calls(ask)
 
     def _refs(self) -> Any:
-        return self.calls(lambda: self.api.list_repo_refs(self.repo_id, repo_type=DATASET))
+        return self.calls(lambda: self.api.list_repo_refs(self.repo_id, repo_type=self.repo_type))
 
     def _targets(self, kind: str) -> dict[str, str]:
         """The commits of branches or tags by name."""
@@ -186,7 +188,7 @@ class Hub:
 
         def read() -> bytes:
             try:
-                path = self.api.hf_hub_download(self.repo_id, name, repo_type=DATASET, revision=revision)
+                path = self.api.hf_hub_download(self.repo_id, name, repo_type=self.repo_type, revision=revision)
             except LocalEntryNotFoundError as error:
                 raise self.calls.meaning(error.__cause__ or error) or Busy(f"{name} cannot be read") from error
             return Path(path).read_bytes()
@@ -196,7 +198,9 @@ class Hub:
     def _make_branch(self, name: str, revision: str) -> None:
         if name != MAIN:
             self.calls(
-                lambda: self.api.create_branch(self.repo_id, branch=name, revision=revision, repo_type=DATASET, exist_ok=True)
+                lambda: self.api.create_branch(
+                    self.repo_id, branch=name, revision=revision, repo_type=self.repo_type, exist_ok=True
+                )
             )
 
     def _remove_branch(self, name: str) -> None:
@@ -205,7 +209,7 @@ class Hub:
 
         def remove() -> None:
             try:
-                self.api.delete_branch(self.repo_id, branch=name, repo_type=DATASET)
+                self.api.delete_branch(self.repo_id, branch=name, repo_type=self.repo_type)
             except HfHubHTTPError as error:
                 if error.response.status_code != 404:
                     raise

@@ -1,13 +1,15 @@
-"""What of a recipe with repo_id would stop the push at the end and can be known before the first job."""
+"""What of a recipe that publishes to the Hub would stop the push at the end and can be known before the first job."""
 
 import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefdata.errors import PublishError
-from prefdata.output.hub.hub import DATASET, Hub
+from prefdata.output.hub.hub import Hub
+from prefdata.output.hub.manifest import DATASET, MODEL, Kind
 from prefdata.output.hub.targets import Busy
 from prefdata.output.licences import LICENCES
+from prefdata.recipe.settings.output import PublishSettings
 from prefdata.recipe.settings.whole import Settings
 
 TIMEOUT_S = 20.0
@@ -25,22 +27,32 @@ class Preflight:
 
 def preflight(settings: Settings) -> Preflight:
     """Licence, token, name, rights and visibility, the Hub asked where it answers; what was not checked is said."""
-    said = Preflight()
-    publish, licence = settings.publish, settings.card.license
-    if publish.repo_id is None:
-        return said
+    said, publish = Preflight(), settings.publish
+    if publish.repo_id is not None:
+        _know(settings.card.license, "card.license", said)
+        _reach(publish, DATASET, said)
+    for model in publish.models:
+        _know(model.license, f"publish.models ({model.repo_id}).license", said)
+        _reach(publish.of(model), MODEL, said)
+    return said
+
+
+def _know(licence: str | None, key: str, said: Preflight) -> None:
+    """The Hub's list has the licence, where one is given."""
     if licence is not None and licence not in LICENCES:
         close = difflib.get_close_matches(licence.lower().replace(" ", "-"), sorted(LICENCES), n=1)
         what = f"the Hub does not know the licence {licence!r}{f' (did you mean {close[0]!r}?)' if close else ''}"
-        said.problems.append(str(PublishError(what, "card.license", "choose an identifier of its list, or other")))
+        said.problems.append(str(PublishError(what, key, "choose an identifier of its list, or other")))
+
+
+def _reach(publish: PublishSettings, kind: Kind, said: Preflight) -> None:
+    """The repository can be written to."""
     try:
-        hub = Hub(publish.model_copy(update={"timeout_s": min(TIMEOUT_S, publish.timeout_s)}))
-        _ask(hub, said)
+        _ask(Hub(publish.model_copy(update={"timeout_s": min(TIMEOUT_S, publish.timeout_s)}), kind), said)
     except PublishError as error:
         said.problems.append(str(error))
     except Busy as error:
         said.notes.append(f"{publish.repo_id}: not checked ({error}): {OF_THE_HUB}")
-    return said
 
 
 def _ask(hub: Hub, said: Preflight) -> None:
@@ -56,7 +68,7 @@ def _ask(hub: Hub, said: Preflight) -> None:
     if info is None:
         _require_namespace(hub.repo_id, me)
     elif not hub.settings.pull_request:
-        hub.calls(lambda: hub.api.auth_check(hub.repo_id, repo_type=DATASET, write=True))
+        hub.calls(lambda: hub.api.auth_check(hub.repo_id, repo_type=hub.repo_type, write=True))
     if info is not None and info.private != hub.settings.private:
         are = "private" if info.private else "public"
         said.notes.append(f"{hub.repo_id} is {are}, whatever publish.private says; change it there")

@@ -1,9 +1,10 @@
-"""manifest.json of a published set: what our files hold, how they are stored, and what we wrote into the card's header."""
+"""manifest.json of what is published: what our files hold, how they are stored, and what we wrote into the card's header."""
 
 import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,40 @@ from prefdata.output.delta import SCRIPT
 from prefdata.output.published_configs import OURS as OUR_CONFIGS
 
 PAGE = "explore.html"
-OURS = re.compile(rf"data/({OUR_CONFIGS})/[\w.-]+\.parquet|{re.escape(SCRIPT)}|{re.escape(PAGE)}")
-"""The only files that publishing removes: what else a manifest may name is nobody's business of ours."""
 MANIFEST, CARD = "manifest.json", "README.md"
 MADE_BY = "prefdata"
-SHAPE = rf"data/[\w.-]+/[\w.-]+\.parquet|{re.escape(SCRIPT)}|{re.escape(PAGE)}"
-"""Names that some version of ours may have listed."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a repository holds. `ours`: the only files that publishing removes, whatever a manifest names; `listed`: names that
+    some version of ours may have listed."""
+
+    repo_type: str
+    ours: re.Pattern[str]
+    listed: re.Pattern[str]
+
+    def __call__(self, name: str) -> bool:
+        """Whether a file is one of ours."""
+        return self.ours.fullmatch(name) is not None
+
+    @property
+    def prefix(self) -> str:
+        """What stands before owner/name in addresses."""
+        return "" if self.repo_type == "model" else f"{self.repo_type}s/"
+
+
+DATASET = Kind(
+    "dataset",
+    re.compile(rf"data/({OUR_CONFIGS})/[\w.-]+\.parquet|{re.escape(SCRIPT)}|{re.escape(PAGE)}"),
+    re.compile(rf"data/[\w.-]+/[\w.-]+\.parquet|{re.escape(SCRIPT)}|{re.escape(PAGE)}"),
+)
+_OF_MODELS = re.compile(
+    r"(adapter_)?model(-\d+-of-\d+)?\.safetensors|(adapter_)?model\.safetensors\.index\.json|"
+    r"(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|train)\.json|"
+    r"chat_template\.jinja|tokenizer\.model|merges\.txt|metrics\.(jsonl|html|png)"
+)
+MODEL = Kind("model", _OF_MODELS, _OF_MODELS)
 
 
 class Stored(BaseModel, frozen=True):
@@ -54,13 +83,13 @@ class Manifest(BaseModel, frozen=True):
     header: dict[str, Any] = Field(default_factory=dict)
 
 
-def parse_manifest(text: str | None, where: str) -> Manifest:
+def parse_manifest(text: str | None, where: str, kind: Kind = DATASET) -> Manifest:
     """A manifest.json, which may hold anything; an empty one where there is none. Raises PublishError where it is not ours."""
     if text is None:
         return Manifest()
     try:
         loaded, read = json.loads(text), Manifest.model_validate_json(text, strict=True)
-        if "files" not in loaded or not ours(loaded) or not all(re.fullmatch(SHAPE, name) for name in read.files):
+        if "files" not in loaded or not ours(loaded) or not all(map(kind.listed.fullmatch, read.files)):
             raise TypeError("of somebody else")
     except (ValueError, TypeError) as error:  # pydantic's error is a ValueError
         raise PublishError(

@@ -10,10 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefdata.errors import PublishError
-from prefdata.output.hub.manifest import CARD, MANIFEST, OURS, Stored, parse_manifest, stored_of
+from prefdata.output.card.card_merge import BEGIN
+from prefdata.output.hub.manifest import CARD, DATASET, MANIFEST, MODEL, Kind, Stored, parse_manifest, stored_of
 from prefdata.tables import atomic
-
-__all__ = ["CARD", "MANIFEST", "OURS", "Busy", "Change", "Folder", "Head", "Target"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Head:
 
     `revision`: None where nothing is; `files`: our files' content hashes, "unlisted" or "damaged" where nothing vouches for
     one; `stored`: their hashes as they lie there, of those that are as listed; `header`: what we last wrote into the card's
-    header; `others`: files that are not ours.
+    header; `others`: of a data set, files that are not ours.
     """
 
     revision: str | None
@@ -78,13 +77,19 @@ def decode(data: bytes, where: str) -> str:
         raise PublishError("not utf-8", where, "mend or remove that file") from error
 
 
-def head_of(revision: str | None, present: dict[str, Stored | None], texts: tuple[str | None, str | None], where: str) -> Head:
+def head_of(
+    revision: str | None,
+    present: dict[str, Stored | None],
+    texts: tuple[str | None, str | None],
+    where: str,
+    kind: Kind = DATASET,
+) -> Head:
     """The head of a target. `present`: each file with its hash as stored, None where it is not whole or not ours; `texts`:
-    manifest and card. Raises PublishError where the manifest is somebody else's."""
+    manifest and card. Raises PublishError where the manifest, or the model, is somebody else's."""
     manifest, card = texts
-    listed = parse_manifest(manifest, f"{where}/{MANIFEST}")
+    listed = parse_manifest(manifest, f"{where}/{MANIFEST}", kind)
     files, stored = {}, {}
-    for name in filter(OURS.fullmatch, present):
+    for name in filter(kind, present):
         found, said = present[name], listed.stored.get(name)
         if name not in listed.files:
             files[name] = "unlisted"
@@ -92,7 +97,14 @@ def head_of(revision: str | None, present: dict[str, Stored | None], texts: tupl
             files[name] = "damaged"
         else:
             files[name], stored[name] = listed.files[name], said
-    others = tuple(sorted(n for n in present if n not in files and n not in (MANIFEST, CARD)))
+    if kind is MODEL and files and manifest is None and BEGIN not in (card or ""):
+        raise PublishError(
+            f"there is a model that we did not push ({min(files)} for one), and it would be replaced",
+            where,
+            "publish to another place",
+        )
+    # beside a model other files do no harm
+    others = () if kind is MODEL else tuple(sorted(n for n in present if n not in files and n not in (MANIFEST, CARD)))
     return Head(revision, files, card, stored, listed.header, others)
 
 
@@ -113,7 +125,7 @@ class Folder:
 
     def _whole(self, path: Path) -> Stored | None:
         """The hash of a file of ours that, where it is Parquet, ends as Parquet does."""
-        if not OURS.fullmatch(str(path.relative_to(self.path))):
+        if not DATASET(str(path.relative_to(self.path))):
             return None
         try:
             if path.suffix == ".parquet":
