@@ -514,6 +514,13 @@ MUTANTS = [
     ("prefdata/output/explore/document.py", "script-src {' '.join(_hashes(scripts))}", "script-src 'unsafe-inline'", EXPLORE),
     ("prefdata/stages/publish.py", "if asked.page:", "if True:", EXPLORE),
     ("prefdata/workflow/look_commands.py", "raise typer.Exit(1)", "raise typer.Exit(0)", "test_diff.py"),
+    ("prefdata/output/examples.py", 'if name == "p5" else between', "if name else between", "test_checks.py"),
+    (
+        "prefdata/output/charts.py",
+        "between(figure, 2**low, 2**high) if log2",
+        "between(figure, low, high) if log2",
+        "test_checks.py",
+    ),
     # published configs, gates, deltas
     ("prefdata/output/published_configs.py", 'pl.lit(side == "chosen")', 'pl.lit(side != "chosen")', PUBLISHED),
     ("prefdata/output/published_configs.py", 'pl.concat_list("prompt", name)', "pl.col(name)", PUBLISHED),

@@ -1,12 +1,18 @@
 """The verdict on a set: figures against named limits, and the charts that show them."""
 
+import html
 import re
+from pathlib import Path
+from urllib.parse import parse_qsl
 
 import polars as pl
 import pytest
 
 from prefdata.output import charts, page, quality_page
 from prefdata.output.checks import CHECKS, ENOUGH, findings
+from prefdata.output.explore.problems import PROBLEMS
+
+STATE = (Path(page.__file__).parent / "explore" / "front" / "state.js").read_text()
 
 QUALITY = {
     "prompts": 100,
@@ -80,6 +86,38 @@ def test_the_page_begins_with_the_verdict_and_names_limits_and_judge() -> None:
     assert "0.790 ± 0.010" in text
     assert "prune leaves out a lot" in text
     assert CHECKS["one_producer"].means in text
+
+
+def opened(text: str) -> dict[str, list[str]]:
+    """Filter -> values of every link to the page of the set."""
+    found: dict[str, list[str]] = {}
+    for query in re.findall(r'href="\.\./publish/explore\.html#([^"]+)"', text):
+        for key, value in parse_qsl(html.unescape(query), strict_parsing=True):
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_counts_and_bars_open_what_the_page_of_the_set_knows() -> None:
+    figure = {"figure": "length_ratio", "what": "w", "n": 100, "p5": 0.5, "p50": 1.51, "p95": 2.5}
+    facts = {
+        **QUALITY,
+        "figures": [figure],
+        "wins": [{"model": "x", "against": "<y>", "wins": 1, "ties": 0, "losses": 0, "rate": 1.0}],
+    }
+    facts |= {"judges": [JUDGE], "checks": findings(QUALITY, [JUDGE], "j", ["a"]), "source_ranks": {}}
+    values = pl.DataFrame({"length_ratio": [0.5, 0.9, 4.0], "reference_margin": [-1.0, 0.5, 2.0]})
+    stages = [{"stage": "prune", "drops": {"near: <b>": 3}}]
+    drawn = charts.charts({**facts, "agreement": []}, values, stages)
+    links = opened(quality_page.render("t", facts, stages, {n: charts.svg(c) for n, c in drawn.items()}))
+    known = re.findall(r'"(\w+)"', re.search(r"RANGES = \[(.*?)\].*?NAMED = \[(.*?)\]", STATE, re.S).expand(r"\1 \2"))
+    assert set(links) <= set(known)
+    assert set(links["problem"]) <= set(PROBLEMS)
+    assert {"..0.5", "2.5.."} <= set(links["ratio"])
+    assert (links["rival"], links["chosenBy"][0]) == (["<y>"], "x")
+    assert links["reason"] == ["prune: near: <b>"] * 2, "the table's and the bar's"
+    bars = [tuple(map(float, r.split(".."))) for r in links["ratio"] if not r.startswith("..") and not r.endswith("..")]
+    for value in values["length_ratio"]:
+        assert sum(low <= value < high for low, high in bars) == 1
 
 
 def test_numbers_of_a_table_can_be_read() -> None:

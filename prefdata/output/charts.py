@@ -8,12 +8,15 @@ from typing import Any
 import polars as pl
 
 from prefdata.output.escape import visible
+from prefdata.output.examples import address, between
 
 Facts = dict[str, Any]
 WIDTH, HEIGHT, BINS = 420, 260, 40
 BLUE, GREY = "#4c78a8", "#666666"
 READABLE = 0.18
 """The relative luminance on which black and white text have the same contrast (WCAG 2)."""
+RENDERERS = "https://vega.github.io/vega-datasets/"
+"""What the renderer puts before an address of this site."""
 LONGEST = 300
 """Pixels of a name beside a bar; the rest of it is cut."""
 
@@ -28,7 +31,7 @@ def charts(facts: Facts, figures: pl.DataFrame, stages: list[Facts]) -> dict[str
         "reference_margin": histogram(figures, "reference_margin", "chosen less rejected, nats per token, primary reference"),
         "agreement": heatmap(agreement, rankers, "pairs ordered alike"),
         "wins": heatmap(_wins(facts["wins"], models), models, "adjusted win rate"),
-        "drops": bars([(f"{s['stage']}: {r}", n) for s in stages for r, n in s["drops"].items()], "dropped"),
+        "drops": bars([(f"{s['stage']}: {r}", n) for s in stages for r, n in s["drops"].items()], "dropped", "reason"),
     }
     return {name: chart for name, chart in drawn.items() if chart is not None}
 
@@ -65,14 +68,26 @@ def histogram(figures: pl.DataFrame, name: str, title: str, log2: bool = False) 
         return None
     width = step(float(values.max()) - float(values.min()))  # type: ignore[arg-type]
     counted = (values / width).floor().value_counts().sort(name)
-    rows = [{"from": place * width, "to": (place + 1) * width, "prompts": n} for place, n in counted.iter_rows()]
+    rows = [
+        {"from": place * width, "to": (place + 1) * width, "prompts": n, "href": _examples(name, place, width, log2)}
+        for place, n in counted.iter_rows()
+    ]
     axis = alt.Axis(labelExpr="format(pow(2, datum.value), '.3~g')", labelSeparation=8) if log2 else alt.Axis()
     drawn = alt.Chart(alt.Data(values=rows)).mark_bar(color=BLUE)
     drawn = drawn.encode(
-        x=alt.X("from:Q", title=title, bin="binned", axis=axis), x2="to:Q", y=alt.Y("prompts:Q", title="prompts")
+        x=alt.X("from:Q", title=title, bin="binned", axis=axis),
+        x2="to:Q",
+        y=alt.Y("prompts:Q", title="prompts"),
+        href="href:N",
     )
     middle = alt.Chart(alt.Data(values=[{"middle": 0}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(x="middle:Q")
     return (drawn + middle).properties(width=WIDTH, height=HEIGHT)
+
+
+def _examples(figure: str, place: float, width: float, log2: bool) -> str:
+    """The address of a bar's prompts."""
+    low, high = place * width, (place + 1) * width
+    return between(figure, 2**low, 2**high) if log2 else between(figure, low, high)
 
 
 def step(spread: float) -> float:
@@ -103,18 +118,19 @@ def heatmap(pairs: Sequence[tuple[str, str, float | None]], names: Sequence[str]
     )
 
 
-def bars(rows: list[tuple[str, int]], title: str) -> Any:
-    """Counts by name, the largest first, each written at its bar; None where there is nothing."""
+def bars(rows: list[tuple[str, int]], title: str, opens: str) -> Any:
+    """Counts by name, the largest first, each written at its bar; None where there is nothing. `opens`: the filter of the
+    page of the set that a name is a value of."""
     import altair as alt
 
     if not rows:
         return None
-    data = [{"name": visible(name), "count": count} for name, count in rows]
+    data = [{"name": visible(name), "count": count, "href": address(**{opens: name})} for name, count in rows]
     base = alt.Chart(alt.Data(values=data)).encode(
         x=alt.X("count:Q", title=title), y=alt.Y("name:N", sort="-x", title=None, axis=alt.Axis(labelLimit=LONGEST))
     )
     counts = base.mark_text(align="left", dx=4).encode(text="count:Q")
-    return (base.mark_bar(color=BLUE) + counts).properties(width=WIDTH)
+    return (base.mark_bar(color=BLUE).encode(href="href:N") + counts).properties(width=WIDTH)
 
 
 def nothing(name: str) -> Any:
@@ -136,7 +152,7 @@ def svg(chart: Any) -> str:
     """The chart as SVG, texts escaped by the renderer."""
     import vl_convert
 
-    return str(vl_convert.vegalite_to_svg(_spec(chart)))
+    return str(vl_convert.vegalite_to_svg(_spec(chart))).replace(f'href="{RENDERERS}', 'href="')
 
 
 def _spec(chart: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prefdata.output.escape import html_text
+from prefdata.output.examples import Link
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -14,6 +15,7 @@ figure { margin: 0 0 1.5rem; overflow-x: auto; } figure svg { max-width: 100%; h
 .wide { overflow-x: auto; } td:not(.text) { white-space: nowrap; }
 figcaption { color: #555; max-width: 50rem; } p { max-width: 50rem; }
 .suspicious { color: #a33c00; font-weight: 600; } .good { color: #1b6b35; }
+td a { color: inherit; text-decoration: underline dotted; } figure a path:hover { opacity: 0.6; }
 .verdict { border-left: 0.3rem solid #888; padding: 0.2rem 1rem; background: #f6f6f6; }
 """
 
@@ -40,12 +42,12 @@ def paragraph(said: str, of: str = "") -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], texts: Sequence[str] = (), classes: Sequence[str] = ()) -> str:
     """Rows as an HTML table. `texts`: headings of columns that are read, not compared; a cell that is one of `classes` is
-    shown as that class."""
+    shown as that class; a Link opens its examples."""
     of = [' class="text"' if h in texts else "" for h in head]
     listed = []
     for row in rows:
         cells = [
-            f'<td class="{value}">{value}</td>' if value in classes else f"<td{kind}>{html_text(number(value))}</td>"
+            f'<td class="{value}">{value}</td>' if value in classes else f"<td{kind}>{_cell(value)}</td>"
             for kind, value in zip(of, row, strict=True)
         ]
         listed.append(f"<tr>{''.join(cells)}</tr>")
@@ -53,6 +55,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], texts: Sequence[st
         return "<p>none</p>"
     heads = "".join(f"<th{kind}>{html_text(h)}</th>" for kind, h in zip(of, head, strict=True))
     return f'<div class="wide"><table><tr>{heads}</tr>{"".join(listed)}</table></div>'
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Link):
+        return f'<a href="{html_text(value.address)}">{html_text(number(value.value))}</a>'
+    return html_text(number(value))
 
 
 def number(value: Any) -> str:

@@ -18,6 +18,7 @@ from prefdata.tables.figures import FIGURES, candidates_of, per_prompt, per_toke
 from prefdata.tables.views import Frames
 
 Facts = dict[str, Any]
+MERGED = "equal texts merged"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -147,7 +148,7 @@ class Quality:
             self.degenerate["same words as the chosen"] += any(same)
             self.degenerate["one rejected answer"] += roles.count("rejected") == 1
             self.degenerate["ties with the chosen"] += "other" in roles
-            self.degenerate["equal texts merged"] += bool((group["copies"] > 1).any())
+            self.degenerate[MERGED] += bool((group["copies"] > 1).any())
             self.degenerate["chosen answer cut by the length limit"] += group["finish"][roles.index("chosen")] == "length"
 
     def table(self) -> pl.DataFrame:

@@ -3,16 +3,26 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from prefdata.output.checks import ENOUGH, STATES
+from prefdata.output import examples
+from prefdata.output.checks import COUNTED, ENOUGH, STATES
+from prefdata.output.examples import OF_CHECKS, Link, address
 from prefdata.output.page import document, drawn, paragraph, section, table
+from prefdata.output.quality import MERGED
 
 Facts = Mapping[str, Any]
+
+
+OPENS = (
+    "What is underlined, and each bar, opens the prompts behind it in the page of the set (publish/explore.html). "
+    "That page holds at most 10,000 prompts, and of what was dropped only where the prompt itself is in the set."
+)
 
 
 def render(title: str, facts: Facts, stages: Sequence[Facts], drawings: Mapping[str, str], warnings: Sequence[str] = ()) -> str:
     """The page. `drawings`: SVG texts by the name of their chart; `warnings`: what drops a large share."""
     body = [
         paragraph(f"{facts['prompts']} prompts. Every figure of this page is in quality.json."),
+        paragraph(OPENS),
         _verdict(facts["checks"], warnings),
         section(
             "The judges", "What their verdicts say about them; docs/judges.md says how to read it.", _judges(facts["judges"])
@@ -44,7 +54,7 @@ def render(title: str, facts: Facts, stages: Sequence[Facts], drawings: Mapping[
             "Adjusted win rate (wins + ties / 2) of the model against the other, by the source's ranks.",
             table(
                 ("model", "against", "wins", "ties", "losses", "rate"),
-                [(w["model"], w["against"], w["wins"], w["ties"], w["losses"], w["rate"]) for w in facts["wins"]],
+                [(w["model"], w["against"], w["wins"], w["ties"], w["losses"], _both(w)) for w in facts["wins"]],
                 texts=("against",),
             ),
         ),
@@ -65,15 +75,18 @@ def _counts(facts: Facts, stages: Sequence[Facts]) -> list[str]:
         section(
             "Whose answers",
             "What is dropped is not dropped evenly.",
-            table(("producer", "made", "in the set", "chosen"), [tuple(p.values()) for p in facts["producers"]]),
+            table(("producer", "made", "in the set", "chosen"), map(_producer, facts["producers"])),
         ),
-        section("Prompts to look at", "", table(("what", "prompts"), list(facts["degenerate"].items()))),
+        section("Prompts to look at", "", table(("what", "prompts"), map(_to_look_at, facts["degenerate"].items()))),
         section(
             "Swap noise",
             "How much less likely a reference finds the swapped answer than the chosen one.",
             table(
                 ("reference", "answers", "mean nats", "noise at least as likely"),
-                [(n["reference"], n["n"], n["mean_nats"], n["noise_likelier"]) for n in facts["noise"]],
+                [
+                    (n["reference"], Link(n["n"], address(origin="noise")), n["mean_nats"], n["noise_likelier"])
+                    for n in facts["noise"]
+                ],
             ),
         ),
         section(
@@ -81,11 +94,33 @@ def _counts(facts: Facts, stages: Sequence[Facts]) -> list[str]:
             "",
             table(
                 ("stage", "reason", "count"),
-                [(s["stage"], r, n) for s in stages for r, n in s["drops"].items()],
+                [(s["stage"], r, Link(n, address(reason=f"{s['stage']}: {r}"))) for s in stages for r, n in s["drops"].items()],
                 texts=("reason",),
             ),
         ),
     ]
+
+
+def _both(pair: Facts) -> Any:
+    """The win rate, with the prompts that both models answered."""
+    return Link(pair["rate"], address(model=pair["model"], rival=pair["against"]))
+
+
+def _producer(row: Facts) -> tuple[Any, ...]:
+    name = row["producer"]
+    own = {"in the set": address(model=name), "chosen": address(chosenBy=name)}
+    return (name, *(Link(row[what], own[what]) if what in own else row[what] for what in ("made", "in the set", "chosen")))
+
+
+def _dropped(stage: str, reason: str, count: int) -> tuple[str, str, Any]:
+    return stage, reason, Link(count, address(reason=f"{stage}: {reason}"))
+
+
+def _to_look_at(counted: tuple[str, int]) -> tuple[str, Any]:
+    """A count of prompts: those of the checks that it belongs to, or that have merged answers."""
+    what, count = counted
+    checks = {said: OF_CHECKS[check] for check, said in COUNTED.items()} | {MERGED: {"copies": "1.0.."}}
+    return what, Link(count, address(**checks[what])) if what in checks else count
 
 
 def in_short(checks: Sequence[Facts]) -> str:
@@ -100,7 +135,7 @@ def in_short(checks: Sequence[Facts]) -> str:
 
 def _verdict(checks: Sequence[Facts], warnings: Sequence[str]) -> str:
     head = ("", "whose", "what", "value", "good between", "of", "what that means")
-    rows = [(c["state"], c["about"], c["what"], c["value"], limits(c), c["n"], meaning(c)) for c in checks]
+    rows = [(c["state"], c["about"], c["what"], examples.of_check(c), limits(c), c["n"], meaning(c)) for c in checks]
     shown = table(head, rows, texts=("whose", "what", "what that means"), classes=STATES[:2])
     notes = "The limits are rules of thumb: beyond them a figure is to be looked at; within them nothing is proven. "
     notes += f"Figures of fewer than {ENOUGH} are not judged."
@@ -142,6 +177,6 @@ def _figures(rows: Iterable[Facts]) -> str:
     names = ("n", "mean", "p5", "p25", "p50", "p75", "p95")
     return table(
         ("figure", *names, "what it is"),
-        [(r["figure"], *[r.get(n) for n in names], r["what"]) for r in rows],
+        [(r["figure"], *(examples.of_figure(r, n) for n in names), r["what"]) for r in rows],
         texts=("what it is",),
     )

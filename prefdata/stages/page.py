@@ -51,7 +51,7 @@ def parts_of(settings: Settings) -> list[Part]:
 STAGE = Stage(
     name="page",
     help="Write a page of the set to look around in (`prefdata explore` writes one of any set).",
-    version=1,
+    version=2,
     run=run,
     per="run",
     reads=lambda s, u: parts_of(s),

@@ -171,7 +171,7 @@ def _needed(settings: Settings, stage: Stage) -> list[str]:
 STAGE = Stage(
     name="report",
     help="Gather rows in, out and dropped over all shards; say what the set is like.",
-    version=4,
+    version=5,
     run=run,
     per="run",
     reads=lambda s, u: list(dict.fromkeys([*_parts(s), *published_parts(s), *facts.of_segments(s)])),

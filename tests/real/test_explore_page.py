@@ -1,5 +1,7 @@
 """The page of `prefdata explore` in a real Chromium. `python tests/real/test_explore_page.py` makes docs/explore.png anew."""
 
+import html
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import explore_rows
 from browser import PHONE, Visit, browser, visit
+from conftest import nectar, run_stages
 from literal_sets import candidate, put, row
 from test_show import HOSTILE, words_with_marks
 
@@ -55,6 +58,36 @@ def test_every_bar_opens_as_many_prompts_as_it_counts(visit: Any, small: Path) -
         v.wait(f"document.getElementById('found').textContent.startsWith('{count} of 20')")
         bars.nth(place).click()
         v.wait("document.getElementById('found').textContent.startsWith('20 of 20')")
+
+
+def answers(number: int) -> list[tuple[str, int, str]]:
+    """Of one prompt: lengths that vary, two texts that are equal, one of the same words, ties."""
+    kinds = [
+        [("ab" * number + "x", 1, "first"), ("ba", 2, "second"), ("cab", 3, "third")],
+        [("ab", 1, "first"), ("AB.", 2, "second"), ("cab" * number, 3, "third")],
+        [("ab", 2, "first"), ("cab", 1, "second"), ("dcab", 1, "third")],
+        [("ab", 1, "first"), ("ab", 2, "second"), ("cab", 3, "third")],
+    ]
+    return kinds[number % len(kinds)]
+
+
+def test_what_the_quality_report_counts_opens_as_many_prompts(visit: Any, make_run: Any, write_rows: Any) -> None:
+    rows = [nectar(f"S{number}a", answers(number)) for number in range(40)]
+    run = make_run(
+        sources={"sources": [{"name": "s", "path": write_rows(rows)}]}, prune={"drop_ranks": []}, noise={"copies": 0}
+    )
+    run_stages(run, "sources", "split", "prune", "rank:source", "noise", "sets", "report", "page")
+    report = (run.root / "report" / "quality.html").read_text()
+    cells = re.findall(r'<a href="([^"]+)">(\d+)</a>', report.partition("What was dropped")[0])
+    bars = re.findall(r'<a xlink:href="([^"#]+#ratio[^"]+)"><path aria-label="[^"]*prompts: (\d+)', report)
+    assert len(cells) > 8
+    assert len(bars) > 4
+    assert {"problem=same_words", "problem=tied", "copies=1.0..", "chosenBy=first"} <= {a.partition("#")[2] for a, _ in cells}
+    for address, count in cells + bars:
+        path, _, filters = html.unescape(address).partition("#")
+        v = visit((run.root / "report" / path).resolve(), f"#{filters}")
+        v.wait(f"document.getElementById('found').textContent.startsWith('{count} of')")
+        assert v.of("Object.entries(state.parse(location.hash)).filter(([k, x]) => x !== state.DEFAULTS[k]).length")
 
 
 def test_filters_search_and_order(visit: Any, small: Path) -> None:

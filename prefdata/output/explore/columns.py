@@ -6,13 +6,22 @@ from typing import Any
 
 from prefdata.draws import FIRST, NEGATIVE, gumbels
 from prefdata.output.escape import visible
+from prefdata.output.examples import OF_FIGURES
 from prefdata.output.explore.frames import Keyed
 from prefdata.output.explore.problems import PROBLEMS, Known, problems
 from prefdata.tables.schema import SPLITS
 
 Facts = dict[str, Any]
 ROLES = ("chosen", "rejected", "other")
-_OF_PROMPT = ("id", "split", "source", "chars", "margin", "problems", "reasons", "text", "first")
+FIGURES = {
+    "margin": "reference_margin",
+    "ratio": "length_ratio",
+    "gap": "score_gap",
+    "copies": "copies",
+    "rejected": "rejected",
+}
+"""Columns that are figures of a prompt (prefdata.tables.figures)."""
+_OF_PROMPT = ("id", "split", "source", *OF_FIGURES.values(), "chosenBy", "problems", "reasons", "text", "first")
 _OF_CANDIDATE = ("role", "origin", "producer", "rank", "chars", "gumbel")
 BEGINNING = 140
 """Characters of the last turn that the list of prompts shows."""
@@ -54,8 +63,9 @@ class Columns:
         own["id"].append(row["prompt_id"])
         own["split"].append(self.names["split"].number(row["split"]))
         own["source"].append(self.names["source"].number(row["source"] or "unknown"))
-        own["chars"].append(int(known.figure("chosen_chars")))
-        own["margin"].append(known.figures.get("reference_margin"))
+        for figure, column in OF_FIGURES.items():
+            own[column].append(known.figures.get(figure))
+        own["chosenBy"].append(self.names["producer"].number(known.chosen["producer"]))
         own["problems"].append(problems(known))
         own["reasons"].append(sorted({self.names["reason"].number(f"{d['stage']}: {d['reason']}") for d in known.drops}))
         own["text"].append(visible(begins[: 2 * BEGINNING])[:BEGINNING])

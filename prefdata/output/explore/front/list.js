@@ -22,6 +22,15 @@ const list = (() => {
         onChange=${(e) => told(from, e.target.value)} /></span></label>`;
   };
 
+  const RANGES = [
+    ["chars", "characters"],
+    ["margin", "margin"],
+    ["ratio", "length ratio"],
+    ["gap", "score gap"],
+    ["copies", "merged answers"],
+    ["rejected", "rejected answers"],
+  ];
+
   let unfolded = null; // until it is folded by hand: where an address has filters
   const Filters = ({ s, set, found }) => {
     const own = (key, label, options) =>
@@ -39,11 +48,16 @@ const list = (() => {
         ${own("split", "split", any(data.names.split.filter((_, i) => data.prompts.split.includes(i))))}
         ${own("source", "source", any(data.names.source))}
         ${own("model", "model", any(data.names.producer))}
+        ${own("rival", "and model", any(data.names.producer))}
+        ${own("chosenBy", "chosen answer by", any(data.names.producer))}
         ${own("origin", "origin", any(data.names.origin))}
         ${own("problem", "problem", [["", "any"], ...data.problems.map((p) => [p.key, p.words])])}
         ${own("reason", "dropped", any(data.names.reason))}
-        <${Range} label="characters" value=${s.chars} onInput=${(v) => set({ chars: v })} />
-        <${Range} label="margin" value=${s.margin} onInput=${(v) => set({ margin: v })} />
+        ${RANGES.map(
+          ([key, label]) =>
+            data.prompts[key].some((v) => v !== null) &&
+            html`<${Range} key=${key} label=${label} value=${s[key]} onInput=${(v) => set({ [key]: v })} />`,
+        )}
       </div></details>
       <p class="note" id="found">${overview.number(found.length)} of ${overview.number(data.count)} prompts
         ${active > 0 && html` <button class="plain" onClick=${() => set(state.cleared(s))}>show all</button>`}</p>

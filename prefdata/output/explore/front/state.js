@@ -14,6 +14,12 @@ const state = (() => {
     drawn: "",
     chars: "",
     margin: "",
+    ratio: "",
+    gap: "",
+    copies: "",
+    rejected: "",
+    rival: "",
+    chosenBy: "",
     sort: "problems",
     left: "",
     right: "",
@@ -28,7 +34,9 @@ const state = (() => {
     chosen: 0,
     noise: 0,
   };
-  const FILTERS = ["q", "split", "source", "model", "origin", "reason", "problem", "drawn", "chars", "margin"];
+  const RANGES = ["chars", "margin", "ratio", "gap", "copies", "rejected"];
+  const NAMED = ["split", "source", "model", "rival", "chosenBy", "origin", "reason", "problem", "drawn"];
+  const FILTERS = ["q", ...NAMED, ...RANGES];
   const SORTS = {
     problems: "problems first",
     id: "id",
@@ -117,10 +125,16 @@ const state = (() => {
   }
 
   const find = remembered((filters, sort, settings) => {
-    const { q, split, source, model, origin, reason, problem, drawn, chars, margin } = filters;
+    const { q, split, source, model, rival, chosenBy, origin, reason, problem, drawn } = filters;
+    const ranges = RANGES.filter((name) => filters[name]);
     const wanted = q.toLowerCase();
     const at = (name, value) => data.names[name].indexOf(value);
-    const number = { split: at("split", split), source: at("source", source), reason: at("reason", reason) };
+    const number = {
+      split: at("split", split),
+      source: at("source", source),
+      reason: at("reason", reason),
+      chosenBy: at("producer", chosenBy),
+    };
     const key = data.problems.findIndex((p) => p.key === problem);
     const ranks = drawn && ranksDrawn(settings);
     const p = data.prompts;
@@ -130,10 +144,11 @@ const state = (() => {
       (!source || p.source[i] === number.source) &&
       (!reason || p.reasons[i].includes(number.reason)) &&
       (!problem || p.problems[i].includes(key)) &&
-      (!chars || within(chars, p.chars[i])) &&
-      (!margin || within(margin, p.margin[i])) &&
+      (!chosenBy || p.chosenBy[i] === number.chosenBy) &&
+      ranges.every((name) => within(filters[name], p[name][i])) &&
       (!wanted || p.id[i].startsWith(wanted) || p.text[i].toLowerCase().includes(wanted)) &&
       (!model || has(i, "producer", model)) &&
+      (!rival || has(i, "producer", rival)) &&
       (!origin || has(i, "origin", origin)) &&
       (!drawn || ranks[i] === drawn);
     return sorted([...p.id.keys()].filter(kept), sort);
