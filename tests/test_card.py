@@ -14,8 +14,9 @@ import yaml
 from conftest import nectar, run_stages
 from huggingface_hub import DatasetCard
 
+from prefdata.models.engines.registry import ENGINES
 from prefdata.output import checks, facts
-from prefdata.output.card import card, card_files, card_keys, card_making, card_use, columns
+from prefdata.output.card import card, card_files, card_keys, card_making, card_models, card_use, columns
 from prefdata.output.card.card_merge import BEGIN
 from prefdata.output.escape import markdown
 from prefdata.output.published_configs import CONFIGS, OF_CANDIDATES, OF_LABELS, ONLINE
@@ -310,6 +311,7 @@ def hostile_facts() -> dict[str, Any]:
         "missing": {"verdicts": {"share": 0.0, "se": 0.0, "of": 1}, "reasons": {}},
     }
     generator = {"producer": HOSTILE, "model": HOSTILE, "revision": HOSTILE, "engine": "server", "template": "chat"}
+    generator["draws"] = ENGINES["server"].draws
     return {
         "prompts": {"train": 1},
         "candidates": {"train": 2},
@@ -327,6 +329,14 @@ def hostile_facts() -> dict[str, Any]:
         "stages": [],
         "warnings": [HOSTILE],
     }
+
+
+def test_how_tokens_are_drawn_is_told() -> None:
+    facts = hostile_facts()
+    told = card_models.generation(facts, {"producers": []})
+    assert "are drawn as the server does by default at that temperature: top-p and top-k are its own." in told
+    facts["generators"][0]["draws"] = ENGINES["transformers"].draws
+    assert "are drawn from the whole distribution at that temperature" in card_models.generation(facts, {"producers": []})
 
 
 def test_values_are_escaped_and_the_header_parses_back() -> None:

@@ -138,6 +138,7 @@ def _generator(model: GeneratorSettings, sampling: GenerateSettings, revisions: 
         "model": public_name(model.id),
         "revision": revision if model.files() else model.revision,
         "engine": model.engine,
+        "draws": model.facts.draws,
         "template": model.template,
         "temperatures": sampling.temperatures,
         "per_temperature": sampling.per_temperature,

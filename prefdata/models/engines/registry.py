@@ -106,6 +106,8 @@ class EngineFacts:
     """Whether the model's files can be looked at: they then identify it."""
     identity: Callable[[LanguageModelSettings], dict[str, Any]] = lambda model: {}
     """Settings of the engine that can change answers."""
+    draws: str = "from the whole distribution at that temperature, without top-p or top-k"
+    """How a token is drawn, for people."""
     draws_by_key: bool = False
     """Whether every token's draw is keyed by us, and batches are made again alike; other engines get a seed a request, and
     what they finish is kept one by one."""
@@ -168,6 +170,7 @@ ENGINES: dict[str, EngineFacts] = {
         gpus=lambda model: int(bool(_server_of(model).command)),
         runs_here=lambda model: bool(_server_of(model).command),
         reads_files=lambda model: is_local(model.id),
+        draws="as the server does by default at that temperature: top-p and top-k are its own",
         identity=lambda model: {} if _server_of(model).send_temperature else {"send_temperature": False},
     ),
 }

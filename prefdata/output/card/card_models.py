@@ -46,7 +46,8 @@ def generation(facts: Facts, quality: Facts) -> str:
     notes = (
         "A producer without @ is named as the source names it. `run:` is a model trained by the same recipe, on its SFT split."
     )
-    return f"{table(head, rows)}\n\n{notes} Answers that the limit cut have `finish` = length."
+    draws = dict.fromkeys(f"Tokens of {markdown(g['producer'])} are drawn {g['draws']}." for g in facts["generators"])
+    return f"{table(head, rows)}\n\n{notes} Answers that the limit cut have `finish` = length. {' '.join(draws)}"
 
 
 def judging(facts: Facts, ranking: str) -> str:
