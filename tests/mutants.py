@@ -550,5 +550,13 @@ MUTANTS = [
     ("prefdata/output/card/columns.py", "IN_CONFIG.get((config, path)) or ", "", "test_card.py"),
     ("prefdata/output/curves.py", "made.append(total / weight)", "made.append(total)", "test_curves.py"),
     ("prefdata/output/curves.py", "if name in EXACT", "if False", "test_curves.py"),
+    ("prefdata/stages/evaluate.py", 'DTYPE = "float32"', 'DTYPE = "bfloat16"', "test_evaluation.py"),
+    (
+        "prefdata/stages/evaluate.py",
+        "own.template, own.end, own.max_tokens)\n            work",
+        "own.template, own.max_tokens)\n            work",
+        "test_evaluation.py",
+    ),
+    ("train/plan.py", "range(step - 1, self.origin - 1, -1)", "range(step - 1, self.first - 1, -1)", "test_online_weights.py"),
     ("train/card.py", 'settings["init"] and len(known) == 1', "len(known) == 1", "test_model_card.py"),
 ]

@@ -11,6 +11,7 @@ import pytest
 from conftest import run_stages
 
 from prefdata.models.engines.protocol import Request
+from prefdata.models.scorer import Item, Scorer
 from prefdata.output import evaluation
 from prefdata.recipe import fill
 from prefdata.recipe.job import Job
@@ -134,8 +135,20 @@ def test_samples_are_scored_under_both_and_greedy_answers_under_neither(evaluate
     assert of_reference.height
 
 
-def test_another_limit_of_the_reference_scores_samples_again(evaluated: Results) -> None:
-    """The limit decides which samples are too long; what was found under another one is not taken for it."""
+def test_samples_are_scored_in_fp32(evaluated: Results) -> None:
+    """As the same model scores them in fp64, to rounding: in bfloat16 they would differ by more than the limit here."""
+    job, made = Job(evaluated, "evaluate", evaluation_unit(RUNS[0])), table(evaluated, "candidates", RUNS[0])
+    told = table(evaluated, "logps", RUNS[0]).filter(pl.col("reference") == "r")
+    messages = {p["prompt_id"]: p for p in job.table(Part("prompts", "sources")).to_dicts()}
+    rows = made.join(told.select("candidate_id", "logp"), on="candidate_id").to_dicts()
+    wide = Scorer(evaluated.model_path(f"run:{RUNS[0]}"), job.settings.score.references[0], "float64", 1024)
+    for row, value in zip(rows, wide.values([Item(messages[r["prompt_id"]], r) for r in rows]), strict=True):
+        assert row["logp"] == pytest.approx(value["logp"], abs=2e-4)
+
+
+@pytest.mark.parametrize("change", [{"max_tokens": 5}, {"end": "none"}, {"template": "plain"}])
+def test_other_settings_of_the_reference_score_samples_again(evaluated: Results, change: dict[str, Any]) -> None:
+    """The limit decides which samples are too long; what was found under other settings is not taken for it."""
     job = Job(evaluated, "evaluate", evaluation_unit(RUNS[0]))
     wanted = {"key": Request("p", (), 1.0, 1, 6)}
     prompts = {"prompts": pl.DataFrame({"prompt_id": ["p"], "messages": [[]]})}
@@ -143,8 +156,8 @@ def test_another_limit_of_the_reference_scores_samples_again(evaluated: Results)
     store: Any = SimpleNamespace(get=lambda keys: dict.fromkeys(keys, answer))
     (own,) = job.settings.score.references
     keys = set[str]()
-    for limit in (None, 5):
-        scorer: Any = SimpleNamespace(settings=own.model_copy(update={"max_tokens": limit}))
+    for settings in (own, own.model_copy(update=change)):
+        scorer: Any = SimpleNamespace(settings=settings)
         keys |= set(evaluate.sampled(prompts, wanted, store, "m", 0, evaluate.Scored("r", "files", scorer)))
     assert len(keys) == 2
 

@@ -77,6 +77,13 @@ def test_earlier_examples_come_once_the_latest_first_without_the_steps_own() -> 
         )
 
 
+def test_a_run_that_continues_has_what_the_first_one_saw_before_it() -> None:
+    settings, order = run_settings(batch_prompts=2, steps=2), Order(tuple(e.prompt_id for e in DATA), 2, 0)
+    first = Plan.of(settings, order, {"step": 0})
+    second = Plan.of(settings, order, {"step": 2, **first.state()})
+    assert list(second.earlier(2)) == first.members(1)[::-1] + first.members(0)[::-1]
+
+
 def alpha(data: list[Example], step: int, settings: TrainingSettings, seed: int = 3) -> list[float]:
     objective = OBJECTIVES["mrpo"]
     made = OnlineWeights.of(data, settings, seed).at(Step(objective, settings, seed), step, plan_of(data, 2).earlier(step))
