@@ -22,7 +22,7 @@ paper-full: .venv/ready
 	$(BIN)/python -m paper full
 
 test: .venv/ready
-	$(BIN)/python -m pytest -m "not real" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not real" -n 2 --dist worksteal --durations 20
 
 check: .venv/ready
 	$(BIN)/ruff check .
@@ -42,7 +42,7 @@ mutants: .venv/ready
 	PREFDATA_PROOFS=whole $(BIN)/python -m pytest -m real -n 2 --dist worksteal tests/real/test_mutations.py
 
 faults: .venv/ready
-	PREFDATA_PROOFS=whole $(BIN)/python -m pytest -s -m real tests/real/test_kills.py tests/real/test_training_kills.py
+	PREFDATA_PROOFS=whole $(BIN)/python -m pytest -s -m real tests/real/test_kills.py tests/real/test_training_kills.py tests/real/test_online_kills.py
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests/faults
 	PREFDATA_PROOFS=whole $(BIN)/python -m pytest tests/test_hub_states.py
 

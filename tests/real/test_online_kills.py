@@ -15,7 +15,7 @@ from test_kills import COMMAND, kill
 
 from prefdata.tables import files
 
-KILLS, LATER_S = 10, (0.1, 2.0)
+KILLS, LATER_S = 10 if os.environ.get("PREFDATA_PROOFS") == "whole" else 5, (0.1, 2.0)
 """A kill comes so much later than the chain has made as many files as were drawn for it: all over the chain, however fast."""
 KINDS = ("job", "snakemake", "job", "group")
 WEIGHTS = ("model.safetensors", "optimizer.safetensors", "state.json", "metrics.jsonl")
