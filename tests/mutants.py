@@ -383,7 +383,7 @@ MUTANTS = [
     ("train/push.py", "[results.root, Path.cwd()]", "[]", PUSHED),
     ("train/hub_models.py", 'if m.weights == "last"', "if True", PUSHED),
     ("train/rules.py", "if m.repo_id == base]", "if False]", PUSHED),
-    ("train/card.py", 'rows = rows[: facts["best"]["step"]]', "pass", PUSHED),
+    ("train/card.py", 'rows = rows[: facts["best"]["step"]]', "pass", "test_model_card.py"),
     # sources, duplicates, figures
     ("prefdata/sources/rows.py", "1.0 + order.index(s)", "1.0 + len(order) - order.index(s)", "test_shapes.py"),
     ("prefdata/sources/rows.py", 'None if "dropped" in c else c["source_score"]', 'c["source_score"]', "test_shapes.py"),

@@ -20,10 +20,10 @@ ROWS = [
 SOURCES = (("s@local", "mit", None), ("t@local", "mit", "owner/source"))
 
 
-def text(about: card.About, rows: list[dict[str, Any]] = ROWS, **asked: Any) -> str:
+def text(about: card.About, rows: list[dict[str, Any]] = ROWS, place: card.Place | None = None, **asked: Any) -> str:
     settings = TrainingSettings.model_validate({"template": "chat", "end": "eos", **asked}).model_dump(mode="json")
-    facts = {"settings": settings, "start": "0123", "seed": 3, "data": "45", "left_out": "none", "best": None}
-    return card.text("dpo/default", facts, rows, about)
+    facts = {"settings": settings, "start": "0123", "seed": 3, "data": "45", "left_out": "none", "best": {"step": 1}}
+    return card.text("dpo/default", facts, rows, about, place or card.Place())
 
 
 def test_the_hubs_client_reads_licence_base_data_and_evaluation() -> None:
@@ -39,6 +39,16 @@ def test_the_hubs_client_reads_licence_base_data_and_evaluation() -> None:
     }
     assert "share of chosen-rejected pairs" in found["accuracy"].metric_name
     assert data.model_name == "dpo/default"
+
+
+def test_of_the_best_weights_their_own_evaluation_is_told() -> None:
+    best = text(card.About(), place=card.Place("owner/best", "best", "owner/base", "mit"), model="m")
+    data = ModelCard(best).data
+    assert [(r.metric_type, r.metric_value) for r in data.eval_results] == [("loss", 0.69), ("accuracy", 0.5)]
+    assert (data.base_model, data.license) == ("owner/base", "mit")
+    assert "step 1: these weights" in best
+    assert 'from_pretrained("owner/best")' in best
+    assert "step 1, in best/" in text(card.About(), model="m")
 
 
 def test_what_is_not_known_is_left_out() -> None:

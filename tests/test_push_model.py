@@ -21,11 +21,13 @@ from test_runs import row
 from prefdata.errors import ConfigError, PublishError
 from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.results import Results
+from prefdata.recipe.settings.output import PublishedModel
 from prefdata.sources.toy import tokenizers
 from prefdata.stages.registry import STAGES
 from train import push
 from train import run as run_
-from train.resolve import validate
+from train.hub_models import base_of
+from train.resolve import resolve, validate
 from train.rules import rules
 
 __all__ = ["hub"]
@@ -123,8 +125,7 @@ def test_a_pushed_model_loads_and_says_what_it_is(trained: Results, hub: Hub, ca
     receipt = json.loads((trained.root / "publish" / "models" / f"{LAST}.json").read_text())
     assert receipt["revision"] == hub.head(LAST).sha
     said = capsys.readouterr().err
-    assert f"/{LAST}/tree/{hub.head(LAST).sha} (10 files put, 0 removed, the card; revision" in said
-    assert "/datasets/" not in said
+    assert f"{os.environ['HF_ENDPOINT']}/{LAST}/tree/{hub.head(LAST).sha} (10 files put, 0 removed, the card; revision" in said
     assert not (trained.root / "publish" / "models" / ".built" / LAST).exists()
 
 
@@ -279,6 +280,19 @@ def test_models_that_cannot_be_pushed_are_mistakes_of_the_recipe(trained: Result
     settings = validate_recipe({**trained.settings.model_dump(mode="json"), "name": "t", "publish": asked}, "test")
     with pytest.raises(ConfigError, match=said):
         validate(settings)
+
+
+def test_a_base_is_on_the_hub_by_its_last_weights_or_by_its_own_name(trained: Results) -> None:
+    def base(models: list[dict[str, Any]], run: str = "dpo/whole", **keys: Any) -> str | None:
+        asked = trained.settings.publish.model_copy(update={"models": [PublishedModel(**m) for m in models]})
+        settings = trained.settings.model_copy(update={"publish": asked})
+        return base_of(settings, resolve(settings, run).model_copy(update=keys))
+
+    last, best = {"run": "sft/base", "repo_id": BASE}, {"run": "sft/base", "repo_id": BEST, "weights": "best"}
+    assert (base([last, best]), base([best, last]), base([best])) == (BASE, BASE, None)
+    assert base([last], "sft/base") is None, "a fresh model has none"
+    assert base([], model="owner/elsewhere") == "owner/elsewhere"
+    assert base([], model=str(trained.folder)) is None
 
 
 def test_a_repository_holds_one_model() -> None:
