@@ -205,7 +205,7 @@ class Shared:
 
     def __init__(self, model: Any, batch: Sequence[Example]) -> None:
         self.model, self.batch = model, batch
-        self.prefix = logprob.prefix(model, [e.prompt for e in batch])
+        self.prefix = logprob.prefix(model, [e.prompt for e in batch], [e.completions for e in batch])
 
     def weighed(self, first: int) -> list[Vector]:
         """Log-probs of completions[first:], without grad: one fp64 array [pool] a prompt."""
