@@ -88,7 +88,7 @@ def token_logps(model: Any, shared: Prefix, owner: Sequence[int], completions: I
     ids, mask = pad(completions, "right", model.device)
     if ids.shape[1] == 0:
         return torch.zeros(len(completions), 0, device=model.device)
-    first = shared.first_logps(owner, ids[:, 0], mask[:, 0])
+    first = shared.first_logps(owner, completions, ids[:, 0], mask[:, 0])
     later = first.new_zeros(ids.shape[0], ids.shape[1] - 1)
     row, place = _places([len(c) - 1 for c in completions], model.device)
     if len(row):

@@ -36,18 +36,17 @@ class Prefix:
         dtypes = {self.logits.dtype, wide(self.logits.dtype)}
         return self.logits.numel() * sum(d.itemsize for d in dtypes)
 
-    def first_logps(self, owner: Sequence[int], ids: Tensor, mask: Tensor) -> Tensor:
-        """Log-probs of completions' first tokens `ids` [N], 0 where the mask [N] is: [N], in fp32 or fp64."""
+    def first_logps(self, owner: Sequence[int], completions: Sequence[Sequence[int]], ids: Tensor, mask: Tensor) -> Tensor:
+        """Log-probs of completions' first tokens, which are `ids` [N], 0 where the mask [N] is, of empty ones: [N], in fp32 or
+        fp64."""
         if self.logits is not None:
             rows = torch.as_tensor(owner, dtype=torch.int64, device=ids.device)
             logits = self.logits.to(wide(self.logits.dtype))
             return (logits[rows, ids] - logits.logsumexp(1)[rows]) * mask
         assert self.firsts is not None
-        asked = [n for n, real in enumerate(mask.tolist()) if real]
-        firsts = ids.tolist()
-        places = torch.tensor([self.places[owner[n], firsts[n]] for n in asked], dtype=torch.int64, device=ids.device)
-        found = self.firsts.new_zeros(len(ids))
-        return found.index_put((torch.tensor(asked, dtype=torch.int64, device=ids.device),), self.firsts[places])
+        asked = {n: self.places[b, c[0]] for n, (b, c) in enumerate(zip(owner, completions, strict=True)) if len(c)}
+        places, found = (torch.tensor(list(some), dtype=torch.int64, device=ids.device) for some in (asked.values(), asked))
+        return self.firsts.new_zeros(len(ids)).index_put((found,), self.firsts[places])
 
 
 def first_ids(completions: Sequence[Sequence[Sequence[int]]]) -> tuple[dict[tuple[int, int], int], list[int]]:
