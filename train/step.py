@@ -209,11 +209,14 @@ class Shared:
 
     def weighed(self, first: int) -> list[Vector]:
         """Log-probs of completions[first:], without grad: one fp64 array [pool] a prompt."""
+        return [s.cpu().numpy() for s in self.pooled(first)]
+
+    def pooled(self, first: int) -> list[Tensor]:
+        """As `weighed`, on the model's device."""
         pools = [e.completions[first:] for e in self.batch]
         with torch.no_grad():
             most = WEIGHED_TOKENS.get(self.model.device.type, WEIGHED_TOKENS["cpu"])
-            sums = logprob.pool_logps(self.model, self.prefix.detached(), pools, most)
-        return [s.cpu().numpy() for s in sums]
+            return logprob.pool_logps(self.model, self.prefix.detached(), pools, most)
 
     def trained(self, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Log-probs with grad of the chosen [B] and of the negatives [B, M] (0 at padding)."""
@@ -231,11 +234,10 @@ class Rows(Shared):
     def __init__(self, model: Any, batch: Sequence[Example]) -> None:
         self.model, self.batch = model, batch
 
-    def weighed(self, first: int) -> list[Vector]:
+    def pooled(self, first: int) -> list[Tensor]:
         places = [list(range(first, len(e.completions))) for e in self.batch]
         with torch.no_grad():
-            sums = self._rows(places)
-        return [s.cpu().numpy() for s in torch.split(sums, [len(p) for p in places])]
+            return list(torch.split(self._rows(places), [len(p) for p in places]))
 
     def trained(self, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         return _arrange(self._rows([[0, *p] for p in places]), places)

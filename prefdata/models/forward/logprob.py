@@ -100,7 +100,7 @@ def token_logps(model: Any, shared: Prefix, owner: Sequence[int], completions: I
 def _places(lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Row and column of every real position of right-padded rows: [K] each, K the sum of the (positive) lengths."""
     counts = torch.tensor([max(n, 0) for n in lengths], dtype=torch.int64)
-    row = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    row = torch.repeat_interleave(torch.arange(len(counts)), counts, output_size=sum(max(n, 0) for n in lengths))
     place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
     return row.to(device), place.to(device)
 
