@@ -20,15 +20,14 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from prefdata.models.forward import head
-from train import loop
+from prefdata.models.forward import chunked_head, head, log_softmax
+from train import loop, step
 from train.examples import Example, micro_batches
 from train.objectives.negatives import NEGATIVES
 from train.objectives.registry import Objective
 from train.precision import forwards
 from train.processes import World
 from train.settings import TrainingSettings
-from train.step import Step
 
 GIB = 2**30
 
@@ -110,6 +109,15 @@ def counting(held: Held) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def sizes_of_a_gpu() -> Iterator[None]:
+    """Within: what is cut into blocks for a CPU's cache has the sizes that a GPU gets."""
+    with ExitStack() as stack:
+        for sizes in (chunked_head.BLOCK, log_softmax.BLOCK, step.WEIGHED_TOKENS):
+            stack.enter_context(patch.dict(sizes, cpu=sizes["cuda"]))
+        yield
+
+
 def peak(config: Any, objective: Objective, settings: TrainingSettings, rows: Rows, ranks: int) -> Peak:
     """Of a run that trains every weight of the model that transformers makes of `config`, in fp32 as it is loaded, on each of
     `ranks` processes: a step with moments there, and gradients of a micro-batch before it."""
@@ -122,11 +130,12 @@ def peak(config: Any, objective: Objective, settings: TrainingSettings, rows: Ro
             stack.enter_context(mode)
             # its look at the model's first logits is one at numbers, and there are none
             stack.enter_context(patch.object(head, "_tail", lambda model, products, logits: head.tails(model)[0]))
+            stack.enter_context(sizes_of_a_gpu())
             held = Held()
             for weight in model.parameters():
                 held.see(weight)
             stack.enter_context(counting(held))
-            return _steps(model, Step(objective, settings, 0), rows, world, held)
+            return _steps(model, step.Step(objective, settings, 0), rows, world, held)
 
 
 def _made(config: Any) -> Any:
@@ -135,17 +144,17 @@ def _made(config: Any) -> Any:
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
-def _steps(model: Any, step: Step, rows: Rows, world: World, held: Held) -> Peak:
+def _steps(model: Any, of_run: step.Step, rows: Rows, world: World, held: Held) -> Peak:
     """A step that makes the moments, and one of two micro-batches."""
-    optimizer = loop.make_optimizer(model, step.settings)
+    optimizer = loop.make_optimizer(model, of_run.settings)
     for batches in (1, 2):
         optimizer.zero_grad(set_to_none=True)
         for _ in range(batches):
-            _micro_batch(model, step, rows, held)
+            _micro_batch(model, of_run, rows, held)
         held.part = "reduction of gradients"
         world.reduce_gradients(model)
         held.part = "optimizer"
-        torch.nn.utils.clip_grad_norm_(model.parameters(), step.settings.optimizer.clip_norm)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), of_run.settings.optimizer.clip_norm)
         optimizer.step()
     most = held.most, held.when
     optimizer.zero_grad(set_to_none=True)
@@ -153,16 +162,16 @@ def _steps(model: Any, step: Step, rows: Rows, world: World, held: Held) -> Peak
     return Peak(*most, held.held)
 
 
-def _micro_batch(model: Any, step: Step, rows: Rows, held: Held) -> None:
+def _micro_batch(model: Any, of_run: step.Step, rows: Rows, held: Held) -> None:
     """Forwards and backward of as many prompts as a forward takes."""
-    draws = NEGATIVES[step.objective.negatives].draws(step.settings.negatives.count)
+    draws = NEGATIVES[of_run.objective.negatives].draws(of_run.settings.negatives.count)
     drawn = rows.candidates - 1 if draws is None else min(draws, rows.candidates - 1)
-    most = step.settings.micro_tokens // (rows.prompt + rows.completion * (1 + drawn)) + 1
-    micro = next(micro_batches([rows.example(n) for n in range(most)], step.settings.micro_tokens, draws))
+    most = of_run.settings.micro_tokens // (rows.prompt + rows.completion * (1 + drawn)) + 1
+    micro = next(micro_batches([rows.example(n) for n in range(most)], of_run.settings.micro_tokens, draws))
     held.part = "forward"
-    with forwards(model, step.settings):
-        forward = step._forward(model, micro)
-        if NEGATIVES[step.objective.negatives].needs_policy and rows.candidates - 1 > drawn:
+    with forwards(model, of_run.settings):
+        forward = of_run._forward(model, micro)
+        if NEGATIVES[of_run.objective.negatives].needs_policy and rows.candidates - 1 > drawn:
             forward.pooled(1)
         chosen, rejected = forward.trained([list(range(1, 1 + drawn)) for _ in micro])
     held.part = "backward"

@@ -1,0 +1,82 @@
+"""The count of a step's memory: over tensors without memory it is that over real ones, and the allocator's."""
+
+from typing import Any
+
+import pytest
+import torch
+from allocated import peak_bytes
+from models import config
+
+from train import memory
+from train.memory import Held, Peak, Rows, counting, peak, sizes_of_a_gpu
+from train.objectives.registry import OBJECTIVES
+from train.processes import SINGLE
+from train.settings import TrainingSettings, with_defaults
+from train.step import Step
+
+ROWS = Rows(prompt=6, completion=20, candidates=4)
+
+
+def settings_of(objective: str, **keys: Any) -> TrainingSettings:
+    return with_defaults(TrainingSettings.model_validate({"micro_tokens": 200, **keys}), OBJECTIVES[objective])
+
+
+def on_real_tensors(objective: str, settings: TrainingSettings, rows: Rows = ROWS) -> Peak:
+    model, held = memory._made(config("llama", vocab_size=3001)), Held()
+    for weight in model.parameters():
+        held.see(weight)
+    with sizes_of_a_gpu(), counting(held):
+        return memory._steps(model, Step(OBJECTIVES[objective], settings, 0), rows, SINGLE, held)
+
+
+@pytest.mark.parametrize(
+    ("objective", "keys"),
+    [("sft", {}), ("dpo", {"checkpoint_activations": True}), ("mcpo", {}), ("mcpo", {"precision": "bfloat16"})],
+)
+def test_tensors_without_memory_count_like_real_ones(objective: str, keys: dict[str, Any]) -> None:
+    settings = settings_of(objective, **keys)
+    ours = peak(config("llama", vocab_size=3001), OBJECTIVES[objective], settings, ROWS, 1)
+    real = on_real_tensors(objective, settings)
+    assert ours.most == pytest.approx(real.most, rel=0.001)
+    assert (ours.when, ours.between) == (real.when, real.between)
+
+
+def test_the_allocator_counts_the_same() -> None:
+    """Within what operators take for themselves."""
+    settings = settings_of("dpo")
+    ours = peak(config("llama", vocab_size=3001), OBJECTIVES["dpo"], settings, ROWS, 1)
+    assert peak_bytes(lambda: on_real_tensors("dpo", settings)) == pytest.approx(ours.most, rel=0.1)
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_weights_and_moments_are_a_ranks_share(ranks: int) -> None:
+    made = config("llama", vocab_size=3000)
+    parameters = sum(p.numel() for p in memory._made(made).parameters())
+    found = peak(made, OBJECTIVES["dpo"], settings_of("dpo"), ROWS, ranks)
+    assert found.between == pytest.approx(12 * parameters / ranks, rel=0.02)  # fp32: a weight and two moments
+    assert found.most > 4 * parameters / ranks + found.between
+
+
+def test_more_rows_hold_more_and_checkpoints_hold_less() -> None:
+    made, row = config("llama", vocab_size=500), OBJECTIVES["dpo"]
+    few, many = (peak(made, row, settings_of("dpo", micro_tokens=n), ROWS, 1).most for n in (50, 500))
+    again = peak(made, row, settings_of("dpo", micro_tokens=500, checkpoint_activations=True), ROWS, 1).most
+    assert few < again < many
+
+
+def test_storages_that_are_emptied_and_filled_are_counted_as_they_are() -> None:
+    held = Held()
+    with counting(held):
+        held.part = "first"
+        tensor = torch.zeros(100)
+        view = tensor[:50]
+        assert held.held == 400
+        held.part = "second"
+        tensor.untyped_storage().resize_(0)
+        assert held.held == 0
+        tensor.untyped_storage().resize_(800)
+        assert (held.held, held.most, held.when) == (800, 800, "second")
+        del tensor
+        assert held.held == 800
+        del view
+        assert held.held == 0
