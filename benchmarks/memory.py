@@ -1,5 +1,5 @@
-"""GiB that a GPU holds at most in a training step of Llama-3.1-8B and 70B, counted without a GPU: DPO and MC-PO on six candidates,
-bf16 products, activations computed again, micro-batches of MICRO_TOKENS tokens, as in config/base.yaml.
+"""GiB that a GPU holds at most in a training step of Llama-3.1-8B and 70B, counted without a GPU: DPO and MC-PO on six
+candidates, bf16 products, activations computed again, micro-batches of MICRO_TOKENS tokens, as in config/base.yaml.
 
 Every tensor is counted; what kernels and NCCL take for themselves, the CUDA context and fragmentation are not.
 

@@ -178,7 +178,7 @@ MUTANTS = [
     (CHUNKED, "gradient.mul_(1 - (logits / self.cap).square_())", "pass", CHUNKED_TEST),
     (CHUNKED, "else gradient.mul_(self.scale)", "else gradient", CHUNKED_TEST),
     (CHUNKED, "bisect_left(self.asked.rows, stop)", "bisect_left(self.asked.rows, stop - 1)", CHUNKED_TEST),
-    (CHUNKED, "min(start + self.head.rows, self.rows)", "start + self.head.rows", CHUNKED_TEST),
+    (CHUNKED, "min(start + self.size, self.rows)", "start + self.size", CHUNKED_TEST),
     (CHUNKED, "dtype=wide(dtype) if sum_ else dtype", "dtype=dtype", CHUNKED_TEST),
     (CHUNKED, "dtype=wide(head.dtype)", "dtype=head.dtype", CHUNKED_TEST),
     (CHUNKED, "(most_bytes - beside)", "most_bytes", CHUNKED_TEST),

@@ -11,6 +11,7 @@ Shapes: K rows, H width of hidden states, V entries of the vocabulary, Q log-pro
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import torch
@@ -102,13 +103,15 @@ class _Chunks:
         self.weights = [x.to(head.dtype) for x in tensors[1::2]]
         self.bias = None if bias is None else bias.to(head.dtype)
         self.rows, self.columns = len(self.hidden[0]), len(self.weights[0])
+        # as many as must be, of like size: a chunk of few rows reads the whole weight for them
+        self.size = max(1, ceil(self.rows / max(1, ceil(self.rows / head.rows))))
         self.asked_rows = torch.tensor(list(asked.rows), dtype=torch.int64, device=asked.ids.device)
-        self.memory = self.hidden[0].new_empty(min(head.rows, self.rows), self.columns)
+        self.memory = self.hidden[0].new_empty(min(self.size, self.rows), self.columns)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Where a chunk lies, and its products [rows, V]."""
-        for start in range(0, self.rows, self.head.rows):
-            chunk = slice(start, min(start + self.head.rows, self.rows))
+        for start in range(0, self.rows, self.size):
+            chunk = slice(start, min(start + self.size, self.rows))
             yield chunk, self._products(chunk)
 
     def _products(self, chunk: slice) -> Tensor:
@@ -178,10 +181,12 @@ class _Gradients:
     weights and bias, so they are in fp32 at least."""
 
     def __init__(self, dtype: torch.dtype, bias: Tensor | None, tensors: Sequence[Tensor], wanted: Sequence[bool]) -> None:
-        self.inputs = [bias, *tensors]
+        self.inputs, self.begun = [bias, *tensors], False
         summed = [True, *(n % 2 == 1 for n in range(len(tensors)))]
+        # the first chunk writes, which spares a pass over the weight; without any row there is none
+        make = torch.empty_like if len(tensors[0]) else torch.zeros_like
         self.made = [
-            torch.zeros_like(x, dtype=wide(dtype) if sum_ else dtype) if x is not None and want else None
+            make(x, dtype=wide(dtype) if sum_ else dtype) if x is not None and want else None
             for x, want, sum_ in zip(self.inputs, wanted, summed, strict=True)
         ]
 
@@ -189,14 +194,21 @@ class _Gradients:
         """Where `products` [rows, V] holds the gradient of a chunk's products."""
         bias, *made = self.made
         if bias is not None:
-            bias += products.sum(0, dtype=bias.dtype)
+            self._sum(bias, products.sum(0, dtype=bias.dtype))
         for hidden, weight, of_hidden, of_weight in zip(chunks.hidden, chunks.weights, made[::2], made[1::2], strict=True):
             if of_hidden is not None:
                 torch.mm(products, weight, out=of_hidden[chunk])
             if of_weight is not None and of_weight.dtype == products.dtype:
-                of_weight.addmm_(products.t(), hidden[chunk])
+                of_weight.addmm_(products.t(), hidden[chunk], beta=int(self.begun))  # 0: what was there counts for nothing
             elif of_weight is not None:
-                of_weight += products.t() @ hidden[chunk]
+                self._sum(of_weight, products.t() @ hidden[chunk])
+        self.begun = True
+
+    def _sum(self, whole: Tensor, part: Tensor) -> None:
+        if self.begun:
+            whole += part
+        else:
+            whole.copy_(part)
 
     def cast(self) -> list[Tensor | None]:
         """In their inputs' dtypes."""
