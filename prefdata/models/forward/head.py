@@ -5,7 +5,7 @@ their gradients are reduced by.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import product
 from typing import Any
 
@@ -38,12 +38,8 @@ def log_probs(model: Any, call: Callable[[], Any], ids: Tensor, at: Places | Non
         return made
 
 
-@contextmanager
-def _at(model: Any, at: Places | None) -> Iterator[None]:
-    with ExitStack() as stack:
-        if at is not None:
-            stack.enter_context(head_at(model, *at))
-        yield
+def _at(model: Any, at: Places | None) -> AbstractContextManager[None]:
+    return nullcontext() if at is None else head_at(model, *at)
 
 
 def _whole_bytes(model: Any, rows: int) -> int:
