@@ -1,5 +1,6 @@
 """The count of a step's memory: over tensors without memory it is that over real ones, and the allocator's."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from allocated import peak_bytes
 from models import config
 
-from train import memory
+from prefdata.recipe.settings.whole import Settings
+from train import fits, loop, memory
 from train.memory import Held, Peak, Rows, counting, peak, sizes_of_a_gpu
 from train.objectives.registry import OBJECTIVES
 from train.processes import SINGLE
@@ -22,7 +24,7 @@ def settings_of(objective: str, **keys: Any) -> TrainingSettings:
 
 
 def on_real_tensors(objective: str, settings: TrainingSettings, rows: Rows = ROWS) -> Peak:
-    model, held = memory._made(config("llama", vocab_size=3001)), Held()
+    model, held = memory._made(config("llama", vocab_size=3001), settings), Held()
     for weight in model.parameters():
         held.see(weight)
     with sizes_of_a_gpu(), counting(held):
@@ -31,7 +33,13 @@ def on_real_tensors(objective: str, settings: TrainingSettings, rows: Rows = ROW
 
 @pytest.mark.parametrize(
     ("objective", "keys"),
-    [("sft", {}), ("dpo", {"checkpoint_activations": True}), ("mcpo", {}), ("mcpo", {"precision": "bfloat16"})],
+    [
+        ("sft", {}),
+        ("dpo", {"checkpoint_activations": True}),
+        ("mcpo", {}),
+        ("mcpo", {"precision": "bfloat16"}),
+        ("dpo", {"lora": {"rank": 2}}),
+    ],
 )
 def test_tensors_without_memory_count_like_real_ones(objective: str, keys: dict[str, Any]) -> None:
     settings = settings_of(objective, **keys)
@@ -51,7 +59,7 @@ def test_the_allocator_counts_the_same() -> None:
 @pytest.mark.parametrize("ranks", [1, 4])
 def test_weights_and_moments_are_a_ranks_share(ranks: int) -> None:
     made = config("llama", vocab_size=3000)
-    parameters = sum(p.numel() for p in memory._made(made).parameters())
+    parameters = sum(p.numel() for p in memory._made(made, settings_of("dpo")).parameters())
     found = peak(made, OBJECTIVES["dpo"], settings_of("dpo"), ROWS, ranks)
     assert found.between == pytest.approx(12 * parameters / ranks, rel=0.02)  # fp32: a weight and two moments
     assert found.most > 4 * parameters / ranks + found.between
@@ -80,3 +88,47 @@ def test_storages_that_are_emptied_and_filled_are_counted_as_they_are() -> None:
         assert held.held == 800
         del view
         assert held.held == 0
+
+
+# ---- in words ----
+
+
+def recipe(tmp_path: Path, runs: dict[str, Any]) -> Settings:
+    config("llama", vocab_size=3001, architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path / "model")
+    return Settings.model_validate(
+        {
+            "name": "t",
+            "sources": {"sources": [{"name": "s", "path": "s.jsonl", "license": "mit"}]},
+            "score": {"references": [{"name": "r", "model": str(tmp_path / "model"), "template": "plain"}]},
+            "train": {"runs": {name: {"steps": 1, "micro_tokens": 100, **run} for name, run in runs.items()}},
+        }
+    )
+
+
+def test_each_run_is_told_and_runs_alike_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+
+    def count(*args: Any) -> Peak:
+        counted.append(args)
+        return peak(*args)
+
+    monkeypatch.setattr(fits, "peak", count)
+    runs = {"dpo/a": {}, "dpo/b": {"optimizer": {"learning_rate": 1e-3}}, "mcpo/c": {"checkpoint_activations": True}}
+    lines = list(fits.told(recipe(tmp_path, runs), ROWS, fits.Machine(4, 80)))
+    assert [line.partition(":")[0] for line in lines] == list(runs)
+    assert all("GiB at most on each of 4" in line and "too much" not in line for line in lines)
+    assert len(counted) == 2
+
+
+def test_a_run_that_does_not_fit_says_what_it_would_say(tmp_path: Path) -> None:
+    (line,) = fits.told(recipe(tmp_path, {"dpo/a": {}}), ROWS, fits.Machine(1, 0.001))
+    assert "too much for 0.001 GiB" in line
+    error = loop._explained(RuntimeError("CUDA out of memory"), 0, 100)
+    assert line.partition('"')[2].partition('"')[0] in str(error)
+
+
+def test_what_the_config_says_is_read_from_where_the_run_starts(tmp_path: Path) -> None:
+    made = recipe(tmp_path, {"dpo/a": {"init": {"vocab_size": 300}, "model": None}, "mcpo/b": {"model": "run:dpo/a"}})
+    assert [line.partition(": ")[2] for line in fits.told(made, ROWS, fits.Machine(1, 80))] == [
+        "a fresh model, not counted"
+    ] * 2

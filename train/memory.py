@@ -25,6 +25,7 @@ from train import loop, step
 from train.examples import Example, micro_batches
 from train.objectives.negatives import NEGATIVES
 from train.objectives.registry import Objective
+from train.policy import adapted
 from train.precision import forwards
 from train.processes import World
 from train.settings import TrainingSettings
@@ -119,12 +120,12 @@ def sizes_of_a_gpu() -> Iterator[None]:
 
 
 def peak(config: Any, objective: Objective, settings: TrainingSettings, rows: Rows, ranks: int) -> Peak:
-    """Of a run that trains every weight of the model that transformers makes of `config`, in fp32 as it is loaded, on each of
-    `ranks` processes: a step with moments there, and gradients of a micro-batch before it."""
+    """Of a run of the model that transformers makes of `config`, in fp32 as it is loaded, on each of `ranks` processes: a step
+    with moments there, and gradients of a micro-batch before it."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with _processes(ranks) as world:
         with mode:
-            model = _made(config)
+            model = _made(config, settings)
         model = world.sharded(model)
         with ExitStack() as stack:
             stack.enter_context(mode)
@@ -138,10 +139,11 @@ def peak(config: Any, objective: Objective, settings: TrainingSettings, rows: Ro
             return _steps(model, step.Step(objective, settings, 0), rows, world, held)
 
 
-def _made(config: Any) -> Any:
+def _made(config: Any, settings: TrainingSettings) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    made = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    return adapted(made, settings.lora, 0) if settings.lora else made
 
 
 def _steps(model: Any, of_run: step.Step, rows: Rows, world: World, held: Held) -> Peak:
