@@ -56,9 +56,9 @@ def test_the_allocator_counts_the_same() -> None:
     assert peak_bytes(lambda: on_real_tensors("dpo", settings)) == pytest.approx(ours.most, rel=0.1)
 
 
-@pytest.mark.parametrize("ranks", [1, 4])
-def test_weights_and_moments_are_a_ranks_share(ranks: int) -> None:
-    made = config("llama", vocab_size=3000)
+@pytest.mark.parametrize(("ranks", "tied"), [(1, False), (4, False), (1, True), (4, True)])
+def test_weights_and_moments_are_a_ranks_share(ranks: int, tied: bool) -> None:
+    made = config("llama", vocab_size=3000, tie_word_embeddings=tied)
     parameters = sum(p.numel() for p in memory._made(made, settings_of("dpo")).parameters())
     found = peak(made, OBJECTIVES["dpo"], settings_of("dpo"), ROWS, ranks)
     assert found.between == pytest.approx(12 * parameters / ranks, rel=0.02)  # fp32: a weight and two moments

@@ -124,8 +124,11 @@ def peak(config: Any, objective: Objective, settings: TrainingSettings, rows: Ro
     with moments there, and gradients of a micro-batch before it."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with _processes(ranks) as world:
-        with mode:
+        with torch.device("meta"):
             model = _made(config, settings)
+        with mode:
+            model = model.to_empty(device="cpu")
+            model.tie_weights()  # which that took apart
         model = world.sharded(model)
         with ExitStack() as stack:
             stack.enter_context(mode)
