@@ -57,12 +57,12 @@ class Rows:
         return Example(f"{number:016x}", [0] * self.prompt, completions, names, ["source"] * self.candidates, logps, [])
 
 
-class Held(TorchDispatchMode):
+class Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within: bytes of the tensors that live, made within or told by `see`, and the most there were, with `part` at that time.
     What an operator allocates and frees by itself is not seen."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.held, self.most, self.when, self.part = 0, 0, "", ""
         self.sizes: dict[int, int] = {}
 

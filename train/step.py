@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prefdata.errors import EngineError
 from prefdata.models.forward import logprob
+from prefdata.models.forward.shared_prefix import Prefix
 from train import kernel_scores
 from train.batch_statistics import RunningMean, mean_log_ratio, mean_rewards, mismatched
 from train.examples import Example, micro_batches
@@ -222,7 +223,7 @@ class Shared:
         """Log-probs with grad of the chosen [B] and of the negatives [B, M] (0 at padding)."""
         return _arrange(self._logps(self.prefix, [[0, *p] for p in places]), places)
 
-    def _logps(self, prefix: logprob.Prefix, places: Sequence[Sequence[int]]) -> Tensor:
+    def _logps(self, prefix: Prefix, places: Sequence[Sequence[int]]) -> Tensor:
         owner = [b for b, group in enumerate(places) for _ in group]
         rows = [self.batch[b].completions[n] for b, group in enumerate(places) for n in group]
         return logprob.candidate_logps(self.model, prefix, owner, rows)
