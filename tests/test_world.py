@@ -123,7 +123,6 @@ def test_two_processes_without_room_for_logits_give_the_losses_and_the_weights_o
     assert done.returncode == 0, done.stderr[-3000:]
     two = folder / "t" / "models" / name
     kept = two.rename(folder / "kept")
-    shutil.rmtree(folder / "t" / "chunks" / "train")
     alone = run_.train(settings, name, Results(settings, STAGES, folder))
     for one, other in zip(rows_of(alone), rows_of(kept), strict=True):
         for key in one.keys() - {"accuracy"}:
