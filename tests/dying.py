@@ -1,4 +1,5 @@
-"""Trains every run of the recipe in a folder, alone or as a rank of torchrun; SIGKILLs itself at the n-th micro-batch."""
+"""Trains every run of the recipe in a folder, alone or as a rank of torchrun; SIGKILLs itself at the n-th micro-batch. A third
+argument is the room for logits, in bytes."""
 
 import os
 import signal
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from prefdata.models.forward import head
 from prefdata.recipe.read import read_recipe
 from prefdata.recipe.results import Results
 from prefdata.stages.registry import STAGES
@@ -36,4 +38,5 @@ def main(folder: Path, die_at: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    head.LOGITS_BYTES = int(sys.argv[3]) if len(sys.argv) > 3 else head.LOGITS_BYTES
     main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -7,6 +7,8 @@ UNPAIRED, COST, HUB_PUSH = "test_unpaired.py", "test_cost.py", "test_hub_push.py
 PUSHED = "test_push_model.py"
 PUBLISHED, GATES, DELTA = "test_published_configs.py", "test_gates.py", "test_delta.py"
 EXPLORE = "test_explore.py"
+CHUNKED, HEAD = "prefdata/models/forward/chunked_head.py", "prefdata/models/forward/head.py"
+CHUNKED_TEST = "test_chunked_head.py"
 MUTANTS = [
     # losses
     ("train/objectives/losses.py", "-(1 - smooth) * F.logsigmoid(margin)", "(1 - smooth) * F.logsigmoid(margin)", LOSSES),
@@ -98,7 +100,7 @@ MUTANTS = [
     ("train/objectives/negatives.py", "sign * _weights(scores)", "-sign * _weights(scores)", "test_negatives.py"),
     ("prefdata/draws.py", "    scores = weights + gumbels", "    scores = 0 * weights + gumbels", "test_draws.py"),
     # the log-prob
-    ("prefdata/models/forward/logprob.py", ".logsumexp(1)[rows]) * mask[:, 0]", ".logsumexp(1)[rows])", "test_logprob.py"),
+    ("prefdata/models/forward/shared_prefix.py", ".logsumexp(1)[rows]) * mask", ".logsumexp(1)[rows])", "test_logprob.py"),
     ("prefdata/models/forward/logprob.py", "_places([len(c) - 1 for", "_places([len(c) - 2 for", "test_logprob.py"),
     ("prefdata/models/forward/logprob.py", "[shared.lengths[b] for b in owners]", "[0 for b in owners]", "test_logprob.py"),
     (
@@ -166,9 +168,33 @@ MUTANTS = [
         "device=self.device) <= lengths[:, None]\n            seen",
         "test_attention.py",
     ),
-    ("prefdata/models/forward/logprob.py", "logits[rows, ids[:, 0]] -", "logits[rows, ids[:, 0] * 0] -", "test_logprob.py"),
+    ("prefdata/models/forward/shared_prefix.py", "logits[rows, ids] -", "logits[rows, ids * 0] -", "test_logprob.py"),
     ("prefdata/models/forward/logprob.py", "torch.tensor([len(p) - 1 for", "torch.tensor([len(p) for", "test_logprob.py"),
     ("prefdata/models/forward/logprob.py", "window < longest", "window < longest - 1", "test_logprob.py"),
+    # log-probs without all logits
+    (CHUNKED, "mul_(-of_rows.unsqueeze(1))", "mul_(of_rows.unsqueeze(1))", CHUNKED_TEST),
+    (CHUNKED, ".index_put_((places[0],), grad, accumulate=True)", ".index_put_((places[0],), grad)", CHUNKED_TEST),
+    (CHUNKED, "index_put_(places, grad, accumulate=True)", "index_put_(places, grad)", CHUNKED_TEST),
+    (CHUNKED, "gradient.mul_(1 - (logits / self.cap).square_())", "pass", CHUNKED_TEST),
+    (CHUNKED, "else gradient.mul_(self.scale)", "else gradient", CHUNKED_TEST),
+    (CHUNKED, "bisect_left(self.asked.rows, stop)", "bisect_left(self.asked.rows, stop - 1)", CHUNKED_TEST),
+    (CHUNKED, "min(start + self.size, self.rows)", "start + self.size", CHUNKED_TEST),
+    (CHUNKED, "dtype=wide(dtype) if sum_ else dtype", "dtype=dtype", CHUNKED_TEST),
+    (CHUNKED, "dtype=wide(head.dtype)", "dtype=head.dtype", CHUNKED_TEST),
+    (CHUNKED, "(most_bytes - beside)", "most_bytes", CHUNKED_TEST),
+    (CHUNKED, "made.addmm_(hidden[chunk], weight.t())", "pass", CHUNKED_TEST),
+    (HEAD, "held + _whole_bytes(model, len(ids)) <=", "held <=", "test_head.py"),
+    (HEAD, "for s in (v, 1 / v)", "for s in (v,)", "test_head.py"),
+    (HEAD, "* head.scaling[name]", "", "test_head.py"),
+    (HEAD, "type(base).forward is not nn.Linear.forward", "False", "test_head.py"),
+    (HEAD, "(2 * dtype.itemsize + 6 * wide(dtype).itemsize)", "dtype.itemsize", "test_head.py"),
+    (HEAD, "copies = 2 if torch.is_grad_enabled() else 1", "copies = 1", "test_head.py"),
+    (
+        "prefdata/models/forward/shared_prefix.py",
+        "sorted({c[0] for c in group if len(c)})",
+        "[c[0] for c in group][:1]",
+        "test_head.py",
+    ),
     # online runs
     ("prefdata/recipe/settings/online.py", "return 1 + (count * hash64(", "return (count * hash64(", ONLINE),
     ("prefdata/recipe/settings/segments.py", "part_name(run, number - 1, count)", "part_name(run, number, count)", ONLINE),

@@ -35,11 +35,11 @@ RUNS = {
 KNOBS = {"steps": 4, "batch_prompts": 5, "optimizer": {"learning_rate": 3e-3, "clip_norm": 0.5, "warmup_steps": 2}}
 
 
-def ranks(folder: Path, die_at: int = 0, size: int = 2) -> subprocess.CompletedProcess[str]:
+def ranks(folder: Path, die_at: int = 0, size: int = 2, room: int | None = None) -> subprocess.CompletedProcess[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
     here = Path(__file__).parent
     return subprocess.run(
-        [*torchrun, str(here / "dying.py"), str(folder), str(die_at)],
+        [*torchrun, str(here / "dying.py"), str(folder), str(die_at), *([] if room is None else [str(room)])],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"},
@@ -107,6 +107,27 @@ def test_two_processes_give_labelled_answers_the_losses_and_the_weights_of_one(
         assert known == {k for k, v in other.items() if v is not None}
         assert all(other[k] == pytest.approx(one[k], abs=1e-5, rel=1e-6) for k in known), (one, other)
     first, second = (dict(load_model(str(p)).named_parameters()) for p in (alone, two / "models" / "kto" / "two"))
+    assert all(torch.allclose(first[n], second[n], atol=1e-4) for n in first)
+
+
+def test_two_processes_without_room_for_logits_give_the_losses_and_the_weights_of_one_that_has(
+    recipe_: Results, folder: Path
+) -> None:
+    """The head's weight is whole within the model's call only, and its gradient must be reduced like any other's."""
+    name = "mcpo/room"
+    settings = recipe_.settings.model_copy(
+        update={"name": "t", "train": TrainSettings(runs={name: {**KNOBS, "negatives": {"count": 2}}})}
+    )
+    (folder / "recipe.json").write_text(json.dumps(settings.model_dump(mode="json")))
+    done = ranks(folder, room=0)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = folder / "t" / "models" / name
+    kept = two.rename(folder / "kept")
+    alone = run_.train(settings, name, Results(settings, STAGES, folder))
+    for one, other in zip(rows_of(alone), rows_of(kept), strict=True):
+        for key in one.keys() - {"accuracy"}:
+            assert other[key] == pytest.approx(one[key], abs=1e-5, rel=1e-6), key
+    first, second = (dict(load_model(str(p)).named_parameters()) for p in (alone, kept))
     assert all(torch.allclose(first[n], second[n], atol=1e-4) for n in first)
 
 

@@ -1,4 +1,4 @@
-"""What training adds to the command line: train, accuracy, objectives, publish-model. torch is loaded when one is called."""
+"""What training adds to the command line: train, memory, accuracy, objectives, publish-model. torch is loaded when one runs."""
 
 import json
 import os
@@ -91,8 +91,28 @@ def add(app: typer.Typer, bring_up: BringUp, read: Callable[[Path], Settings]) -
         with logged(log), lock(results.root / "locks" / "publish-model" / repo_id.replace("/", "-")):
             (push.foretell if dry_run else push.push)(results, repo_id)
 
+    def memory_(
+        recipe: Annotated[Path, typer.Argument(help="a recipe (YAML)")],
+        gpus: Annotated[int, typer.Option(min=1, help="that train together")] = 1,
+        gib: Annotated[float, typer.Option(min=0, help="memory of a GPU")] = 80.0,
+        prompt_tokens: Annotated[int, typer.Option(min=1, help="of the longest prompts")] = 512,
+        completion_tokens: Annotated[int, typer.Option(min=1, help="of the longest answers")] = 512,
+        candidates: Annotated[int, typer.Option(min=2, help="answers of a prompt")] = 6,
+    ) -> None:
+        """What a step of each training run holds on a GPU at most, counted without one, before anything is run.
+
+        A step is taken over tensors that have no memory. What kernels and NCCL take for themselves, the CUDA context and
+        fragmentation are not counted: a tenth of the GPU is left for those.
+        """
+        from train import fits, memory
+
+        rows = memory.Rows(prompt_tokens, completion_tokens, candidates)
+        for line in fits.told(read(recipe), rows, fits.Machine(gpus, gib)):
+            typer.echo(line)
+
     app.command("train", help=HELP)(train_)
     app.command("publish-model")(publish_model_)
+    app.command("memory")(memory_)
     app.command("accuracy")(accuracy_)
     app.command("objectives")(objectives)
     return _work

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prefdata.errors import EngineError
 from prefdata.models.forward import logprob
+from prefdata.models.forward.shared_prefix import Prefix
 from train import kernel_scores
 from train.batch_statistics import RunningMean, mean_log_ratio, mean_rewards, mismatched
 from train.examples import Example, micro_batches
@@ -205,21 +206,24 @@ class Shared:
 
     def __init__(self, model: Any, batch: Sequence[Example]) -> None:
         self.model, self.batch = model, batch
-        self.prefix = logprob.prefix(model, [e.prompt for e in batch])
+        self.prefix = logprob.prefix(model, [e.prompt for e in batch], [e.completions for e in batch])
 
     def weighed(self, first: int) -> list[Vector]:
         """Log-probs of completions[first:], without grad: one fp64 array [pool] a prompt."""
+        return [s.cpu().numpy() for s in self.pooled(first)]
+
+    def pooled(self, first: int) -> list[Tensor]:
+        """As `weighed`, on the model's device."""
         pools = [e.completions[first:] for e in self.batch]
         with torch.no_grad():
             most = WEIGHED_TOKENS.get(self.model.device.type, WEIGHED_TOKENS["cpu"])
-            sums = logprob.pool_logps(self.model, self.prefix.detached(), pools, most)
-        return [s.cpu().numpy() for s in sums]
+            return logprob.pool_logps(self.model, self.prefix.detached(), pools, most)
 
     def trained(self, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Log-probs with grad of the chosen [B] and of the negatives [B, M] (0 at padding)."""
         return _arrange(self._logps(self.prefix, [[0, *p] for p in places]), places)
 
-    def _logps(self, prefix: logprob.Prefix, places: Sequence[Sequence[int]]) -> Tensor:
+    def _logps(self, prefix: Prefix, places: Sequence[Sequence[int]]) -> Tensor:
         owner = [b for b, group in enumerate(places) for _ in group]
         rows = [self.batch[b].completions[n] for b, group in enumerate(places) for n in group]
         return logprob.candidate_logps(self.model, prefix, owner, rows)
@@ -231,11 +235,10 @@ class Rows(Shared):
     def __init__(self, model: Any, batch: Sequence[Example]) -> None:
         self.model, self.batch = model, batch
 
-    def weighed(self, first: int) -> list[Vector]:
+    def pooled(self, first: int) -> list[Tensor]:
         places = [list(range(first, len(e.completions))) for e in self.batch]
         with torch.no_grad():
-            sums = self._rows(places)
-        return [s.cpu().numpy() for s in torch.split(sums, [len(p) for p in places])]
+            return list(torch.split(self._rows(places), [len(p) for p in places]))
 
     def trained(self, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         return _arrange(self._rows([[0, *p] for p in places]), places)

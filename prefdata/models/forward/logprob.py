@@ -6,36 +6,23 @@ completion. Shapes: B prompts, N completions, C tokens in the longest completion
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from prefdata.errors import EngineError
-from prefdata.models.forward.log_softmax import log_softmax_at, wide
-from prefdata.models.forward.packed_attention import KeysValues, Packed, Prefixes, packing, run
+from prefdata.models.forward import head
+from prefdata.models.forward.chunked_head import Asked
+from prefdata.models.forward.packed_attention import Packed, Prefixes, packing, run
 from prefdata.models.forward.read_positions import head_at, last_layer_at
+from prefdata.models.forward.shared_prefix import Prefix, first_ids
 
 Ids = Sequence[Sequence[int]]
 TOKEN_NATS, LOW_PRECISION_TOKEN_NATS = 1e-4, 0.1
 """How far a token's log-prob may be from another forward's: at most in fp32, on average in bf16 and fp16, where a logit of 16
 to 32 is a multiple of 1/8 (bf16), so that a single token may well differ by that."""
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """Prompts after their forward: keys and values by layer, tokens of each prompt, and the final logits [B, V] that
-    predict each completion's first token."""
-
-    layers: dict[int, KeysValues]
-    lengths: Sequence[int]
-    logits: Tensor
-
-    def detached(self) -> "Prefix":
-        """The same prefix without graph, for forwards whose gradient is not wanted."""
-        layers = {i: (k.detach(), v.detach()) for i, (k, v) in self.layers.items()}
-        return Prefix(layers, self.lengths, self.logits.detach())
 
 
 def shares_prefix(model: Any, longest: int) -> bool:
@@ -64,8 +51,9 @@ def pad(rows: Ids, side: str, device: torch.device | str = "cpu") -> tuple[Tenso
     return ids.to(device), mask.to(device)
 
 
-def prefix(model: Any, prompts: Ids) -> Prefix:
-    """Run the prompts once. Every prompt holds at least one token."""
+def prefix(model: Any, prompts: Ids, completions: Sequence[Ids] | None = None) -> Prefix:
+    """Run the prompts once. Every prompt holds at least one token. `completions`: each prompt's, the only ones that may be
+    asked for afterwards; None: any may be, and all logits are kept, however many."""
     if any(len(p) == 0 for p in prompts):
         raise ValueError("an empty prompt predicts nothing: give the tokenizer a bos token or the prompt a text")
     if model.training and getattr(model, "is_gradient_checkpointing", False):
@@ -75,9 +63,13 @@ def prefix(model: Any, prompts: Ids) -> Prefix:
     with packing(model) as own:
         last = torch.tensor(lengths, device=model.device).cumsum(0) - 1
         packed = Packed(lengths, own, model.device, ends_only=model.config.get_text_config().num_hidden_layers - 1)
+        call = partial(run, model, prompts, [0] * len(prompts), packed)
         with head_at(model, torch.zeros_like(last), last), last_layer_at(model, last):
-            logits = run(model, prompts, [0] * len(prompts), packed).logits.squeeze(0)
-    return Prefix(packed.layers, lengths, logits)
+            if completions is None or head.prefix_fits(model, len(prompts)):
+                return Prefix(packed.layers, lengths, call().logits.squeeze(0))
+            places, ids = first_ids(completions)
+            with head.answering(model, Asked([b for b, _ in places], torch.tensor(ids, device=model.device))):
+                return Prefix(packed.layers, lengths, None, call().logits, places)
 
 
 def candidate_logps(model: Any, shared: Prefix, owner: Sequence[int], completions: Ids) -> Tensor:
@@ -96,13 +88,11 @@ def token_logps(model: Any, shared: Prefix, owner: Sequence[int], completions: I
     ids, mask = pad(completions, "right", model.device)
     if ids.shape[1] == 0:
         return torch.zeros(len(completions), 0, device=model.device)
-    rows = torch.as_tensor(owner, dtype=torch.int64, device=model.device)
-    logits = shared.logits.to(wide(shared.logits.dtype))
-    first = (logits[rows, ids[:, 0]] - logits.logsumexp(1)[rows]) * mask[:, 0]
+    first = shared.first_logps(owner, completions, ids[:, 0], mask[:, 0])
     later = first.new_zeros(ids.shape[0], ids.shape[1] - 1)
     row, place = _places([len(c) - 1 for c in completions], model.device)
     if len(row):
-        values = log_softmax_at(_suffix_logits(model, shared, owner, completions), ids[row, place + 1])
+        values = _suffix_logps(model, shared, owner, completions, ids[row, place + 1])
         later = later.index_put((row, place), values)
     return torch.cat([first.unsqueeze(1), later], 1)
 
@@ -110,20 +100,20 @@ def token_logps(model: Any, shared: Prefix, owner: Sequence[int], completions: I
 def _places(lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Row and column of every real position of right-padded rows: [K] each, K the sum of the (positive) lengths."""
     counts = torch.tensor([max(n, 0) for n in lengths], dtype=torch.int64)
-    row = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    row = torch.repeat_interleave(torch.arange(len(counts)), counts, output_size=sum(max(n, 0) for n in lengths))
     place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
     return row.to(device), place.to(device)
 
 
-def _suffix_logits(model: Any, shared: Prefix, owner: Sequence[int], completions: Ids) -> Tensor:
-    """Logits after each token of each completion but its last: [K, V], in the completions' order."""
+def _suffix_logps(model: Any, shared: Prefix, owner: Sequence[int], completions: Ids, ids: Tensor) -> Tensor:
+    """Log-probs of the completions' tokens but their first ones, which are `ids`: [K], in the completions' order."""
     longer = [(b, c[:-1]) for b, c in zip(owner, completions, strict=True) if len(c) > 1]
     owners, rows = [b for b, _ in longer], [c for _, c in longer]
     with packing(model) as own:
         prefixes = Prefixes(shared.layers, shared.lengths)
         packed = Packed([len(c) for c in rows], own, model.device, owners, prefixes)
-        out = run(model, rows, [shared.lengths[b] for b in owners], packed)
-    return torch.as_tensor(out.logits).squeeze(0)
+        call = partial(run, model, rows, [shared.lengths[b] for b in owners], packed)
+        return head.log_probs(model, call, ids, held=shared.logits_bytes)
 
 
 def sharing_pays(completions: Sequence[Ids]) -> bool:
@@ -150,9 +140,9 @@ def packed_logps(model: Any, prompts: Ids, completions: Ids) -> Tensor:
     read = starts[row] - torch.tensor([len(c) for c in completions], device=model.device)[row] + place
     with packing(model) as own:
         packed = Packed([len(r) for r in rows], own, model.device)
-        with head_at(model, torch.zeros_like(read), read), last_layer_at(model, read):
-            logits = run(model, rows, [0] * len(rows), packed).logits.squeeze(0)
-    values = log_softmax_at(logits, ids).double()
+        with last_layer_at(model, read):
+            call = partial(run, model, rows, [0] * len(rows), packed)
+            values = head.log_probs(model, call, ids, (torch.zeros_like(read), read)).double()
     return values.new_zeros(len(completions)).index_add(0, row, values)
 
 
@@ -172,9 +162,8 @@ def row_token_logps(model: Any, prompts: Ids, completions: Ids) -> Tensor:
     ids, mask = pad([[*p, *c] for p, c in zip(prompts, completions, strict=True)], "right", model.device)
     row, place = _places([len(c) for c in completions], model.device)
     inside = place + torch.tensor([len(p) - 1 for p in prompts], device=model.device)[row]
-    with head_at(model, row, inside):
-        logits = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False).logits.squeeze(0)
-    values = log_softmax_at(logits, ids[row, inside + 1])
+    call = partial(model, input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False)
+    values = head.log_probs(model, call, ids[row, inside + 1], (row, inside))
     return values.new_zeros(len(completions), longest).index_put((row, place), values)
 
 
@@ -210,7 +199,7 @@ def grouped_logps(model: Any, prompts: Ids, completions: Sequence[Ids], batch_to
     """
     longest = max((len(p) + len(c) for p, group in zip(prompts, completions, strict=True) for c in group), default=0)
     if sharing_pays(completions) and shares_prefix(model, longest):
-        return pool_logps(model, prefix(model, prompts), completions, batch_tokens)
+        return pool_logps(model, prefix(model, prompts, completions), completions, batch_tokens)
     owner, flat = _flat(completions)
     lengths = [len(prompts[b]) + len(c) for b, c in zip(owner, flat, strict=True)]
     cut = batches(lengths, batch_tokens)
