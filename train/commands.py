@@ -22,10 +22,14 @@ from prefdata.tables.locks import lock
 if TYPE_CHECKING:
     from train.left_out import LeftOut
 
+Lease = Callable[[int], object]
+"""Takes so many devices for this process and its children."""
 
-def add(app: typer.Typer, bring_up: BringUp, read: Callable[[Path], Settings]) -> OfTraining:
+
+def add(app: typer.Typer, bring_up: BringUp, read: Callable[[Path], Settings], lease: Lease) -> OfTraining:
     """Add the commands to prefdata's, which hands over what training cannot know: `bring_up` runs the data stages of a file's
-    run, `read` reads a recipe and checks all of it. Gives back what prefdata cannot know: what training runs take."""
+    run, `read` reads a recipe and checks all of it, `lease` takes devices. Gives back what prefdata cannot know: what training
+    runs take."""
 
     def train_(
         file: Annotated[Path | None, typer.Argument(help="a training run's own file (YAML)", show_default=False)] = None,
@@ -42,9 +46,9 @@ def add(app: typer.Typer, bring_up: BringUp, read: Callable[[Path], Settings]) -
         if keys:
             _show_keys()
         elif file is not None:
-            _from_file(file, check, log, bring_up)
+            _from_file(file, check, log, bring_up, lease)
         else:
-            _of_recipe(read(settings), settings, run, check, log)
+            _of_recipe(read(settings), settings, run, check, log, lease)
 
     def accuracy_(
         data: Annotated[
@@ -118,7 +122,7 @@ def _show_keys() -> None:
     print_settings(FileSettings)
 
 
-def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp) -> None:
+def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp, lease: Lease) -> None:
     from train import from_file
     from train.receipt import request_of
 
@@ -131,7 +135,7 @@ def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp) -> 
         print(f"{output}: trained already, by these settings from this data: nothing to do", file=sys.stderr)
         print(output)
         return
-    os.environ["OMP_NUM_THREADS"] = str(file_run.recipe.threads)  # before torch is imported
+    _start(file_run.recipe.threads, log, lease)
     from train.run import train
 
     results = file_run.results
@@ -139,7 +143,7 @@ def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp) -> 
     _train(log, results.root / "locks" / "train", call, partial(from_file.prepare, file_run, bring_up))
 
 
-def _of_recipe(recipe: Settings, path: Path, name: str | None, check: bool, log: Path | None) -> None:
+def _of_recipe(recipe: Settings, path: Path, name: str | None, check: bool, log: Path | None, lease: Lease) -> None:
     from train.resolve import validate
 
     runs = validate(recipe, str(path))
@@ -149,10 +153,19 @@ def _of_recipe(recipe: Settings, path: Path, name: str | None, check: bool, log:
         return
     if name not in runs:
         raise ConfigError(f"no run {name!r}{did_you_mean(name, runs)}", str(path))
+    _start(recipe.threads, log, lease)
     from train.run import train
 
     results = Results(recipe, {})
     _train(log, results.root / "locks" / f"train-{name.replace('/', '-')}", partial(train, recipe, name, results))
+
+
+def _start(threads: int, log: Path | None, lease: Lease) -> None:
+    """Before torch is imported: take the run's device. A rank of torchrun uses what its starter let it see."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if "WORLD_SIZE" not in os.environ:
+        with logged(log):
+            lease(1)
 
 
 def _train(
