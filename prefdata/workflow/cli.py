@@ -114,7 +114,7 @@ def run_(
     """Make everything that a recipe asks for, by Snakemake: the same call again makes what is missing or stale.
 
     What follows the recipe goes to Snakemake: a target (set, train_all, publish), -n to see what would be run,
-    --cores 4, --resources gpu=2. Results land in results/ of the working folder.
+    --cores 4, --resources gpu=2 (default: every GPU of this machine). Results land in results/ of the working folder.
     """
     run.run(recipe, context.args)
 
