@@ -18,6 +18,7 @@ from prefdata.recipe.results import BringUp, Results
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.work import Extent, OfTraining, Work
 from prefdata.tables.locks import lock
+from train import launch
 
 if TYPE_CHECKING:
     from train.left_out import LeftOut
@@ -101,7 +102,8 @@ HELP = """Train a model: one run of a recipe (--settings recipe.yaml --run mcpo/
       output: out/mcpo
       epochs: 1
 
-    Several processes: torchrun --no-python --nproc-per-node 2 prefdata train FILE.
+    Several processes of this machine: processes: 2. Of several machines, by torchrun or a scheduler on each of them:
+    torchrun --no-python --nnodes 2 --nproc-per-node 8 ... prefdata train FILE.
     """
 
 
@@ -135,7 +137,7 @@ def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp, lea
         print(f"{output}: trained already, by these settings from this data: nothing to do", file=sys.stderr)
         print(output)
         return
-    _start(file_run.recipe.threads, log, lease)
+    _start(file_run.settings.processes, file_run.recipe.threads, [str(path)], log, lease)
     from train.run import train
 
     results = file_run.results
@@ -153,19 +155,23 @@ def _of_recipe(recipe: Settings, path: Path, name: str | None, check: bool, log:
         return
     if name not in runs:
         raise ConfigError(f"no run {name!r}{did_you_mean(name, runs)}", str(path))
-    _start(recipe.threads, log, lease)
+    _start(runs[name].processes, recipe.threads, ["--settings", str(path), "--run", name], log, lease)
     from train.run import train
 
     results = Results(recipe, {})
     _train(log, results.root / "locks" / f"train-{name.replace('/', '-')}", partial(train, recipe, name, results))
 
 
-def _start(threads: int, log: Path | None, lease: Lease) -> None:
-    """Before torch is imported: take the run's device. A rank of torchrun uses what its starter let it see."""
+def _start(processes: int, threads: int, words: list[str], log: Path | None, lease: Lease) -> None:
+    """Before torch is imported: take the run's devices, and become torchrun where several processes share it. A rank has both
+    behind it."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    if "WORLD_SIZE" not in os.environ:
-        with logged(log):
-            lease(1)
+    if launch.is_rank():
+        return
+    with logged(log):
+        lease(processes)
+    if processes > 1:
+        launch.become_torchrun(processes, ["train", *words], log)
 
 
 def _train(
