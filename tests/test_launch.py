@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from train import launch
+from prefdata.recipe.results import Results
+from train import from_file, launch, rules
+from train.resolve import resolve
+from train.settings import what_identifies
 
 BECOME = "import sys; from pathlib import Path; from train import launch; launch.command = lambda n, words: ['/bin/sh', '-c', *words]; "
 
@@ -128,3 +131,20 @@ app(sys.argv[1:])
         command = [sys.executable, "-c", code, "train", *words]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=100)
         assert done.stdout == said, done.stderr
+
+
+def test_how_many_processes_is_in_no_trigger_identity_or_request(
+    make_run: Callable[..., Results], write_rows: Callable[..., str], tmp_path: Path
+) -> None:
+    """Finished runs stay finished, and checkpoints stay the run's: how many may go on is theirs to say."""
+    write_rows([{"prompt": "a", "chosen": "b", "rejected": "c"}], "pairs.jsonl")
+    data, model = {"path": str(tmp_path / "pairs.jsonl")}, {"model": "m/x", "revision": "0" * 40}
+    found = []
+    for count in (1, 8):
+        run = {"set": "sft", "processes": count, "init": {"tokenizer": "toy:small"}}
+        results = make_run(sources={"sources": [{"name": "s", "path": "x"}]}, train={"runs": {"sft/x": run}})
+        given = {"objective": "dpo", "data": data, "output": str(tmp_path / "o"), "processes": count, **model}
+        request = from_file.request(from_file.of_settings(given, "f"))
+        found.append((rules.trigger(results, "sft/x"), what_identifies(resolve(results.settings, "sft/x")), request))
+    assert found[0] == found[1]
+    assert "processes" not in found[0][0]

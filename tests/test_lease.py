@@ -3,11 +3,13 @@
 import itertools
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -36,7 +38,7 @@ class Holder:
             [sys.executable, "-P", "-c", code, str(count), str(theirs)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            bufsize=0,
             env=environment,
             pass_fds=[theirs],
         )
@@ -44,18 +46,27 @@ class Holder:
 
     def taken(self) -> list[str]:
         """The devices, once it has them; all that CUDA would see."""
-        assert self.process.stdout is not None
-        *names, seen = self.process.stdout.readline().split()
+        *names, seen = self.line().split()
         assert len(names) == self.count
         assert seen == ",".join(names)
         return names
 
     def waits(self) -> str:
         """What it says while it waits."""
-        assert self.process.stderr is not None
-        said = self.process.stderr.readline()
+        said = self.line(self.process.stderr)
         assert said.startswith("waiting for"), said
         return said
+
+    def line(self, stream: IO[bytes] | None = None) -> str:
+        """What it says next, on stdout by default."""
+        stream, said = stream or self.process.stdout, b""
+        assert stream is not None
+        while not said.endswith(b"\n"):
+            assert select.select([stream], [], [], WAIT_S)[0], "it says nothing"
+            more = stream.read(1)
+            assert more, said
+            said += more
+        return said.decode()
 
     def ends(self) -> None:
         os.write(self._ours, b"!")
@@ -143,8 +154,7 @@ def test_an_orphan_keeps_the_device_until_it_is_dead(start: Start, how: str) -> 
     }
     job = start(1, "a", f"{HOLD}\nimport multiprocessing, subprocess\n{starts[how]}\ntime.sleep(600)")
     job.taken()
-    assert job.process.stdout is not None
-    orphan = int(job.process.stdout.readline())
+    orphan = int(job.line())
     try:
         job.is_killed()
         next_ = start(1, "a")
@@ -239,5 +249,4 @@ def test_the_lease_is_standard_input_at_its_end(start: Start) -> None:
     code = f"{HOLD}\nprint(repr(sys.stdin.read()), os.path.samefile('/dev/stdin', os.environ['{lease.FOLDER}'] + '/device-a'))"
     job = start(1, "a", code)
     job.taken()
-    assert job.process.stdout is not None
-    assert job.process.stdout.readline() == "'' True\n"
+    assert job.line() == "'' True\n"

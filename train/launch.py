@@ -29,7 +29,8 @@ def is_rank() -> bool:
 def command(processes: int, words: Sequence[str]) -> list[str]:
     """torchrun's call of `prefdata WORDS` in so many processes."""
     torchrun = [sys.executable, "-P", "-m", "train.launch", "--standalone", "--nproc-per-node", str(processes)]
-    own = ["--shutdown-timeout", str(STOP_S), "--no-python", "--"]  # else --run is torchrun's --run-path, cut short
+    own = ["--signals-to-handle", "SIGTERM", "--shutdown-timeout", str(STOP_S)]
+    own += ["--no-python", "--"]  # without the last --run is torchrun's --run-path, cut short
     plain = [word.replace("$", "$$") for word in words]  # it fills in ${local_rank}
     return [*torchrun, *own, sys.executable, "-P", "-m", "prefdata", *plain]
 
@@ -64,6 +65,7 @@ def torchrun(words: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C waits for nobody: it ends this process, and with it the ranks
     try:
         run.run(run.parse_args(list(words)))  # type: ignore[no-untyped-call]
     except SignalException as ended:

@@ -132,13 +132,17 @@ def kill_torchrun(started: Started) -> None:
     os.kill(started.torchrun(), signal.SIGKILL)
 
 
+def interrupt_torchrun(started: Started) -> None:
+    os.kill(started.torchrun(), signal.SIGINT)
+
+
 def test_kills_and_a_sigterm_change_nothing_and_leave_nobody(copied: Callable[..., Workflow]) -> None:
     whole, cut = Started(copied("whole")), copied("cut")
     whole.has_checkpoints(1)
     assert whole.held() == ["a", "b"]
     assert whole.process.wait(WAIT_S) == 0, whole.process.communicate()[0]
     whole.ends()
-    for number, end in enumerate((kill_snakemake, kill_a_rank, kill_torchrun)):
+    for number, end in enumerate((kill_snakemake, kill_a_rank, kill_torchrun, interrupt_torchrun)):
         started = Started(cut)
         started.has_checkpoints(3 * (number + 1))
         assert len(started.ranks()) == 2
@@ -150,7 +154,7 @@ def test_kills_and_a_sigterm_change_nothing_and_leave_nobody(copied: Callable[..
         assert end is not kill_a_rank or "was killed by SIGKILL; the same command goes on" in said
         assert end is not kill_a_rank or "was killed by SIGKILL; the same command goes on" in log
     started = Started(cut)
-    started.has_checkpoints(12)
+    started.has_checkpoints(15)
     os.kill(started.torchrun(), signal.SIGTERM)
     said = started.ends()
     log = (cut.root / "logs" / "train" / "mcpo" / "two.log").read_text()
