@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,18 +20,19 @@ pytestmark = [pytest.mark.real, pytest.mark.skipif(not Path("/proc/self/environ"
 WAIT_S = 300
 MARK = "TEST_OF_SEVERAL_PROCESSES"
 RUN: dict[str, Any] = {
+    **TOY["train"]["runs"]["sft/policy"],
     "steps": 24,
     "batch_prompts": 8,
     "processes": 2,
     "checkpoint_s": 1e-9,
     "keep_optimizer": True,
-    "negatives": {"steps": 2, "proposals": 1},
 }
+RECIPE = {key: TOY[key] for key in ("name", "seed", "toy", "sources")} | {"dedup": None, "noise": {"copies": 0}}
 KEPT = ("metrics.jsonl", "model.safetensors", "optimizer/optimizer.safetensors", "optimizer/state.json")
 
 
-def recipe(**own: Any) -> dict[str, Any]:
-    return {**TOY, "train": {"runs": {**TOY["train"]["runs"], "mcpo/two": {**RUN, **own}}}}
+def recipe(processes: int = 2) -> dict[str, Any]:
+    return {**RECIPE, "train": {"runs": {"sft/two": {**RUN, "processes": processes}}}}
 
 
 class Started:
@@ -82,7 +84,7 @@ class Started:
 
     def has_checkpoints(self, count: int) -> None:
         """Wait until the run is that far."""
-        place = self.workflow.root / "chunks" / "train" / "mcpo" / "two"
+        place = self.workflow.root / "chunks" / "train" / "sft" / "two"
         self.until(lambda: any(int(p.name[-8:]) >= count for p in place.glob("step-*")))
 
     def held(self) -> list[str]:
@@ -107,19 +109,6 @@ class Started:
         return said
 
 
-@pytest.fixture
-def copied(base: Workflow, tmp_path: Path) -> Callable[..., Workflow]:
-    """copied(name, key=...) -> a copy of the finished recipe that has the run, with these keys, too."""
-
-    def make(name: str, **own: Any) -> Workflow:
-        made = Workflow(tmp_path / name, recipe(**own))
-        shutil.copytree(base.folder, made.folder, dirs_exist_ok=True)
-        made.write(recipe(**own))
-        return made
-
-    return make
-
-
 def kill_snakemake(started: Started) -> None:
     started.process.kill()
 
@@ -128,48 +117,50 @@ def kill_a_rank(started: Started) -> None:
     os.kill(started.ranks()[1], signal.SIGKILL)
 
 
-def kill_torchrun(started: Started) -> None:
-    os.kill(started.torchrun(), signal.SIGKILL)
-
-
 def interrupt_torchrun(started: Started) -> None:
     os.kill(started.torchrun(), signal.SIGINT)
 
 
-def test_kills_and_a_sigterm_change_nothing_and_leave_nobody(copied: Callable[..., Workflow]) -> None:
-    whole, cut = Started(copied("whole")), copied("cut")
+def test_kills_and_a_sigterm_change_nothing_and_leave_nobody(tmp_path: Path) -> None:
+    whole = Started(Workflow(tmp_path / "whole", recipe()))
     whole.has_checkpoints(1)
     assert whole.held() == ["a", "b"]
     assert whole.process.wait(WAIT_S) == 0, whole.process.communicate()[0]
     whole.ends()
-    for number, end in enumerate((kill_snakemake, kill_a_rank, kill_torchrun, interrupt_torchrun)):
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    cut = Workflow(tmp_path / "cut", recipe())
+    model, checkpoints = (cut.root / place / "sft" / "two" for place in ("models", "chunks/train"))
+    log = cut.root / "logs" / "train" / "sft" / "two.log"
+    shutil.rmtree(model)
+    shutil.rmtree(checkpoints)
+    for number, end in enumerate((kill_snakemake, kill_a_rank, interrupt_torchrun)):
         started = Started(cut)
-        started.has_checkpoints(3 * (number + 1))
+        started.has_checkpoints(4 * (number + 1))
         assert len(started.ranks()) == 2
         end(started)
         said = started.ends()
         assert started.process.returncode != 0
-        assert not (cut.root / "models" / "mcpo" / "two").exists(), "it was cut in its middle"
-        log = (cut.root / "logs" / "train" / "mcpo" / "two.log").read_text()
-        assert end is not kill_a_rank or "was killed by SIGKILL; the same command goes on" in said
-        assert end is not kill_a_rank or "was killed by SIGKILL; the same command goes on" in log
+        assert not (model / "train.json").exists(), "it was cut in its middle"
+        if end is kill_a_rank:
+            assert "was killed by SIGKILL; the same command goes on" in log.read_text()
+            assert "was killed by SIGKILL; the same command goes on" in said
     started = Started(cut)
     started.has_checkpoints(15)
     os.kill(started.torchrun(), signal.SIGTERM)
     said = started.ends()
-    log = (cut.root / "logs" / "train" / "mcpo" / "two.log").read_text()
-    stopped = int(log.partition("stopped after step ")[2].split()[0])
-    assert (cut.root / "chunks" / "train" / "mcpo" / "two" / f"step-{stopped:08d}" / "state.json").exists()
+    stopped = int(log.read_text().partition("stopped after step ")[2].split()[0])
+    assert (checkpoints / f"step-{stopped:08d}" / "state.json").exists()
     assert "Traceback" not in said
-    cut.write(recipe(processes=3))
-    said = Started(cut).ends()
-    assert "the run was begun by 2 processes, not 3" in said
+    cut.write(recipe(processes=1))
+    command = [sys.executable, "-P", "-m", "prefdata", "train", "--settings", "recipe.yaml", "--run", "sft/two"]
+    alone = subprocess.run(command, cwd=cut.folder, capture_output=True, text=True, env=clean_environment(), check=False)
+    assert "the run was begun by 2 processes, not 1" in alone.stderr
     cut.write(recipe())
     last = Started(cut)
     assert last.process.wait(WAIT_S) == 0, last.process.communicate()[0]
     last.ends()
     for file in KEPT:
-        one, other = (w.root / "models" / "mcpo" / "two" / file for w in (whole.workflow, cut))
+        one, other = (w.root / "models" / "sft" / "two" / file for w in (whole.workflow, cut))
         assert one.read_bytes() == other.read_bytes(), file
     cut.write(recipe(processes=1))
     assert "Nothing to be done" in cut.run("train_all", "-n"), "how many made it runs nothing again"
