@@ -9,6 +9,7 @@ PUBLISHED, GATES, DELTA = "test_published_configs.py", "test_gates.py", "test_de
 EXPLORE = "test_explore.py"
 CHUNKED, HEAD = "prefdata/models/forward/chunked_head.py", "prefdata/models/forward/head.py"
 CHUNKED_TEST = "test_chunked_head.py"
+EXPLORE, LEASE, LAUNCH = "test_explore.py", "test_lease.py", "test_launch.py"
 MUTANTS = [
     # losses
     ("train/objectives/losses.py", "-(1 - smooth) * F.logsigmoid(margin)", "(1 - smooth) * F.logsigmoid(margin)", LOSSES),
@@ -585,4 +586,32 @@ MUTANTS = [
     ),
     ("train/plan.py", "range(step - 1, self.origin - 1, -1)", "range(step - 1, self.first - 1, -1)", "test_online_weights.py"),
     ("train/card.py", 'settings["init"] and len(known) == 1', "len(known) == 1", "test_model_card.py"),
+    # devices and processes
+    (
+        "prefdata/workflow/lease.py",
+        "    except BlockingIOError:\n        return True",
+        "    except BlockingIOError:\n        return False",
+        LEASE,
+    ),
+    ("prefdata/workflow/lease.py", "len(free) >= count and not ahead", "len(free) >= count", LEASE),
+    ("prefdata/workflow/lease.py", "elif wanted & _wanted(path):", "elif path:", LEASE),
+    ("prefdata/workflow/lease.py", "os.dup2(descriptor, 0)", "pass", LEASE),
+    ("prefdata/workflow/lease.py", "os.set_inheritable(descriptor, True)", "pass", LEASE),
+    ("prefdata/workflow/lease.py", "        if not _held(path):\n", "        if False:\n", LEASE),
+    ("prefdata/workflow/lease.py", " or LEASED in os.environ", "", LEASE),
+    ("prefdata/workflow/devices.py", "uuid.startswith(name)", "uuid == name", "test_devices.py"),
+    ("prefdata/workflow/devices.py", "(os.environ[v] for v in BATCH_SYSTEMS if v in os.environ)", "()", "test_devices.py"),
+    ("prefdata/workflow/devices.py", "takewhile(", "filter(", "test_devices.py"),
+    ("prefdata/workflow/snakefile.py", "devices.count() or processors()", "processors()", "test_needs.py"),
+    ("prefdata/workflow/snakefile.py", "workflow.resource_settings.nodes is None and ", "", "test_needs.py"),
+    ("prefdata/recipe/rule.py", "held * copies", "held", "test_needs.py"),
+    ("train/launch.py", "os.environ[RUN_PID] = str(os.getpid())", "pass", LAUNCH),
+    ("train/launch.py", "os.environ.pop(SERVED, None)", "pass", LAUNCH),
+    ("train/launch.py", "trap '' INT TERM HUP; ", "", LAUNCH),
+    ("train/launch.py", '"--no-python", "--"]', '"--no-python"]', LAUNCH),
+    ("train/launch.py", 'word.replace("$", "$$")', "word", LAUNCH),
+    ("train/launch.py", "return 128 + ended.sigval", "raise", LAUNCH),
+    ("train/commands.py", "lease(processes)", "lease(1)", LAUNCH),
+    ("train/settings.py", 'exclude={"checkpoint_s", "processes"}', 'exclude={"checkpoint_s"}', LAUNCH),
+    ("train/from_file.py", 'exclude={"processes"}', "", LAUNCH),
 ]

@@ -27,20 +27,13 @@ class Workflow:
         self.recipe = recipe
         (self.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
+    def command(self, *extra: str, cores: int = 1) -> list[str]:
+        snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", "."]
+        return [*snakemake, "--configfile", "recipe.yaml", "--cores", str(cores), *extra]
+
     def run(self, *extra: str, cores: int = 1, check: bool = True) -> str:
-        command = [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--snakefile",
-            str(ROOT / "Snakefile"),
-            "--directory",
-            ".",
-            "--configfile",
-            "recipe.yaml",
-        ]
         done = subprocess.run(
-            [*command, "--cores", str(cores), *extra],
+            self.command(*extra, cores=cores),
             cwd=self.folder,
             capture_output=True,
             text=True,

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from prefdata.errors import ConfigError
+from prefdata.models.engines.registry import LanguageModelSettings
 from prefdata.recipe.read import describe, read_recipe, validate_recipe
 from prefdata.recipe.settings import whole
 from train import resolve
@@ -129,6 +130,10 @@ def test_copies_and_devices_of_a_model_make_jobs() -> None:
     shared = run({"tensor_parallel": 4})
     assert [gpus(shared, s) for s in ("generate", "judge")] == [4, 4]
     assert gpus(shared, "judge", 1) == 0
+    served = LanguageModelSettings.model_validate({"id": "owner/m", "server": {"devices": 2, "command": ["serve", "{model}"]}})
+    assert served.facts.gpus(served) == 2
+    elsewhere = LanguageModelSettings.model_validate({"id": "owner/m", "server": {}})
+    assert elsewhere.facts.gpus(elsewhere) == 0, "it runs where nothing is leased"
     assert sizes(shared, "generate") == [7]
     copies = run({"data_parallel": 3})
     assert sizes(copies, "generate") == sizes(copies, "judge") == [3, 3, 1]

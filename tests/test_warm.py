@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from prefdata.workflow import warm
+from prefdata.workflow import devices, lease, warm
 
 COMMAND = [sys.executable, "-P", "-m", "prefdata"]
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux only")
@@ -125,6 +125,53 @@ def test_nothing_outlives_the_process(call: Call, tmp_path: Path, monkeypatch: p
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_forked_job_takes_its_device_after_the_fork(call: Call, server: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
+    """It waits for the one that another process has, and what dies with its command leaves the next one's way free."""
+    (tmp_path / "r.yaml").write_text(
+        "name: t\nsources: {sources: [{name: s, path: nowhere.jsonl}]}\n"
+        "train: {runs: {sft/x: {set: sft, init: {tokenizer: 'toy:small'}}}}\n"
+    )
+    names = {devices.VISIBLE: "only", lease.FOLDER: str(tmp_path / "leases")}
+    code = "import time; from prefdata.workflow.lease import lease; print(lease(1), flush=True); time.sleep(600)"
+    holder = subprocess.Popen(
+        [sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, **names}
+    )
+    words = ["train", "--settings", "r.yaml", "--run", "sft/x"]
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "['only']\n"
+        killed, job = call(*words, **names), call(*words, **names)
+        for each in (killed, job):
+            assert each.stderr is not None
+            assert f"held by process {holder.pid} " in each.stderr.readline()
+        forked(server, 2)
+        killed.kill()
+        killed.communicate()
+        forked(server, 1)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert "no such file" in job.communicate(timeout=WAIT_S)[1], "it has the device, and goes on"
+    assert job.returncode == 2
+
+
+def test_the_process_that_forks_asks_cuda_nothing() -> None:
+    """Whoever has asked the driver cannot give a fork a device: what it loads must not."""
+    code = """
+import sys, torch
+from importlib import import_module
+from prefdata.workflow import devices, lease, warm
+asked = []
+for name in ("is_available", "device_count", "init", "_lazy_init", "current_device", "get_device_capability"):
+    setattr(torch.cuda, name, lambda *given, name=name, **keys: asked.append(name) or 0)
+for name in (*warm.LIBRARIES, *warm.MODULES):
+    import_module(name)
+print(asked, "train.loop" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=WAIT_S)
+    assert done.stdout == "[] True\n"
 
 
 def test_another_system_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

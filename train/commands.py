@@ -18,14 +18,19 @@ from prefdata.recipe.results import BringUp, Results
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.work import Extent, OfTraining, Work
 from prefdata.tables.locks import lock
+from train import launch
 
 if TYPE_CHECKING:
     from train.left_out import LeftOut
 
+Lease = Callable[[int], object]
+"""Takes so many devices for this process and its children."""
 
-def add(app: typer.Typer, bring_up: BringUp, read: Callable[[Path], Settings]) -> OfTraining:
+
+def add(app: typer.Typer, bring_up: BringUp, read: Callable[[Path], Settings], lease: Lease) -> OfTraining:
     """Add the commands to prefdata's, which hands over what training cannot know: `bring_up` runs the data stages of a file's
-    run, `read` reads a recipe and checks all of it. Gives back what prefdata cannot know: what training runs take."""
+    run, `read` reads a recipe and checks all of it, `lease` takes devices. Gives back what prefdata cannot know: what training
+    runs take."""
 
     def train_(
         file: Annotated[Path | None, typer.Argument(help="a training run's own file (YAML)", show_default=False)] = None,
@@ -42,9 +47,9 @@ def add(app: typer.Typer, bring_up: BringUp, read: Callable[[Path], Settings]) -
         if keys:
             _show_keys()
         elif file is not None:
-            _from_file(file, check, log, bring_up)
+            _from_file(file, check, log, bring_up, lease)
         else:
-            _of_recipe(read(settings), settings, run, check, log)
+            _of_recipe(read(settings), settings, run, check, log, lease)
 
     def accuracy_(
         data: Annotated[
@@ -134,7 +139,8 @@ HELP = """Train a model: one run of a recipe (--settings recipe.yaml --run mcpo/
       output: out/mcpo
       epochs: 1
 
-    Several processes: torchrun --no-python --nproc-per-node 2 prefdata train FILE.
+    Several processes of this machine: processes: 2. Of several machines, by torchrun or a scheduler on each of them:
+    torchrun --no-python --nnodes 2 --nproc-per-node 8 ... prefdata train FILE.
     """
 
 
@@ -155,7 +161,7 @@ def _show_keys() -> None:
     print_settings(FileSettings)
 
 
-def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp) -> None:
+def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp, lease: Lease) -> None:
     from train import from_file
     from train.receipt import request_of
 
@@ -168,7 +174,7 @@ def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp) -> 
         print(f"{output}: trained already, by these settings from this data: nothing to do", file=sys.stderr)
         print(output)
         return
-    os.environ["OMP_NUM_THREADS"] = str(file_run.recipe.threads)  # before torch is imported
+    _start(file_run.settings.processes, file_run.recipe.threads, [str(path)], log, lease)
     from train.run import train
 
     results = file_run.results
@@ -176,7 +182,7 @@ def _from_file(path: Path, check: bool, log: Path | None, bring_up: BringUp) -> 
     _train(log, results.root / "locks" / "train", call, partial(from_file.prepare, file_run, bring_up))
 
 
-def _of_recipe(recipe: Settings, path: Path, name: str | None, check: bool, log: Path | None) -> None:
+def _of_recipe(recipe: Settings, path: Path, name: str | None, check: bool, log: Path | None, lease: Lease) -> None:
     from train.resolve import validate
 
     runs = validate(recipe, str(path))
@@ -186,10 +192,23 @@ def _of_recipe(recipe: Settings, path: Path, name: str | None, check: bool, log:
         return
     if name not in runs:
         raise ConfigError(f"no run {name!r}{did_you_mean(name, runs)}", str(path))
+    _start(runs[name].processes, recipe.threads, ["--settings", str(path), "--run", name], log, lease)
     from train.run import train
 
     results = Results(recipe, {})
     _train(log, results.root / "locks" / f"train-{name.replace('/', '-')}", partial(train, recipe, name, results))
+
+
+def _start(processes: int, threads: int, words: list[str], log: Path | None, lease: Lease) -> None:
+    """Before torch is imported: take the run's devices, and become torchrun where several processes share it. A rank has both
+    behind it."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if launch.is_rank():
+        return
+    with logged(log):
+        lease(processes)
+    if processes > 1:
+        launch.become_torchrun(processes, ["train", *words], log)
 
 
 def _train(

@@ -243,7 +243,7 @@ def request(run: FileRun) -> str:
     files_ = [Path(f) for m in dict.fromkeys(models) if m is not None for f in run.results.model_files(m)]
     return hex_id(
         "request",
-        settings.model_dump_json(),
+        settings.model_dump_json(exclude={"processes"}),
         __version__,
         VERSION,
         scorer.VERSION,

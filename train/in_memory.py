@@ -203,8 +203,8 @@ def _require_known(objective: str) -> None:
 
 def _filled(settings: TrainingSettings, row: Objective, set_: str) -> TrainingSettings:
     """The settings with the objective's own defaults. Raises ConfigError for keys that a recipe's or a file's run has only."""
-    idle = settings.model_fields_set & {"set", "split", "model", "revision", "init", "lora", "continue_from", "evaluation"}
-    if idle:
+    not_ours = {"set", "split", "model", "revision", "init", "lora", "continue_from", "evaluation", "processes"}
+    if idle := settings.model_fields_set & not_ours:
         raise ConfigError(f"{sorted(idle)[0]} is not a key of fit, which is given the model and the rows", "fit")
     length = {} if settings.steps or settings.epochs else {"epochs": 1}
     return with_defaults(settings.model_copy(update={**length, "set": set_}), row)

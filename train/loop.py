@@ -27,7 +27,7 @@ from train.plan import Plan
 from train.precision import forwards, warn_of_slow_bf16
 from train.processes import SINGLE, World, plain, whole
 from train.result import Trained
-from train.settings import TrainingSettings
+from train.settings import TrainingSettings, what_identifies
 from train.step import Step
 from train.stopping import Stopping
 from train.version import VERSION
@@ -72,8 +72,8 @@ def identity_of(
 ) -> checkpoint.Identity:
     """What a checkpoint of the run is of. `data`, `start`: hashes of the rows and of what the model starts from."""
     compared = json.dumps([references, [_facts_of(e) for e in held]])
-    base = hex_id("run", VERSION, name, json.dumps({**resume_slice(settings), "seed": None}), data, start)
-    return checkpoint.Identity(hex_id(base, json.dumps(resume_slice(settings)), seed, compared), base, seed)
+    base = hex_id("run", VERSION, name, json.dumps({**what_identifies(settings), "seed": None}), data, start)
+    return checkpoint.Identity(hex_id(base, json.dumps(what_identifies(settings)), seed, compared), base, seed)
 
 
 def _facts_of(example: Example) -> list[Any]:
@@ -241,11 +241,6 @@ def make_optimizer(model: Any, settings: TrainingSettings) -> torch.optim.Optimi
         weight_decay=knobs.weight_decay,
         fused=True,
     )
-
-
-def resume_slice(settings: TrainingSettings) -> dict[str, Any]:
-    """The settings that a checkpoint must agree with: all but how often one is written."""
-    return settings.model_dump(mode="json", exclude={"checkpoint_s"})
 
 
 def _note(row: dict[str, Any], seconds: float) -> str:

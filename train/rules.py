@@ -6,7 +6,7 @@ from prefdata.models.identity import made_here
 from prefdata.recipe import places
 from prefdata.recipe.prompts import PROMPTS, prompt_drops
 from prefdata.recipe.results import Results
-from prefdata.recipe.rule import Rule, with_contents
+from prefdata.recipe.rule import Rule, of_models, with_contents
 from prefdata.recipe.settings.output import PublishedModel
 from prefdata.recipe.units import Part
 from train.data import references_of
@@ -14,7 +14,7 @@ from train.hub_models import base_of
 from train.objectives.losses import LOSSES
 from train.objectives.registry import objective_of
 from train.resolve import of_set, resolve
-from train.settings import UNPAIRED, TrainingSettings
+from train.settings import UNPAIRED, TrainingSettings, what_identifies
 from train.version import VERSION
 
 PUSHED = 1
@@ -69,7 +69,8 @@ def _rule(results: Results, name: str) -> Rule:
         log=str(results.root / "logs" / "train" / f"{name}.log"),
         trigger=with_contents(trigger(results, name), outside, results.hashes),
         command=f"train --run {name}",
-        gpus=1,
+        # each process loads the model, the first one gathers weights and both moments for a checkpoint
+        needs=of_models(results.settings, [f"run:{name}"], own.processes, own.processes + 3, own.processes),
         outside=tuple(outside),
     )
 
@@ -89,5 +90,5 @@ def _tables(results: Results, own: TrainingSettings) -> list[Part]:
 def trigger(results: Results, name: str) -> str:
     """What runs a training again: its resolved settings, the seed, the references, the trainer's version."""
     settings = resolve(results.settings, name)
-    own, names = settings.model_dump(mode="json", exclude={"checkpoint_s"}), references_of(results.settings, settings)
+    own, names = what_identifies(settings), references_of(results.settings, settings)
     return json.dumps({"version": VERSION, "seed": results.settings.seed, "reference_names": names, **own}, sort_keys=True)

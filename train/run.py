@@ -48,7 +48,8 @@ def train(
 
 def prepare(results: Results, name: str, world: World, left: LeftOut) -> Prepared:
     """Read the run's set, load or make its model, and say what identifies both."""
-    recipe, settings = results.settings, resolve(results.settings, name)
+    recipe = results.settings
+    settings = resolve(recipe, name).model_copy(update={"processes": world.size})  # torchrun may have been called by hand
     objective = objective_of(name.partition("/")[0], settings.set == UNPAIRED)
     seed = recipe.seed if settings.seed is None else settings.seed
     frame, data_hash = read_set(results, settings)

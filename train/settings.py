@@ -1,7 +1,7 @@
 """The settings of one training run, train.runs.<objective>/<variant> of a recipe."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -193,6 +193,9 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     negatives: NegativesSettings = Field(default_factory=NegativesSettings)
     references: ReferencesSettings = Field(default_factory=ReferencesSettings)
     checkpoint_s: float = Field(5.0, gt=0, description="seconds of work between checkpoints; no result depends on it")
+    processes: int = Field(
+        1, ge=1, description="of this machine that share the run, each with a GPU of its own where there are any"
+    )
 
     @model_validator(mode="after")
     def _start(self) -> "TrainingSettings":
@@ -207,6 +210,11 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
         if self.lora is not None and self.init is not None:
             raise ValueError("give either lora or init: adapters need trained weights under them")
         return self
+
+
+def what_identifies(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings that make a run another one: all but how often it is kept, and by how many processes it is made."""
+    return settings.model_dump(mode="json", exclude={"checkpoint_s", "processes"})
 
 
 def with_defaults(run: TrainingSettings, row: Objective) -> TrainingSettings:

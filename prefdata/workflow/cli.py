@@ -25,6 +25,7 @@ from prefdata.stages.registry import STAGES
 from prefdata.tables import atomic
 from prefdata.workflow import cost_command, explore_command, look_commands, run
 from prefdata.workflow.execute import bring_up, execute, foretell, locked
+from prefdata.workflow.lease import lease
 from prefdata.workflow.old import leftovers
 from prefdata.workflow.recipes import results_of
 
@@ -47,9 +48,11 @@ def run_stage(name: str, path: Path, unit: str | None, shards: str | None, work:
     results = results_of(path)
     os.environ["OMP_NUM_THREADS"] = str(results.settings.threads)  # before any stage imports torch
     chosen = None if shards is None else [shard_number(s) for s in shards.split(",")]
-    units = [unit] if unit is not None else results.units(name)
+    known = results.units(name)
+    units = known if unit is None else [unit]
     if not units:
         print(f"{name}: nothing to do, the recipe does not use this stage", file=sys.stderr)
+    lease(max((results.stages[name].devices(results.settings, each) for each in units if each in known), default=0))
     made = []
     for each in units:
         job = Job(results, name, each, chosen)
@@ -111,7 +114,7 @@ def run_(
     """Make everything that a recipe asks for, by Snakemake: the same call again makes what is missing or stale.
 
     What follows the recipe goes to Snakemake: a target (set, train_all, publish), -n to see what would be run,
-    --cores 4, --resources gpu=2. Results land in results/ of the working folder.
+    --cores 4, --resources gpu=2 (default: every GPU of this machine). Results land in results/ of the working folder.
     """
     run.run(recipe, context.args)
 
@@ -240,7 +243,7 @@ def _additions() -> list[Any]:
     return found or [import_module("train.commands").add]
 
 
-_training = [work for add in _additions() if (work := add(app, bring_up, lambda path: results_of(path).settings))]
+_training = [work for add in _additions() if (work := add(app, bring_up, lambda path: results_of(path).settings, lease))]
 app.command("cost")(cost_command.of(_training))
 look_commands.add(app)
 app.command("explore")(explore_command.explore)

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefdata.errors import ConfigError, did_you_mean
-from prefdata.progress import processors
 from prefdata.shipped import shipped
 from prefdata.tables.atomic import atomic_text
-from prefdata.workflow import devices
 from prefdata.workflow.recipes import results_of
 
 HERE = Path(__file__).parent
@@ -32,13 +30,9 @@ def recipe_file(name: str) -> Path:
 
 def command(recipe: Path, options: Sequence[str]) -> list[str]:
     """Snakemake's call: everything that it would look for in the user's folder is named."""
-    own = ["--configfile", str(recipe)]
-    if not any(o == "--resources" or o.startswith("--resources=") for o in options):
-        # a job has no device of its own yet, and two on one would run out of its memory; without GPUs models run on
-        # processors, one thread each by default
-        own += ["--resources", f"gpu={1 if devices.count() else processors()}"]
-    # the options above take all words up to the next one, a target of the user's too; the last of ours takes one word
-    own += ["--snakefile", str(HERE / "Snakefile"), "--workflow-profile", str(shipped("profile").resolve())]
+    # --configfile takes all words up to the next option, a target of the user's too; the last of ours takes one word
+    own = ["--configfile", str(recipe), "--snakefile", str(HERE / "Snakefile")]
+    own += ["--workflow-profile", str(shipped("profile").resolve())]
     return [sys.executable, "-P", "-m", "snakemake", *own, *options]
 
 

@@ -12,17 +12,17 @@ from typing import Any
 from prefdata.errors import PrefdataError
 from prefdata.models.identity import require_place
 from prefdata.output import gates
-from prefdata.progress import RUN_PID
+from prefdata.progress import RUN_PID, processors
 from prefdata.recipe import places
 from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.results import Results
-from prefdata.recipe.rule import Rule, with_contents
+from prefdata.recipe.rule import Needs, Rule, of_models, with_contents
 from prefdata.recipe.settings.whole import Settings
 from prefdata.sources import readers
 from prefdata.stages.registry import STAGES
 from prefdata.tables import atomic
 from prefdata.tables.locks import take_lock
-from prefdata.workflow import old, patches, warm
+from prefdata.workflow import devices, old, patches, warm
 from prefdata.workflow.notices import notices
 from prefdata.workflow.recipes import checked
 
@@ -69,9 +69,22 @@ def _rule(results: Results, stage: str, unit: str, shards: list[int]) -> Rule:
         log=str(results.log(stage, unit, shards)),
         trigger=with_contents(results.trigger(stage, unit), outside, results.hashes),
         command=" ".join(command),
-        gpus=results.stages[stage].devices(results.settings, unit),
+        needs=_needs(results, stage, unit),
         outside=tuple(outside),
     )
+
+
+def _needs(results: Results, stage: str, unit: str) -> Needs:
+    row, settings = results.stages[stage], results.settings
+    gpus, models = row.devices(settings, unit), [ref for ref, _ in row.models(settings, unit)]
+    return of_models(settings, models, gpus) if gpus else Needs()  # without one, a tokenizer at most is read
+
+
+def share_devices(workflow: Any) -> None:
+    """Let as many jobs that run a model work at once as this machine has devices, where it was told nothing else; without any,
+    models run on processors, one thread each by default. A cluster's scheduler counts for itself."""
+    if workflow.resource_settings.nodes is None and "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", devices.count() or processors())
 
 
 def targets(results: Results) -> dict[str, list[str]]:

@@ -23,11 +23,11 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+from prefdata.workflow.devices import BATCH_SYSTEMS
+
 SOCKET, COMMANDS = "PREFDATA_WARM", "PREFDATA_WARM_COMMANDS"
 LIBRARIES = ("torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto")
 MODULES = ("prefdata.workflow.cli", "prefdata.models.forward.logprob", "prefdata.models.engines.transformers", "train.run")
-BATCH_SYSTEMS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
-"""A batch system counts what a job uses, and ends it, by its own processes."""
 CODE = struct.Struct("!i")
 PASSED_ON = (signal.SIGTERM, signal.SIGINT)
 PATIENCE_S = 10.0
@@ -42,7 +42,8 @@ def start(commands: Iterable[str], threads: int) -> "subprocess.Popen[bytes] | N
     if not sys.platform.startswith("linux") or not hasattr(os, "pidfd_open") or any(n in os.environ for n in BATCH_SYSTEMS):
         return None
     here, name = os.getpid(), f"prefdata-{os.getpid()}-{secrets.token_hex(8)}"
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}  # before torch is loaded
+    # before torch is loaded; a process that has asked the driver itself could fork no job that uses a device
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"\0{name}")  # a name without a file: nothing is left behind
         listening.listen(64)  # a job that comes while libraries are loaded waits

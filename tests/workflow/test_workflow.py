@@ -48,9 +48,10 @@ def test_manifests_name_the_inputs_that_the_dag_gives(base: Workflow) -> None:
         ({"evaluate": {**TOY["evaluate"], "samples": 3}}, {"summary"}, {"sets", "train_mcpo_default", "report", "publish"}),
         ({"card": {"title": "Other"}}, {"card", "publish"}, {"report", "sources", "summary"}),
         ({"threads": 2}, set(), {"sources", "train_sft_policy"}),
+        ({"train": {"runs": {n: {**r, "processes": 4} for n, r in TOY["train"]["runs"].items()}}}, set(), {"train_sft_policy"}),
         ({"generate": {**TOY["generate"], "shards_per_engine": 1}}, {"generate"}, {"sources", "train_sft_policy"}),
     ],
-    ids=["prune", "noise", "evaluate", "card", "threads", "grouping"],
+    ids=["prune", "noise", "evaluate", "card", "threads", "processes", "grouping"],
 )
 def test_one_key_re_runs_its_stage_and_what_follows_only(
     base: Workflow, tmp_path: Path, change: dict[str, Any], again: set[str], not_again: set[str]

@@ -167,7 +167,7 @@ ENGINES: dict[str, EngineFacts] = {
     ),
     "server": EngineFacts(
         _server,
-        gpus=lambda model: int(bool(_server_of(model).command)),
+        gpus=lambda model: _server_of(model).devices if _server_of(model).command else 0,
         runs_here=lambda model: bool(_server_of(model).command),
         reads_files=lambda model: is_local(model.id),
         draws="as the server does by default at that temperature: top-p and top-k are its own",

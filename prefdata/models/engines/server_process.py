@@ -32,7 +32,12 @@ def served(path: str, settings: ServerSettings, log: Path) -> Iterator[str]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as said:
         process = subprocess.Popen(
-            command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_dying_with(os.getpid())
+            command,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            close_fds=False,  # it keeps the job's devices until it is dead
+            start_new_session=True,
+            preexec_fn=_dying_with(os.getpid()),
         )
         try:
             _wait(process, url, settings.start_s, shlex.join(command), log)

@@ -30,4 +30,5 @@ class ServerSettings(BaseModel, frozen=True, extra="forbid"):
     command: list[str] = Field(
         default_factory=list, description="started for the length of a job; {port}, {model} and {python} are filled in"
     )
+    devices: int = Field(1, ge=1, description="GPUs that `command` may use")
     start_s: float = Field(600, gt=0, description="seconds that `command` may take until the server answers")
