@@ -22,7 +22,7 @@ from prefdata.sources import readers
 from prefdata.stages.registry import STAGES
 from prefdata.tables import atomic
 from prefdata.tables.locks import take_lock
-from prefdata.workflow import old, patches, warm
+from prefdata.workflow import old, patches, slurm, warm
 from prefdata.workflow.notices import notices
 from prefdata.workflow.recipes import checked
 
@@ -94,10 +94,11 @@ def _prepare_jobs(results: Results) -> None:
     os.environ[RUN_PID] = str(os.getpid())
 
 
-def begin(results: Results) -> None:
+def begin(results: Results, workflow: Any) -> None:
     """Before the first job: take the run's lock for Snakemake's life and write the settings the jobs read.
 
-    The descriptor is not inherited, so an orphan job does not hold the run; jobs die with us (PREFDATA_RUN_PID).
+    The descriptor is not inherited, so an orphan job does not hold the run; jobs on this machine die with us
+    (PREFDATA_RUN_PID), those that a batch system runs for us are cancelled by the next run.
     """
     _require(preflight(results))
     _started.append(time.time())
@@ -106,6 +107,13 @@ def begin(results: Results) -> None:
         _held.append(take_lock(results.path(places.WORKFLOW_LOCK), wait_s=0))
     except PrefdataError as error:
         sys.exit(f"error: another run is using this results folder: {error}")
+    queued_as = slurm.queue_name(workflow)
+    try:
+        slurm.take_over(results.path(places.QUEUED_AS), queued_as)
+    except PrefdataError as error:
+        sys.exit(f"error: {error}")
+    if queued_as is not None:  # its jobs call Snakemake by `python -m`, which must not take a user's own train.py for ours
+        os.environ["PYTHONSAFEPATH"] = "1"
     warm.start(served(results), results.settings.threads)
     atomic.atomic_text(
         results.path(places.SETTINGS), json.dumps(results.settings.model_dump(mode="json"), indent=1, sort_keys=True)
