@@ -30,7 +30,7 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile prefdata/workflow/Snakefile
-	$(BIN)/snakemake --lint
+	$(BIN)/python tests/lint.py
 	for recipe in config/*.yaml; do $(BIN)/prefdata train --check --settings $$recipe || exit 1; done
 
 # samples of the slow proofs; docs/ci.md says what each part may take

@@ -12,6 +12,8 @@ from typing import TextIO
 
 RUN_PID = "PREFDATA_RUN_PID"
 """Set by the workflow: several jobs then share one terminal, where bars would overwrite each other."""
+BATCH_SYSTEMS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
+"""Each sets one of these for its jobs."""
 
 
 @contextmanager
@@ -39,6 +41,12 @@ def processors() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
         return os.cpu_count() or 1
+
+
+def in_batch_system() -> bool:
+    """Whether a batch system runs this process: it counts what a job uses, and ends it, by its own processes, and other jobs
+    may run on other machines."""
+    return any(name in os.environ for name in BATCH_SYSTEMS)
 
 
 class _Tee(io.TextIOBase):

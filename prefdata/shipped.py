@@ -1,4 +1,4 @@
-"""Files that travel with the package: cards, rubrics, recipes, the workflow's profile.
+"""Files that travel with the package: cards, rubrics, recipes, profiles of the workflow.
 
 They lie at the top of the checkout; a wheel has them inside the package (pyproject.toml, package-dir).
 """
@@ -6,7 +6,7 @@ They lie at the top of the checkout; a wheel has them inside the package (pyproj
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-PLACES = {"cards": "cards", "rubrics": "rubrics", "config": "config", "profile": "profiles/default"}
+PLACES = {"cards": "cards", "rubrics": "rubrics", "config": "config", "profiles": "profiles"}
 """Folders: inside the package, and from the top of a checkout."""
 
 

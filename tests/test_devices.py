@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from prefdata.progress import BATCH_SYSTEMS
 from prefdata.workflow import devices
 
 TWO = "0, GPU-aaaa-1\\n1, GPU-bbbb-2\\n"
@@ -14,7 +15,7 @@ TWO = "0, GPU-aaaa-1\\n1, GPU-bbbb-2\\n"
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without a driver; its nvidia-smi, where one is written, says what the file says."""
-    for name in (devices.VISIBLE, *devices.BATCH_SYSTEMS):
+    for name in (devices.VISIBLE, *BATCH_SYSTEMS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(devices, "DRIVER", tmp_path / "none")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

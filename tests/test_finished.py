@@ -45,3 +45,19 @@ def test_a_store_from_before_checksums_is_kept(tmp_path: Path) -> None:
         file.execute("INSERT INTO items VALUES ('a', ?)", (json.dumps(GOOD),))
     with ChunkStore(tmp_path / "s.sqlite") as store:
         assert store.get(["a"]) == {"a": GOOD}
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_under_a_batch_system_a_store_shares_no_memory(tmp_path: Path, batch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of several machines may write it: what WAL keeps in shared memory one machine does not see of another."""
+    path = tmp_path / "s.sqlite"
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with ChunkStore(path) as store:  # made by a run on one machine
+        store.put({"a": GOOD})
+    if batch:
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with ChunkStore(path) as one, ChunkStore(path) as other:
+        one.put({"b": GOOD})
+        other.put({"c": GOOD})
+        assert (tmp_path / "s.sqlite-shm").exists() is not batch
+        assert one.missing(["a", "b", "c", "d"]) == other.missing(["a", "b", "c", "d"]) == ["d"]

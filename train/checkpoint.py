@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from prefdata.errors import ConfigError, DataError
-from prefdata.tables.atomic import atomic_write, fsync
+from prefdata.tables.atomic import atomic_write, beside, fsync
 from train.processes import SINGLE, World, gathered, like
 from train.saving import save_tensors
 
@@ -42,7 +42,8 @@ def save(
     if not world.first:
         return
     state = {"step": step, "world": world.size, **state}
-    final, temporary = folder / f"step-{step:08d}", folder / f".step-{step:08d}.{os.getpid()}.tmp"
+    final = folder / f"step-{step:08d}"
+    temporary = beside(final)
     for stale in folder.glob(".step-*.tmp"):  # of a killed run: the run's lock makes us its only writer
         shutil.rmtree(stale, ignore_errors=True)
     try:

@@ -1,6 +1,7 @@
 """What Snakemake is told of training runs: what each reads, writes and is run again for."""
 
 import json
+from collections.abc import Collection
 
 from prefdata.models.identity import made_here
 from prefdata.recipe import places
@@ -23,10 +24,11 @@ BESIDE = ("metrics.jsonl", "metrics.png", "metrics.html", "README.md")
 """What lies beside the model."""
 
 
-def rules(results: Results) -> list[Rule]:
-    """A job for each run of the recipe, and for each model that goes to the Hub."""
-    pushes = [_push(results, model) for model in results.settings.publish.models]
-    return [*(_rule(results, name) for name in results.settings.runs), *pushes]
+def rules(results: Results, only: Collection[str] | None = None) -> list[Rule]:
+    """A job for each run of the recipe, and for each model that goes to the Hub; or those of these names."""
+    made = [_rule(results, name) for name in results.settings.runs]
+    made += [_push(results, model) for model in results.settings.publish.models]
+    return [rule for rule in made if only is None or rule.name in only]
 
 
 def models(results: Results) -> list[str]:

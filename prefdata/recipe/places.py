@@ -6,6 +6,8 @@ from prefdata.recipe.units import evaluation_unit
 SETTINGS = "settings.json"
 """The settings that the jobs of a workflow read."""
 WORKFLOW_LOCK = ".run"
+QUEUED_AS = ".slurm"
+"""The name of a run's jobs in Slurm's queue."""
 TOY_SOURCE = "toy/source.jsonl"
 """The embedded world's rows, which a source names `toy:`."""
 TOY_TOKENIZERS = ("letters", "pairs", "small", "large")

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import glob
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
 
     Whatever fails, `path` holds the old version or the new one. Raises DataError naming the path on OS errors.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
@@ -27,6 +28,11 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def beside(path: Path) -> Path:
+    """A new name beside `path` that no other process takes: not by its pid alone, for other machines count from 1 too."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def sweep(path: Path) -> None:
@@ -57,7 +63,7 @@ def atomic_bytes(path: Path, data: bytes) -> None:
 
 def atomic_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a new folder, fsync its files, then put it in `folder`'s place: all files are old or all are new."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = beside(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         sweep(folder)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from prefdata.errors import DataError
 from prefdata.tables import schema
-from prefdata.tables.atomic import fsync, os_error, sweep, writing
+from prefdata.tables.atomic import beside, fsync, os_error, sweep, writing
 from prefdata.tables.content import ContentHash
 from prefdata.tables.schema import TABLES, Table
 
@@ -41,7 +41,7 @@ class TableWriter:
         self.path, self.table, self.manifest = path, table, manifest
         self._schema = schema.stored(table.empty()).to_arrow().schema
         self._digest, self._rows, self._reasons = ContentHash(self._schema), 0, Counter[str]()
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._temporary = beside(path)
         self._last: tuple[Any, ...] | None = None
         self._writer: pq.ParquetWriter | None = None
 

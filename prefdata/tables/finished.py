@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from prefdata.errors import DataError
+from prefdata.progress import in_batch_system
 from prefdata.tables.locks import lock
 
 Value = dict[str, Any]
@@ -39,7 +40,7 @@ def _checksum(key: str, value: str) -> str:
 
 
 class ChunkStore:
-    """A key-value store; several jobs of one unit may use it at once (WAL)."""
+    """A key-value store; several jobs of one unit may use it at once, on several machines under a batch system."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,8 @@ class ChunkStore:
         # switching a fresh file to WAL ignores sqlite's own timeout, so opening is serialised
         with _named_errors(path), lock(path.with_suffix(".lock"), wait_s=60):
             self._connection = sqlite3.connect(path, timeout=60, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            # WAL is shared memory: on one machine a commit costs no wait for the disk, between machines it loses them
+            self._connection.execute(f"PRAGMA journal_mode={'DELETE' if in_batch_system() else 'WAL'}")
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum TEXT)"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
+from prefdata.progress import BATCH_SYSTEMS
+
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-BATCH_SYSTEMS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
-"""One of these is set in a job of a batch system: it counts what the job uses, and ends it, by the job's own processes."""
 DRIVER = Path("/proc/driver/nvidia/gpus")
 NOTHING = ("", "-1", "NoDevFiles")
 """What stands in CUDA_VISIBLE_DEVICES for no device; CUDA reads it up to there."""

@@ -1,9 +1,11 @@
-"""Three things that Snakemake does otherwise than our files and their readers need, changed in the process that runs our
+"""Four things that Snakemake does otherwise than our files and their readers need, changed in the process that runs our
 Snakefile.
 
 Written against Snakemake 9.27 (constraints.txt); tests/workflow shows that they still hold.
 """
 
+import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ def apply() -> None:
     keep_outputs()
     find_producers_by_name()
     say_less()
+    name_failed_jobs()
 
 
 def keep_outputs() -> None:
@@ -64,14 +67,12 @@ def find_producers_by_name() -> None:
     Rule.is_producer = is_producer
 
 
-SAID_OFTEN = ("Select jobs to execute", "Execute ", "Singularity containers", "Rules claiming more threads", "Using shell")
+SAID_OFTEN = ("Select jobs to execute", "Execute ", "Rules claiming more threads", "Using shell")
 
 
 def say_less() -> None:
     """Leave out of the terminal (not out of Snakemake's log file) what is said at every job: jobs say themselves what they
     made, and Snakemake how many are done."""
-    import logging
-
     from snakemake.logging import logger
 
     def told(record: logging.LogRecord) -> bool:
@@ -80,3 +81,21 @@ def say_less() -> None:
     for handler in logger.handlers:
         if type(handler).__module__ == "snakemake.logging":  # the terminal's
             handler.addFilter(told)
+
+
+def name_failed_jobs() -> None:
+    """Say in one line which job of a cluster failed, how (cancelled, out of time, its node gone) and where its logs are:
+    what our jobs say of their errors is shown at the end, but a job that was killed says nothing."""
+    from snakemake.logging import logger
+
+    logger.addHandler(_Failed())
+
+
+class _Failed(logging.Handler):
+    """Snakemake tells it with all files of the job, which `quiet: rules` leaves out."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        reason = getattr(record, "rule_msg", None)
+        if str(getattr(record, "event", "")) == "job_error" and reason:  # without a reason it ran here, and has said it
+            logs = ", ".join(map(str, getattr(record, "log", ())))
+            print(f"{getattr(record, 'rule_name', 'a job')} failed: {' '.join(str(reason).split())} ({logs})", file=sys.stderr)

@@ -12,6 +12,7 @@ from prefdata.tables.atomic import atomic_text
 from prefdata.workflow.recipes import results_of
 
 HERE = Path(__file__).parent
+PROFILE = "--workflow-profile"
 STARTERS = {"demo": shipped("config") / "demo.yaml", **{p.stem: p for p in sorted((HERE / "starters").glob("*.yaml"))}}
 
 
@@ -29,11 +30,30 @@ def recipe_file(name: str) -> Path:
 
 
 def command(recipe: Path, options: Sequence[str]) -> list[str]:
-    """Snakemake's call: everything that it would look for in the user's folder is named."""
+    """Snakemake's call: everything that it would look for in the user's folder is named. Raises ConfigError."""
+    profile, options = _profile(options)
     # --configfile takes all words up to the next option, a target of the user's too; the last of ours takes one word
-    own = ["--configfile", str(recipe), "--snakefile", str(HERE / "Snakefile")]
-    own += ["--workflow-profile", str(shipped("profile").resolve())]
+    own = ["--configfile", str(recipe), "--snakefile", str(HERE / "Snakefile"), PROFILE, str(profile.resolve())]
     return [sys.executable, "-P", "-m", "snakemake", *own, *options]
+
+
+def _profile(options: Sequence[str]) -> tuple[Path, list[str]]:
+    """The profile that the options name, a folder or one that travels with the package, and the other options."""
+    words, named = [], "default"
+    rest = iter(options)
+    for word in rest:
+        if word == PROFILE:
+            named = next(rest, "")
+        elif word.startswith(f"{PROFILE}="):
+            named = word.partition("=")[2]
+        else:
+            words.append(word)
+    known = {p.name: p for p in sorted(shipped("profiles").iterdir()) if p.is_dir() and list(p.glob("*.yaml"))}
+    if named in known:
+        return known[named], words
+    if not named or not Path(named).expanduser().is_dir():
+        raise ConfigError(f"no such folder, and no profile of that name{did_you_mean(named, known)}", named or PROFILE)
+    return Path(named).expanduser(), words
 
 
 def run(name: str, options: Sequence[str]) -> None:

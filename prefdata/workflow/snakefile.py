@@ -5,7 +5,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from prefdata.sources import readers
 from prefdata.stages.registry import STAGES
 from prefdata.tables import atomic
 from prefdata.tables.locks import take_lock
-from prefdata.workflow import devices, old, patches, warm
+from prefdata.workflow import devices, old, patches, slurm, warm
 from prefdata.workflow.notices import notices
 from prefdata.workflow.recipes import checked
 
@@ -49,21 +50,38 @@ def load(config: dict[str, Any], validate_training: Callable[[Settings], object]
     return results
 
 
-def rules(results: Results) -> list[Rule]:
-    """Every job of every stage that the recipe asks for."""
-    return [_rule(results, name, unit, shards) for name in results.stages for unit, shards in results.jobs(name)]
+def called_for(words: Sequence[str]) -> set[str] | None:
+    """The rules that Snakemake is called for in a job on a cluster, by the Snakemake that has them all; None in the latter.
+
+    Every job of a cluster reads the Snakefile, twice under Slurm: with thousands of rules that it does not need, this is most
+    of what a small job does.
+    """
+    if "--mode" not in words or words[words.index("--mode") + 1] != "remote" or "--allowed-rules" not in words:
+        return None
+    return set(takewhile(lambda word: not word.startswith("--"), words[words.index("--allowed-rules") + 1 :]))
+
+
+def rules(results: Results, only: Collection[str] | None = None) -> list[Rule]:
+    """Every job of every stage that the recipe asks for, or those of these names."""
+    jobs = [(stage, unit, shards) for stage in results.stages for unit, shards in results.jobs(stage)]
+    return [_rule(results, *job) for job in jobs if only is None or _name(results, *job) in only]
+
+
+def _name(results: Results, stage: str, unit: str, shards: list[int]) -> str:
+    """A job is called as its stage where the stage has only this one."""
+    whole = len(shards) == len(results.shards)
+    return "_".join([stage, *([] if unit == "all" else [unit]), *([] if whole else [str(shards[0])])])
 
 
 def _rule(results: Results, stage: str, unit: str, shards: list[int]) -> Rule:
-    """One job; it is called as its stage where the stage has only this one."""
+    """One job."""
     whole = len(shards) == len(results.shards)
-    names = [stage, *([] if unit == "all" else [unit]), *([] if whole else [str(shards[0])])]
     command = [stage]
     command += [] if unit == "all" else ["--unit", unit]
     command += [] if whole else ["--shards", ",".join(map(str, shards))]
     outside = results.outside(stage, unit)
     return Rule(
-        name="_".join(names),
+        name=_name(results, stage, unit, shards),
         inputs=results.inputs(stage, unit, shards),
         outputs=results.outputs(stage, unit, shards),
         log=str(results.log(stage, unit, shards)),
@@ -87,8 +105,11 @@ def share_devices(workflow: Any) -> None:
         workflow.register_resource("gpu", devices.count() or processors())
 
 
-def targets(results: Results) -> dict[str, list[str]]:
-    """What people may ask Snakemake for, less the training runs: `set`, `publish`, everything."""
+def targets(results: Results, only: Collection[str] | None = None) -> dict[str, list[str]]:
+    """What people may ask Snakemake for, less the training runs: `set`, `publish`, everything; a call for some rules (`only`)
+    asks for none of these."""
+    if only is not None:
+        return {"set": [], "published": [], "everything": []}
     published = [str(results.path(places.RECEIPT))]
     reports = [
         str(results.path(places.SUMMARY)),
@@ -107,10 +128,11 @@ def _prepare_jobs(results: Results) -> None:
     os.environ[RUN_PID] = str(os.getpid())
 
 
-def begin(results: Results) -> None:
+def begin(results: Results, workflow: Any) -> None:
     """Before the first job: take the run's lock for Snakemake's life and write the settings the jobs read.
 
-    The descriptor is not inherited, so an orphan job does not hold the run; jobs die with us (PREFDATA_RUN_PID).
+    The descriptor is not inherited, so an orphan job does not hold the run; jobs on this machine die with us
+    (PREFDATA_RUN_PID), those that a batch system runs for us are cancelled by the next run.
     """
     _require(preflight(results))
     _started.append(time.time())
@@ -119,6 +141,13 @@ def begin(results: Results) -> None:
         _held.append(take_lock(results.path(places.WORKFLOW_LOCK), wait_s=0))
     except PrefdataError as error:
         sys.exit(f"error: another run is using this results folder: {error}")
+    queued_as = slurm.queue_name(workflow)
+    try:
+        slurm.take_over(results.path(places.QUEUED_AS), queued_as)
+    except PrefdataError as error:
+        sys.exit(f"error: {error}")
+    if queued_as is not None:  # its jobs call Snakemake by `python -m`, which must not take a user's own train.py for ours
+        os.environ["PYTHONSAFEPATH"] = "1"
     warm.start(served(results), results.settings.threads)
     atomic.atomic_text(
         results.path(places.SETTINGS), json.dumps(results.settings.model_dump(mode="json"), indent=1, sort_keys=True)

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-from prefdata.workflow.devices import BATCH_SYSTEMS
+from prefdata.progress import in_batch_system
 
 SOCKET, COMMANDS = "PREFDATA_WARM", "PREFDATA_WARM_COMMANDS"
 LIBRARIES = ("torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto")
@@ -39,7 +39,7 @@ PATIENCE_S = 10.0
 
 def start(commands: Iterable[str], threads: int) -> "subprocess.Popen[bytes] | None":
     """Start the process and tell the jobs of it by the environment; None where the system has not what it needs."""
-    if not sys.platform.startswith("linux") or not hasattr(os, "pidfd_open") or any(n in os.environ for n in BATCH_SYSTEMS):
+    if not sys.platform.startswith("linux") or not hasattr(os, "pidfd_open") or in_batch_system():
         return None
     here, name = os.getpid(), f"prefdata-{os.getpid()}-{secrets.token_hex(8)}"
     # before torch is loaded; a process that has asked the driver itself could fork no job that uses a device
@@ -66,7 +66,7 @@ def call(words: list[str]) -> int | None:
     name = os.environ.get(SOCKET)
     if name is None or not words or words[0] not in os.environ.get(COMMANDS, "").split(","):
         return None
-    if any(name in os.environ for name in BATCH_SYSTEMS):
+    if in_batch_system():
         return None
     with socket.socket(socket.AF_UNIX) as connection:
         try:

@@ -6,13 +6,19 @@ it to the reference that is drawn.
 Shapes: K references, V pairs; log-probs are fp64 sequence sums.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from train.lazy import Tensor, torch
 
 from prefdata.draws import uniform
 from prefdata.errors import DataError
