@@ -168,7 +168,7 @@ def test_prompt_reader_gives_every_row_once_in_ranges(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     frame = ranks(101)
     files.write_table(path, "ranks", frame)
-    reader = files.PromptReader(path, "ranks", 128)
+    reader = files.PromptReader(path, "ranks")
     ids = frame["prompt_id"].to_list()
     got = [reader.until(ids[i]) for i in (0, 0, 49, 99)] + [reader.until("f" * 16)]
     assert [g.height for g in got] == [1, 0, 49, 50, 1]
