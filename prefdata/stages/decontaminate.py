@@ -17,6 +17,7 @@ from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage, without
 from prefdata.sources.evaluation_sets import texts
 from prefdata.sources.words import ngrams, words
+from prefdata.stages.graph import OF_DROPPED
 from prefdata.tables import schema
 from prefdata.tables.drops import drops_of
 from prefdata.tables.views import Frames
@@ -94,6 +95,7 @@ STAGE = Stage(
     writes=("drops",),
     units=lambda s: ["all"] if s.decontaminate else [],
     reads=lambda s, u: [*PROMPTS, *(p for p in prompt_drops(s) if p.stage != "decontaminate")],
+    columns={"prompts": ("prompt_id", "messages", "source", "source_row"), "drops": OF_DROPPED},
     reads_outside=_evaluation_files,
     slice=lambda s, u: without(s.decontaminate) if s.decontaminate else {},
 )

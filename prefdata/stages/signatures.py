@@ -42,5 +42,6 @@ STAGE = Stage(
     writes=("signatures",),
     units=lambda s: ["all"] if s.dedup else [],
     reads=lambda s, u: [Part("prompts", "sources")],
+    columns={"prompts": ("prompt_id", "messages", "source", "source_split")},
     slice=lambda s, u: without(s.dedup, "threshold", "bands") if s.dedup else {},
 )

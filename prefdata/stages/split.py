@@ -12,6 +12,7 @@ from prefdata.recipe.settings.data import SplitSettings
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage, without
 from prefdata.recipe.units import Part
+from prefdata.stages.graph import OF_DROPPED
 from prefdata.tables import schema
 from prefdata.tables.views import Frames
 
@@ -52,5 +53,6 @@ STAGE = Stage(
     run=each_part(split),
     writes=("splits",),
     reads=_reads,
+    columns={"prompts": ("prompt_id", "source_split"), "drops": OF_DROPPED},
     slice=lambda s, u: {**without(s.split), "seed": s.seed},
 )
