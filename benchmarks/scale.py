@@ -5,7 +5,7 @@ python benchmarks/scale.py --prompts 182954 --slope 143,1429,14286,182954 > benc
 python benchmarks/render.py
 
 The recipe has no models: sources to published folder, with the configs preference, sets and candidates. Publishing ends with a
-scan of all texts for secrets and addresses; it is measured apart (`scan_s`) and taken off `stage_s_publish` and `nectar_path_s`.
+scan of all texts for secrets and addresses; measured apart (`scan_s`), it is taken off `stage_s_publish` and `nectar_path_s`.
 The targets are those of Nectar's 182,954 prompts; at another size nothing is held against them. Stages are measured with all
 shards in one process; what a process used of both processors is in the unit.
 """
