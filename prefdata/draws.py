@@ -8,7 +8,7 @@ makes them, in whatever run, draws the same.
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,19 +22,34 @@ FIRST: tuple[int, int] = (0, 0)
 
 def hash64(*key: Key | None) -> int:
     """64 bits of blake2b over the key as a JSON array (unambiguous: ("a", "bc") and ("ab", "c") differ)."""
-    text = json.dumps(key, ensure_ascii=True, separators=(",", ":"))
-    return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(_written(key), digest_size=8).digest(), "big")
+
+
+def _written(key: tuple[Key | None, ...]) -> bytes:
+    """The key as a compact JSON array in ASCII, as `json.dumps` writes it, without its start for each."""
+    return f"[{','.join([_one(k) for k in key])}]".encode("ascii")
+
+
+def _one(key: Key | None) -> str:
+    kind = type(key)
+    if kind is str:
+        return _ESCAPE(key)
+    if kind is int or (kind is float and math.isfinite(key)):  # type: ignore[arg-type]
+        return repr(key)
+    return json.dumps(key)
+
+
+_ESCAPE: Callable[..., str] = json.encoder.encode_basestring_ascii
 
 
 def hex_id(*key: Key) -> str:
     """The 16 hex digits used for prompt_id, candidate_id and row hashes."""
-    return f"{hash64(*key):016x}"
+    return hashlib.blake2b(_written(key), digest_size=8).hexdigest()
 
 
 def item_key(*key: Key | None) -> str:
     """32 hex digits that name a piece of finished work in a chunk store."""
-    text = json.dumps(key, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest()
+    return hashlib.blake2b(_written(key), digest_size=16).hexdigest()
 
 
 def uniform(seed: int | None, purpose: str, id: str, visit: int = 0, index: Sequence[Key] = ()) -> float:

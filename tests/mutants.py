@@ -353,7 +353,7 @@ MUTANTS = [
         "test_judge.py",
     ),
     ("prefdata/stages/noise.py", "length == len(a.ids)", "length > 0", STAGES),
-    ("prefdata/stages/joined_rows.py", '_held(r["prompt"]), r["row_hash"]', '_held(r["prompt"])', SOURCES),
+    ("prefdata/stages/joined_rows.py", '_held(r["prompt"]), r["row_hash"] or ""', '_held(r["prompt"])', SOURCES),
     ("prefdata/sources/rows.py", "not 1 <= value", "not 0 <= value", SOURCES),
     # files
     ("prefdata/tables/files.py", "page_checksum_verification=True", "page_checksum_verification=False", "test_files.py"),

@@ -117,19 +117,41 @@ def _json_array(path: Path) -> Iterator[tuple[str, Row]]:
         yield where, row
 
 
+class Line(Row):
+    """A row of a file of JSON lines, which can be read again: `place` is the file's path and where its line begins."""
+
+    __slots__ = ("place",)
+
+    def __init__(self, row: Row, place: tuple[str, int]) -> None:
+        super().__init__(row)
+        self.place = place
+
+
+def line_at(path: str, start: int) -> Row:
+    """The row whose line begins there."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        return parse_object(_text(file.readline(), start == 0, path), path)
+
+
 def _json_lines(path: Path) -> Iterator[tuple[str, Row]]:
-    count = 0
+    count = start = 0
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
             where = f"{path.name}:{number}"
             if len(line) > MAX_LINE_BYTES:
                 raise DataError(f"a line of more than {MAX_LINE_BYTES} bytes", where, "write one object a line")
-            text = _decode(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where).strip()
-            if text:
+            if text := _text(line, number == 1, where):
                 count += 1
-                yield where, parse_object(text, where)
+                yield where, Line(parse_object(text, where), (str(path), start))
+            start += len(line)
     if count == 0:
         raise DataError("the file has no rows", str(path), "give a file with one JSON object a line")
+
+
+def _text(line: bytes, first: bool, where: str) -> str:
+    """A line's text; a file may begin with a mark of its encoding."""
+    return _decode(line.removeprefix(b"\xef\xbb\xbf") if first else line, where).strip()
 
 
 def _decode(line: bytes, where: str) -> str:

@@ -47,7 +47,7 @@ def _owned(lines: Iterable[Record], settings: Settings) -> tuple[dict[str, list[
     drops: list[Record] = []
     owned: dict[str, list[Record]] = {}
     held: dict[str, str] = {}
-    for line in sorted(lines, key=lambda r: (r["order"], _held(r["prompt"]), r["row_hash"])):
+    for line in sorted(lines, key=lambda r: (r["order"], _held(r["prompt"]), r["row_hash"] or "")):
         if line["prompt"] is None:
             drops += line["drops"]
             continue
