@@ -65,14 +65,20 @@ def gumbel(seed: int | None, purpose: str, id: str, visit: int = 0, index: Seque
 def gumbels(
     seed: int | None, purpose: str, ids: Iterable[str], visit: int = 0, index: Sequence[Key] = ()
 ) -> npt.NDArray[np.float64]:
-    """`gumbel` for each id, the same numbers: shape [len(ids)], fp64. What the keys share is written once."""
+    """`gumbel` for each id, the same numbers: shape [len(ids)], fp64."""
+    return np.array([-math.log(-math.log(u)) for u in uniforms(seed, purpose, ids, visit, index).tolist()], dtype=np.float64)
+
+
+def uniforms(
+    seed: int | None, purpose: str, ids: Iterable[str], visit: int = 0, index: Sequence[Key] = ()
+) -> npt.NDArray[np.float64]:
+    """`uniform` for each id, the same numbers: shape [len(ids)], fp64. What the keys share is written once."""
     around = json.dumps([seed, purpose, "", visit, *index], ensure_ascii=True, separators=(",", ":"))
     split = len(json.dumps([seed, purpose], ensure_ascii=True, separators=(",", ":")))
     head, tail = around[:split].encode("ascii"), around[split + 2 :].encode("ascii")
     quoted, start = json.encoder.encode_basestring_ascii, hashlib.blake2b
     digests = b"".join(start(head + quoted(i).encode("ascii") + tail, digest_size=8).digest() for i in ids)
-    uniforms = ((np.frombuffer(digests, ">u8") >> 12) + 0.5) / 2.0**52
-    return np.array([-math.log(-math.log(u)) for u in uniforms.tolist()], dtype=np.float64)
+    return np.asarray(((np.frombuffer(digests, ">u8") >> 12) + 0.5) / 2.0**52, dtype=np.float64)
 
 
 def choose(

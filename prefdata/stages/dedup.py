@@ -30,7 +30,7 @@ def run(job: Job) -> None:
     settings = job.settings.dedup or DedupSettings()
     rows, matrix = _gather(job, settings)
     clusters = Clusters(rows.height)
-    clusters.join_equal(rows["exact"].to_numpy())
+    clusters.join_equal(rows["exact"].cast(pl.Categorical).to_physical().to_numpy())
     with Progress("dedup bands", settings.bands) as progress:
         for band in np.split(matrix, settings.bands, axis=1):
             clusters.join_similar(band, matrix, settings.threshold)
@@ -39,8 +39,8 @@ def run(job: Job) -> None:
     made = decide(rows.drop("exact").with_columns(cluster=clusters.numbers()), order)
     for shard in job.shards:
         with job.writers(shard) as writers:
-            inside = [schema.shard_of(i, job.num_shards) == shard for i in made["prompt_id"]]
-            mine = made.filter(pl.Series(inside, dtype=pl.Boolean))
+            first, behind = (made["prompt_id"].search_sorted(schema.first_of(s, job.num_shards)) for s in (shard, shard + 1))
+            mine = made.slice(first, behind - first)
             job.write(writers, {"clusters": mine.select("prompt_id", "cluster_id", "source_split"), "drops": _drops(mine)})
 
 
@@ -80,9 +80,11 @@ class Clusters:
         Within a group each row is compared with the rows that opened a cluster of their own there, so that one common
         phrase does not make the work quadratic in the copies of one text.
         """
-        keys = np.ascontiguousarray(band).view(np.dtype((np.void, band.dtype.itemsize * band.shape[1]))).ravel()
-        found: list[tuple[int, int]] = []
-        for group in _groups(keys):
+        found, twos = list[tuple[int, int]](), list[npt.NDArray[np.int64]]()
+        for group in _groups(_numbered(band)):
+            if len(group) == 2:  # most are
+                twos.append(group)
+                continue
             leaders: list[int] = []
             for row in group:
                 similar = np.mean(matrix[leaders] == matrix[row], axis=1) >= threshold
@@ -91,15 +93,26 @@ class Clusters:
                 else:
                     leaders.append(int(row))
         self._pairs.append(np.array(found, np.int64).reshape(-1, 2))
+        both = np.array(twos, np.int64).reshape(-1, 2)
+        self._pairs.append(both[np.mean(matrix[both[:, 0]] == matrix[both[:, 1]], axis=1) >= threshold])
 
 
 def _groups(keys: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.int64]]:
     """Row numbers of equal keys, groups of two and more, rows in order."""
-    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    order = np.argsort(inverse, kind="stable")
-    for group, count in zip(np.split(order, np.cumsum(counts)[:-1]), counts, strict=True):
-        if count > 1:
-            yield group
+    order = np.argsort(keys, kind="stable")
+    edges = np.flatnonzero(np.diff(keys[order], prepend=-1))  # keys are numbers from 0
+    counts = np.diff(edges, append=len(keys))
+    for start, count in zip(edges[counts > 1], counts[counts > 1], strict=True):
+        yield order[start : start + count]
+
+
+def _numbered(band: Signatures) -> npt.NDArray[np.int64]:
+    """A number for each row of the band, from 0; equal ones for equal rows alone."""
+    order = np.lexsort(band.T)
+    new = np.any(np.diff(band[order], axis=0, prepend=band[order][:1]) != 0, axis=1)
+    numbers = np.empty(len(band), np.int64)
+    numbers[order] = np.cumsum(new)
+    return numbers
 
 
 def decide(rows: pl.DataFrame, sources: Sequence[str]) -> pl.DataFrame:

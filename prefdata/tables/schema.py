@@ -389,3 +389,9 @@ def alive(rows: pl.DataFrame, drops: pl.DataFrame) -> pl.DataFrame:
 def shard_of(prompt_id: str, num_shards: int) -> int:
     """floor(prompt_id * num_shards / 2^64): shards read in order are the global prompt_id order for every number."""
     return int(prompt_id, 16) * num_shards >> 64
+
+
+def first_of(shard: int, num_shards: int) -> str:
+    """The least that a prompt_id of the shard can be; of the one behind the last, what is behind all ids."""
+    least = -(-(shard << 64) // num_shards)
+    return f"{least:016x}" if least < 1 << 64 else "g"
