@@ -7,6 +7,7 @@ the content says so, so that a Hub that stores chunks by content stores what cha
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from prefdata.output import delta
 from prefdata.output.arrow_types import portable
 from prefdata.output.message_columns import Keys, holds, keys_of
 from prefdata.output.published_configs import ARGUMENTS, Config
+from prefdata.progress import processors
 from prefdata.recipe.job import Job
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part
@@ -77,22 +79,28 @@ class Files:
         self.as_json = {name for name, plain in keys.items() if not plain}
         self.built: dict[str, Built] = {}
         self._writers: dict[str, _Writer] = {}
+        self._threads = ThreadPoolExecutor(processors())
 
     def __enter__(self) -> "Files":
         return self
 
     def write(self, wanted: Mapping[str, Config], frames: Frames, settings: Settings) -> None:
-        """Append the rows of one part of the prompts."""
-        for config, split, rows in configs(wanted, frames, settings, self.keys):
-            path = f"data/{config}/{split}-{self.shard}.parquet"
-            if ARGUMENTS in rows.columns:
-                rows = rows.with_columns(pl.col(ARGUMENTS).fill_null("{}")) if self.arguments else rows.drop(ARGUMENTS)
-            for arrow in portable(schema.stored(rows).to_arrow(), self.as_json, {ARGUMENTS}):
-                if path not in self._writers:
-                    self._writers[path] = _Writer(self.folder / path, arrow.schema)
-                self._writers[path].write(arrow)
+        """Append the rows of one part of the prompts: each file by a thread, since hashing and compressing leave Python."""
+        made = configs(wanted, frames, settings, self.keys)
+        for done in [self._threads.submit(self._append, *one) for one in made]:
+            done.result()
+
+    def _append(self, config: str, split: str, rows: pl.DataFrame) -> None:
+        path = f"data/{config}/{split}-{self.shard}.parquet"
+        if ARGUMENTS in rows.columns:
+            rows = rows.with_columns(pl.col(ARGUMENTS).fill_null("{}")) if self.arguments else rows.drop(ARGUMENTS)
+        for arrow in portable(schema.stored(rows).to_arrow(), self.as_json, {ARGUMENTS}):
+            if path not in self._writers:
+                self._writers[path] = _Writer(self.folder / path, arrow.schema)
+            self._writers[path].write(arrow)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._threads.shutdown()
         with contextlib.suppress(PrefdataError) if kind else contextlib.nullcontext(), contextlib.ExitStack() as closing:
             for writer in self._writers.values():  # all of them, whichever fails
                 closing.callback(writer.close)
