@@ -61,7 +61,8 @@ class ContentHash:
 
 def _utf8(texts: pa.Array) -> tuple[bytes, bytes | memoryview]:
     """(the texts' lengths in bytes as int64, their bytes one after another), null as "": out of Arrow's own memory."""
-    known = (pc.fill_null(texts, "") if texts.null_count else texts).cast(pa.large_string())
+    known = texts.cast(pa.large_string())
+    known = pc.fill_null(known, "") if known.null_count else known
     _, places, data = known.buffers()
     if len(known) == 0 or data is None:
         return np.zeros(len(known), np.int64).tobytes(), b""
