@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from prefdata.tables import ids
 Row = dict[str, Any]
 MAX_LINE_BYTES = 64 * 2**20
 MAX_ARRAY_BYTES = 256 * 2**20
+JSON_FILES = (".jsonl", ".json", ".ndjson")
 LINES = "write one object a line"
 
 
@@ -92,7 +94,7 @@ def from_file(path: Path, key: str, arrays: bool = False, columns: Collection[st
         raise DataError("the file is empty", str(path), "give a file with one JSON object a line, or Parquet")
     if path.suffix == ".parquet":
         return parquet.rows(path, columns)
-    if path.suffix in (".jsonl", ".json", ".ndjson"):
+    if path.suffix in JSON_FILES:
         return _json_array(path) if arrays and _first_byte(path) == b"[" else _json_lines(path)
     raise ConfigError(f"unknown kind of file {path.suffix!r}", str(path), "give .jsonl or .parquet")
 
@@ -134,19 +136,42 @@ def line_at(path: str, start: int) -> Row:
         return parse_object(_text(file.readline(), start == 0, path), path)
 
 
+def are_json_lines(source: SourceSettings, paths: Sequence[Path]) -> bool:
+    """Whether a source is made of files of JSON lines, as far as can be seen without reading them."""
+    arrays = SHAPES[source.format].arrays
+    return source.dataset is None and all(
+        p.suffix in JSON_FILES
+        and p.is_file()
+        and p.stat().st_size
+        and os.access(p, os.R_OK)
+        and not (arrays and _first_byte(p) == b"[")
+        for p in paths
+    )
+
+
 def _json_lines(path: Path) -> Iterator[tuple[str, Row]]:
-    count = start = 0
+    found = None
+    for found in lines_of(path):
+        yield found
+    if found is None:
+        raise without_rows(path)
+
+
+def without_rows(path: Path) -> DataError:
+    return DataError("the file has no rows", str(path), "give a file with one JSON object a line")
+
+
+def lines_of(path: Path, start: int = 0, stop: float = inf, number: int = 1) -> Iterator[tuple[str, Line]]:
+    """("file:line", row) of the lines from byte `start`, where line `number` begins, up to byte `stop`. Raises DataError."""
     with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+        file.seek(start)
+        while start < stop and (line := file.readline(MAX_LINE_BYTES + 1)):
             where = f"{path.name}:{number}"
             if len(line) > MAX_LINE_BYTES:
                 raise DataError(f"a line of more than {MAX_LINE_BYTES} bytes", where, "write one object a line")
             if text := _text(line, number == 1, where):
-                count += 1
                 yield where, Line(parse_object(text, where), (str(path), start))
-            start += len(line)
-    if count == 0:
-        raise DataError("the file has no rows", str(path), "give a file with one JSON object a line")
+            start, number = start + len(line), number + 1
 
 
 def _text(line: bytes, first: bool, where: str) -> str:

@@ -1,5 +1,5 @@
-"""The rows of all sources on the disk between reading and writing, in one file a range of prompts: memory stays flat, whatever
-the order they come in.
+"""The rows of all sources on the disk between reading and writing, a file a range of prompts and writer: memory stays flat,
+whatever the order they come in.
 
 A record is the prompt's id, its length, and the row's line as `marshal` writes it: the fastest that Python has, for files that
 only this process reads.
@@ -8,7 +8,7 @@ only this process reads.
 import marshal
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,14 +25,14 @@ TOGETHER_BYTES = 2**24
 
 
 class Spool:
-    """One file a range; errors of the disk name the folder."""
+    """What one process writes: a file a range, in a folder of its own; errors of the disk name the folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._files = folder, dict[int, BinaryIO]()
 
     def __enter__(self) -> "Spool":
         with writing(self.folder):
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         return self
 
     def write(self, bucket: int, line: Record) -> None:
@@ -50,13 +50,19 @@ class Spool:
                 closing.callback(file.close)
 
 
-def together(folder: Path, buckets: Collection[int]) -> Iterator[list[Path]]:
-    """The files of consecutive ranges in groups of some TOGETHER_BYTES; a range without rows has no file."""
+def buckets(folder: Path, wanted: Iterable[int] | None = None) -> Iterator[list[Path]]:
+    """The files of each range that has rows, one a writer; `wanted`: the numbers of the ranges, in order."""
+    for number in sorted({int(p.name) for p in folder.glob("*/*")}) if wanted is None else wanted:
+        if found := sorted(folder.glob(f"*/{number}")):
+            yield found
+
+
+def together(folder: Path, wanted: Iterable[int]) -> Iterator[list[Path]]:
+    """The files of consecutive ranges in groups of some TOGETHER_BYTES."""
     held, size = list[Path](), 0
-    for path in (folder / str(bucket) for bucket in buckets):
-        if path.exists():
-            held.append(path)
-            size += path.stat().st_size
+    for paths in buckets(folder, wanted):
+        held += paths
+        size += sum(path.stat().st_size for path in paths)
         if size >= TOGETHER_BYTES:
             yield held
             held, size = [], 0
@@ -64,23 +70,25 @@ def together(folder: Path, buckets: Collection[int]) -> Iterator[list[Path]]:
         yield held
 
 
-def lines(path: Path, only: Collection[bytes] | None = None) -> Iterator[Record]:
-    """The lines of a range, or those of some prompts, which alone are decoded."""
-    with path.open("rb") as file:
-        while head := file.read(HEAD.size):
-            own, length = HEAD.unpack(head)
-            if only is None or own in only:
-                yield marshal.loads(file.read(length))
-            else:
-                file.seek(length, 1)
+def lines(paths: Iterable[Path], only: Collection[bytes] | None = None) -> Iterator[Record]:
+    """The lines of these files, or those of some prompts, which alone are decoded."""
+    for path in paths:
+        with path.open("rb") as file:
+            while head := file.read(HEAD.size):
+                own, length = HEAD.unpack(head)
+                if only is None or own in only:
+                    yield marshal.loads(file.read(length))
+                else:
+                    file.seek(length, 1)
 
 
-def repeated(path: Path) -> set[bytes]:
-    """The ids of prompts with several lines in a range."""
+def repeated(paths: Iterable[Path]) -> set[bytes]:
+    """The ids of prompts with several lines in these files."""
     counts: Counter[bytes] = Counter()
-    with path.open("rb") as file:
-        while head := file.read(HEAD.size):
-            own, length = HEAD.unpack(head)
-            counts[own] += 1
-            file.seek(length, 1)
+    for path in paths:
+        with path.open("rb") as file:
+            while head := file.read(HEAD.size):
+                own, length = HEAD.unpack(head)
+                counts[own] += 1
+                file.seek(length, 1)
     return {own for own, count in counts.items() if count > 1 and own != NOBODY}

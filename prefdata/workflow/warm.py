@@ -8,7 +8,6 @@ No forked job outlives this process, nor this process the workflow (PR_SET_PDEAT
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import secrets
@@ -22,6 +21,8 @@ import warnings
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
+
+from prefdata.children import die_with
 
 SOCKET, COMMANDS = "PREFDATA_WARM", "PREFDATA_WARM_COMMANDS"
 LIBRARIES = ("torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto")
@@ -245,15 +246,6 @@ def _become(task: dict[str, Any], files: list[int], parent: int) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-
-
-def die_with(parent: int) -> None:
-    """Be killed when the parent is (PR_SET_PDEATHSIG), and stop at once if it is gone already."""
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(f"the process {parent} that started this one is gone")
 
 
 if __name__ == "__main__":
