@@ -42,3 +42,8 @@ def test_long_texts_that_differ_in_spaces_case_and_signs_only() -> None:
     long = "One word. " * 50
     assert with_the_chosens_words(rows(long, ["x", long.upper().replace(". ", "!\n")])).to_list() == ["p"]
     assert with_the_chosens_words(rows(long, [long + "more", "more " + long, long[:250] + "x" + long[250:]])).to_list() == []
+
+
+def test_a_mark_behind_what_is_looked_at_changes_the_letter_before_it() -> None:
+    begin = "x" * (ENDS - 2)
+    assert with_the_chosens_words(rows(f" {begin}e\u0301a", [f"{begin}\u00e9a"])).to_list() == ["p"]

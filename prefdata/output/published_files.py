@@ -7,7 +7,7 @@ the content says so, so that a Hub that stores chunks by content stores what cha
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,15 +80,23 @@ class Files:
         self.built: dict[str, Built] = {}
         self._writers: dict[str, _Writer] = {}
         self._threads = ThreadPoolExecutor(processors())
+        self._waiting: list[Future[None]] = []
 
     def __enter__(self) -> "Files":
         return self
 
     def write(self, wanted: Mapping[str, Config], frames: Frames, settings: Settings) -> None:
-        """Append the rows of one part of the prompts: each file by a thread, since hashing and compressing leave Python."""
-        made = configs(wanted, frames, settings, self.keys)
-        for done in [self._threads.submit(self._append, *one) for one in made]:
+        """Append the rows of one part of the prompts: each file by a thread, since hashing and compressing leave Python, and
+        while the rows of the next part are made."""
+        made = list(configs(wanted, frames, settings, self.keys))
+        self._settle()
+        self._waiting = [self._threads.submit(self._append, *one) for one in made]
+
+    def _settle(self) -> None:
+        """Wait for the part before."""
+        for done in self._waiting:
             done.result()
+        self._waiting = []
 
     def _append(self, config: str, split: str, rows: pl.DataFrame) -> None:
         path = f"data/{config}/{split}-{self.shard}.parquet"
@@ -104,6 +112,7 @@ class Files:
         with contextlib.suppress(PrefdataError) if kind else contextlib.nullcontext(), contextlib.ExitStack() as closing:
             for writer in self._writers.values():  # all of them, whichever fails
                 closing.callback(writer.close)
+            self._settle()
         self.built = {} if kind else {path: writer.built() for path, writer in self._writers.items()}
 
 

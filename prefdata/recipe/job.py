@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -263,6 +264,22 @@ class Job:
             for writer in opened.values():
                 writer.discard()
 
+    @contextmanager
+    def written_behind(self, shard: int) -> Iterator[Callable[[Frames], None]]:
+        """A function that appends to the stage's tables of one shard: while a part is checked, hashed and compressed, which
+        leaves Python, the next is made. All files appear when the block ends well."""
+        waiting: list[Future[None]] = []
+        with self.writers(shard) as writers, ThreadPoolExecutor(1) as thread:
+
+            def write(made: Frames) -> None:
+                if waiting:
+                    waiting.pop().result()
+                waiting.append(thread.submit(self.write, writers, made))
+
+            yield write
+            if waiting:
+                waiting.pop().result()
+
     def write(self, writers: dict[str, files.TableWriter], made: Frames) -> None:
         """Sort and append what a pure stage function made."""
         for name in self.stage.writes:
@@ -313,8 +330,8 @@ def each_part(
 
     def run(job: Job) -> None:
         for shard in job.shards:
-            with job.writers(shard) as writers:
+            with job.written_behind(shard) as write:
                 for frames in () if nothing(job, shard) else job.parts([shard]):
-                    job.write(writers, make(frames, job))
+                    write(make(frames, job))
 
     return run

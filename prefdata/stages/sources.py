@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,21 +44,11 @@ def run(job: Job) -> None:
         _count_contradictions(job, folder, counts)
         _require_rate(counts, settings.max_reject_rate)
         for shard in job.shards:
-            _write(job, shard, folder, range(shard * per_shard, (shard + 1) * per_shard))
+            with job.written_behind(shard) as write:
+                for paths in spool.together(folder, range(shard * per_shard, (shard + 1) * per_shard)):
+                    write(resolve(_hashed(spool.lines(paths)), job.settings))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write(job: Job, shard: int, folder: Path, buckets: range) -> None:
-    """Write a shard's tables: while one part of them is checked, hashed and compressed, the next is made."""
-    with job.writers(shard) as writers, ThreadPoolExecutor(1) as background:
-        waiting = Future[None]()
-        waiting.set_result(None)
-        for paths in spool.together(folder, buckets):
-            made = resolve(_hashed(spool.lines(paths)), job.settings)
-            waiting.result()
-            waiting = background.submit(job.write, writers, made)
-        waiting.result()
 
 
 def _hashed(lines: Iterable[Record]) -> list[Record]:
