@@ -24,12 +24,16 @@ def signatures(frames: Frames, job: Job) -> Frames:
     """prompts -> a hash of each prompt's words and its MinHash signature."""
     settings = job.settings.dedup or DedupSettings()
     prompts = frames["prompts"]
-    listed = [words(user_text(m)) for m in prompts["messages"].to_list()]
-    signed = [minhashes(listed[i : i + TOGETHER], settings) for i in range(0, len(listed), TOGETHER)]
-    flat = np.concatenate(signed) if signed else np.empty((0, settings.permutations), np.uint32)
+    exact, signed = list[str](), [np.empty((0, settings.permutations), np.uint32)]
+    for some in prompts["messages"].to_frame().iter_slices(TOGETHER):
+        listed = [words(user_text(m)) for m in some["messages"].to_list()]
+        exact += [hex_id("words", *w) for w in listed]
+        signed.append(minhashes(listed, settings))
     made = prompts.select("prompt_id", "source", "source_split").with_columns(
-        pl.Series("exact", [hex_id("words", *w) for w in listed], dtype=pl.String),
-        pl.Series("signature", flat, dtype=pl.Array(pl.UInt32, settings.permutations)).cast(pl.List(pl.UInt32)),
+        pl.Series("exact", exact, dtype=pl.String),
+        pl.Series("signature", np.concatenate(signed), dtype=pl.Array(pl.UInt32, settings.permutations)).cast(
+            pl.List(pl.UInt32)
+        ),
     )
     return {"signatures": made}
 
