@@ -13,7 +13,8 @@ from typing import Any
 from prefdata.sources.toy import tasks, writers
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "nectar_like" / "nectar7.jsonl"
-ANSWERS = 7
+ANSWERS, MOST_BYTES = 7, 10_000
+"""Longer lists of seven answers are left out: a row then has 5.9 KB, as Nectar's have."""
 WORDS = (8, 60)
 """Of a prompt."""
 
@@ -40,8 +41,9 @@ def rows(listed: list[list[dict[str, Any]]], prompts: int) -> Iterator[dict[str,
 
 def _real() -> tuple[list[list[dict[str, Any]]], str]:
     lines = REAL.read_text(encoding="utf-8").splitlines()
-    kept = [row["answers"] for row in map(json.loads, lines) if len(row["answers"]) == ANSWERS]
-    return [[{k: a[k] for k in ("answer", "model", "rank")} for a in answers] for answers in kept], "real answers"
+    listed = [row["answers"] for row in map(json.loads, lines) if len(row["answers"]) == ANSWERS]
+    plain = [[{k: a[k] for k in ("answer", "model", "rank")} for a in answers] for answers in listed]
+    return [a for a in plain if len(json.dumps(a, ensure_ascii=False).encode()) <= MOST_BYTES], "real answers"
 
 
 def _toy() -> tuple[list[list[dict[str, Any]]], str]:

@@ -33,18 +33,24 @@ def _written(key: tuple[Key | None, ...]) -> bytes:
 def _one(key: Key | None) -> str:
     kind = type(key)
     if kind is str:
-        return _ESCAPE(key)
+        return quoted(key)
     if kind is int or (kind is float and math.isfinite(key)):  # type: ignore[arg-type]
         return repr(key)
     return json.dumps(key)
 
 
-_ESCAPE: Callable[..., str] = json.encoder.encode_basestring_ascii
+quoted: Callable[..., str] = json.encoder.encode_basestring_ascii
+"""A text as JSON in ASCII: the C function that `json.dumps` calls."""
 
 
 def hex_id(*key: Key) -> str:
     """The 16 hex digits used for prompt_id, candidate_id and row hashes."""
-    return hashlib.blake2b(_written(key), digest_size=8).hexdigest()
+    return hashed(_written(key))
+
+
+def hashed(key: bytes) -> str:
+    """`hex_id` of a key that is written already, for what makes millions of one form."""
+    return hashlib.blake2b(key, digest_size=8).hexdigest()
 
 
 def item_key(*key: Key | None) -> str:

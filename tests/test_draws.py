@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefdata import draws
+from prefdata.tables.ids import candidate_id
 
 
 def test_values_are_pinned() -> None:
@@ -33,6 +34,12 @@ def test_a_key_is_written_as_json(key: list) -> None:
     assert draws.hex_id(*key) == hashlib.blake2b(text, digest_size=8).hexdigest()
     assert draws.hash64(*key) == int(draws.hex_id(*key), 16)
     assert draws.item_key(*key) == hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+@given(st.text(), st.text(), st.none() | st.floats(), st.integers(0, 9))
+def test_the_id_of_an_answer_is_that_of_its_key(response: str, producer: str, heat: float | None, sample: int) -> None:
+    key = ("0" * 16, response, "generated", producer, -1.0 if heat is None else heat, sample)
+    assert candidate_id(key[0], response, "generated", producer, heat, sample) == draws.hex_id(*key)
 
 
 @given(st.integers(), st.lists(st.text(), max_size=5))

@@ -220,10 +220,13 @@ def _hub(source: SourceSettings) -> Iterator[tuple[str, Row]]:
         ) from error
 
 
+_COMPACT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str).encode
+
+
 def row_id(fields: Fields, source: SourceSettings) -> str:
     """What names a row of a source in our tables: the id it has, else a hash of it. Raises DataError."""
     if "id" not in source.fields:
-        return hex_id(json.dumps(fields.row, sort_keys=True, separators=(",", ":"), default=str))
+        return hex_id(_COMPACT(fields.row))
     value = str(fields.get("id", str, int))
     if not ids.is_text(value):
         raise DataError(f"an id that cannot be stored: {snippet(value)}", fields.at("id"), "correct the row")

@@ -215,8 +215,8 @@ def parsed(shaped: Shaped, common: Record, limits: Limits, exclude: Iterable[str
     )
     whose = {**common, "prompt_id": own}
     for number, answer in enumerate(shaped.answers):
-        said = [answer.text, *(texts_in(json.loads(answer.extras)) if answer.extras else ())]
-        problem = next(filter(None, map(limits.problem, said)), None)
+        said = texts_in(json.loads(answer.extras)) if answer.extras else ()
+        problem = limits.problem(answer.text) or next(filter(None, map(limits.problem, said)), None)
         problem = problem or ("bad_text" if not is_text(answer.producer) else None)
         if problem:
             detail = f"answer {number}: {snippet(answer.text)}"

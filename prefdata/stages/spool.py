@@ -20,6 +20,8 @@ from prefdata.tables.atomic import writing
 HEAD = struct.Struct("<16sQ")
 NOBODY = b" " * 16
 """The id of a row that is no prompt."""
+BUFFER_BYTES = 2**16
+"""Of each file: a line is some kilobytes, and so is Python's own buffer."""
 TOGETHER_BYTES = 2**24
 """Ranges are taken together up to so many bytes: small frames cost more than their rows."""
 
@@ -41,7 +43,7 @@ class Spool:
         own = line["prompt"]["prompt_id"].encode("ascii") if line["prompt"] else NOBODY
         with writing(self.folder):
             if bucket not in self._files:
-                self._files[bucket] = (self.folder / str(bucket)).open("wb")
+                self._files[bucket] = (self.folder / str(bucket)).open("wb", buffering=BUFFER_BYTES)
             self._files[bucket].write(HEAD.pack(own, len(data)) + data)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
