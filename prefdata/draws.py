@@ -27,7 +27,13 @@ def hash64(*key: Key | None) -> int:
 
 def _written(key: tuple[Key | None, ...]) -> bytes:
     """The key as a compact JSON array in ASCII, as `json.dumps` writes it, without its start for each."""
-    return f"[{','.join([_one(k) for k in key])}]".encode("ascii")
+    text = f"[{','.join([_one(k) for k in key])}]" if len(key) < LONG else _COMPACT(key)
+    return text.encode("ascii")
+
+
+LONG = 12
+"""From so many parts on the encoder's own start is paid back."""
+_COMPACT = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 
 def _one(key: Key | None) -> str:

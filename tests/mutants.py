@@ -561,8 +561,8 @@ MUTANTS = [
     ("prefdata/tables/files.py", "if name not in TEXTS", "if True", "test_files.py"),
     ("prefdata/recipe/job.py", "() if nothing(job, shard) else", "", "test_parts.py"),
     ("prefdata/recipe/job.py", "PART_BYTES // max(each, 1)", "PART_PROMPTS", "test_parts.py"),
-    ("prefdata/output/same_words.py", "end.str.to_lowercase()", "end", "test_same_words.py"),
-    ("prefdata/output/same_words.py", "text.str.head(ENDS + 1)", "text.str.head(ENDS)", "test_same_words.py"),
+    ("prefdata/output/same_words.py", "looked_at.str.to_lowercase()", "looked_at", "test_same_words.py"),
+    ("prefdata/output/same_words.py", "text.head(ENDS + 1)", "text.head(ENDS)", "test_same_words.py"),
     ("prefdata/output/same_words.py", "either.fill_null(True)", "either.fill_null(False)", "test_same_words.py"),
     ("prefdata/output/quality.py", "range(1, len(number))", "range(1, 2)", "test_quality.py"),
 ]

@@ -25,7 +25,7 @@ def test_keys_are_unambiguous() -> None:
     assert draws.uniform(0, "p", "i", 1, (2,)) != draws.uniform(0, "p", "i", 2, (1,))
 
 
-KEYS = st.lists(st.text() | st.integers() | st.floats() | st.booleans() | st.none(), max_size=6)
+KEYS = st.lists(st.text() | st.integers() | st.floats() | st.booleans() | st.none(), max_size=14)
 
 
 @given(KEYS)

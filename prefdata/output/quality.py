@@ -85,14 +85,17 @@ class Quality:
     def _add_wins(self, candidates: pl.DataFrame) -> None:
         """Count which producer's answer the source ranks better, over all pairs of answers, pruned ones included."""
         ranked = candidates.filter(pl.col("source_rank").is_not_null()).select("prompt_id", "producer", "source_rank")
-        names, producer = np.unique(ranked["producer"].to_numpy(), return_inverse=True)
-        rank = ranked["source_rank"].to_numpy()
+        names = ranked["producer"].unique().sort()
+        producer, rank = names.search_sorted(ranked["producer"]).to_numpy().astype(np.int64), ranked["source_rank"].to_numpy()
         for one, other in couples(ranked["prompt_id"]):
             better = np.sign(rank[other] - rank[one]).astype(np.int64)
-            found = np.stack([producer[one], producer[other], better])[:, producer[one] != producer[other]]
-            for (a, b, sign), count in zip(*_counted(found), strict=True):
-                self.wins[names[a], names[b], OUTCOMES[sign]] += count
-                self.wins[names[b], names[a], OUTCOMES[-sign]] += count
+            kinds = np.ravel_multi_index((producer[one], producer[other], better + 1), (len(names), len(names), 3))
+            counts = np.bincount(kinds)
+            for kind in np.flatnonzero(counts):
+                a, b, sign = np.unravel_index(kind, (len(names), len(names), 3))
+                if a != b:
+                    self.wins[names[int(a)], names[int(b)], OUTCOMES[int(sign) - 1]] += int(counts[kind])
+                    self.wins[names[int(b)], names[int(a)], OUTCOMES[1 - int(sign)]] += int(counts[kind])
 
     def _add_source_ranks(self, ranked: pl.DataFrame) -> None:
         """What the source's ranks look like: the prompts with averages, ties at the top, few levels."""
@@ -194,12 +197,6 @@ def couples(prompt_ids: pl.Series) -> Iterator[tuple[npt.NDArray[np.int64], npt.
         if not one.size:
             return
         yield one, one + apart
-
-
-def _counted(columns: npt.NDArray[np.int64]) -> tuple[list[list[int]], list[int]]:
-    """Each column that there is, and how often."""
-    kinds, counts = np.unique(columns, axis=1, return_counts=True)
-    return kinds.T.tolist(), counts.tolist()
 
 
 def _win_rate(wins: Counter[tuple[str, str, str]], one: str, other: str) -> Facts:

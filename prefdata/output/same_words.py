@@ -22,30 +22,26 @@ most of those that answers hold (a test looks at each). No marks: e and an acute
 def with_the_chosens_words(candidates: pl.DataFrame) -> pl.Series:
     """The prompt_ids of the sets' candidates (one row each: prompt_id, role, response) that have a rejected answer with the
     words of the chosen one."""
-    chosen = _with_ends(
-        candidates.filter(pl.col("role") == "chosen").select("prompt_id", pl.col("response").alias("own")), "own"
-    )
-    rejected = candidates.filter(pl.col("role") == "rejected").select("prompt_id", "response")
-    both = _with_ends(rejected, "response").join(chosen, on="prompt_id", maintain_order="left")
-    alike = both.filter(_may_be_alike("head", "starts_with") & _may_be_alike("tail", "ends_with"))
-    same = [words(one) == words(other) for one, other in alike.select("own", "response").iter_rows()]
-    return alike["prompt_id"].filter(pl.Series(same, dtype=pl.Boolean)).unique()
+    own = candidates.filter(pl.col("role") == "chosen").select("prompt_id", pl.col("response").alias("own"))
+    alike = candidates.filter(pl.col("role") == "rejected").select("prompt_id", "response")
+    for end, begins in (("head", "starts_with"), ("tail", "ends_with")):  # few are left after the first
+        both = _with_letters(alike, "response", end).join(_with_letters(own, "own", end), on="prompt_id", maintain_order="left")
+        alike = both.filter(_may_be_alike(begins)).select("prompt_id", "response")
+    both = alike.join(own, on="prompt_id", maintain_order="left")
+    same = [words(one) == words(other) for one, other in both.select("own", "response").iter_rows()]
+    return both["prompt_id"].filter(pl.Series(same, dtype=pl.Boolean)).unique()
 
 
-def _with_ends(rows: pl.DataFrame, column: str) -> pl.DataFrame:
-    """With the letters and digits of both ends; null where another character may hide some."""
-    text = pl.col(column)
-    ends = {"head": (text.str.head(ENDS), text.str.head(ENDS + 1)), "tail": (text.str.tail(ENDS), text.str.tail(ENDS))}
-    return rows.with_columns(
-        pl.when(~seen.str.contains(f"[^{PLAIN}]"))
-        .then(end.str.to_lowercase().str.replace_all("[^a-z0-9_]+", ""))
-        .alias(f"{column}_{name}")
-        for name, (end, seen) in ends.items()
-    )
+def _with_letters(rows: pl.DataFrame, column: str, end: str) -> pl.DataFrame:
+    """With the letters and digits of an end of the column; null where another character may hide some."""
+    text = pl.col(column).str
+    looked_at, known = (text.head(ENDS), text.head(ENDS + 1)) if end == "head" else (text.tail(ENDS), text.tail(ENDS))
+    letters = looked_at.str.to_lowercase().str.replace_all("[^a-z0-9_]+", "")
+    return rows.with_columns(pl.when(~known.str.contains(f"[^{PLAIN}]")).then(letters).alias(f"{column}_letters"))
 
 
-def _may_be_alike(end: str, begins: str) -> pl.Expr:
+def _may_be_alike(begins: str) -> pl.Expr:
     """Whether one of the two begins (or ends) with all of the other, as it must where all of them are equal."""
-    one, other = pl.col(f"own_{end}"), pl.col(f"response_{end}")
+    one, other = pl.col("own_letters"), pl.col("response_letters")
     either: pl.Expr = getattr(one.str, begins)(other) | getattr(other.str, begins)(one)
     return either.fill_null(True)

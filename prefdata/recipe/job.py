@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -25,6 +25,7 @@ from prefdata.tables.views import Frames
 PART_BYTES, PART_PROMPTS = 2**24, 2**14
 """What a data stage holds in memory of its tables at once, as far as their footers tell, and prompts at most: its peak is the
 same for any amount of rows."""
+Value = TypeVar("Value")
 Columns = Mapping[str, Sequence[str]]
 """Of tables, by name, those that are read; of others all."""
 
@@ -214,7 +215,13 @@ class Job:
         """
         for part in of or ():
             self._require_read(part)
-        parts, read = self.reads if of is None else of, {**self.stage.columns, **(columns or {})}
+        yield from ahead(
+            self._parts(shards, prompts, self.reads if of is None else of, {**self.stage.columns, **(columns or {})})
+        )
+
+    def _parts(
+        self, shards: Sequence[int] | None, prompts: int | None, parts: Sequence[Part], read: Columns
+    ) -> Iterator[Frames]:
         held: list[Frames] = []
         for shard in self.shards if shards is None else shards:
             step = prompts or self._prompts_at_once(parts, shard, read)
@@ -311,6 +318,15 @@ def _gather(rows: list[tuple[str, pl.DataFrame]], columns: Columns) -> Frames:
     return {
         t: schema.ordered(pl.concat(f), TABLES[t].only(columns.get(t))) if len(f) > 1 else f[0] for t, f in by_table.items()
     }
+
+
+def ahead(values: Iterator[Value]) -> Iterator[Value]:
+    """The values, each made by a thread while the one before is worked on: decoding leaves Python."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(next, values, None)
+        while (value := waiting.result()) is not None:
+            waiting = thread.submit(next, values, None)
+            yield value
 
 
 def merge(held: Sequence[Frames]) -> Frames:
