@@ -509,7 +509,7 @@ MUTANTS = [
     ("prefdata/output/published_configs.py", 'pl.concat_list("prompt", name)', "pl.col(name)", PUBLISHED),
     ("prefdata/output/published_configs.py", 'pl.col("_kept") | pl.col(name).is_null()', "pl.lit(True)", PUBLISHED),
     ("prefdata/output/arrow_types.py", "return pa.string()", "return kind", PUBLISHED),
-    ("prefdata/output/published_files.py", ">= ROW_GROUP_ROWS or", ">= 1 or", PUBLISHED),
+    ("prefdata/output/published_files.py", "while held.num_rows >= ROW_GROUP_ROWS:", "while held.num_rows >= 99:", PUBLISHED),
     ("prefdata/output/published_files.py", "else rows.drop(ARGUMENTS)", "else rows", "test_peoples_files.py"),
     ("prefdata/output/redistribution.py", "(?:nc )?nd", "nd", GATES),
     ("prefdata/output/sensitive.py", "return NOBODYS.search(match) is None", "return True", GATES),

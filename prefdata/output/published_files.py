@@ -124,7 +124,7 @@ def _message_keys(job: Job, sets: Sequence[Part]) -> Keys:
 
 
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 4096, 2**25
-"""A row group is written when so many rows, or bytes in memory, are held."""
+"""A row group has so many rows, but for the last; fewer where rows are so large that this many bytes are held."""
 
 
 class _Writer:
@@ -147,20 +147,26 @@ class _Writer:
     def write(self, rows: pa.Table) -> None:
         self.digest.update(rows)
         self.rows += rows.num_rows
-        self.in_memory += rows.nbytes
-        self._held.append(rows)
-        if sum(r.num_rows for r in self._held) >= ROW_GROUP_ROWS or sum(r.nbytes for r in self._held) >= ROW_GROUP_BYTES:
-            self._flush()
+        held = pa.concat_tables([*self._held, rows])
+        while held.num_rows >= ROW_GROUP_ROWS:
+            self._flush(held.slice(0, ROW_GROUP_ROWS))
+            held = held.slice(ROW_GROUP_ROWS)
+        if held.nbytes >= ROW_GROUP_BYTES:
+            self._flush(held)
+            held = held.slice(held.num_rows)
+        self._held = [held]
 
-    def _flush(self) -> None:
-        if self._held:
+    def _flush(self, rows: pa.Table) -> None:
+        """Write a row group. Whatever parts the rows came in, it begins and ends where the rows say."""
+        if rows.num_rows:
+            self.in_memory += rows.nbytes
             with atomic.writing(self.path):
-                self._writer.write_table(pa.concat_tables(self._held))
-            self._held = []
+                self._writer.write_table(rows, row_group_size=rows.num_rows)
 
     def close(self) -> None:
         try:
-            self._flush()
+            for rows in self._held:
+                self._flush(rows)
             with atomic.writing(self.path):
                 self._writer.close()
         finally:
