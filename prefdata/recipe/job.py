@@ -22,7 +22,7 @@ from prefdata.tables.finished import ChunkStore
 from prefdata.tables.schema import TABLES
 from prefdata.tables.views import Frames
 
-PART_BYTES, PART_PROMPTS = 2**24, 2**14
+PART_BYTES, PART_PROMPTS = 2**23, 2**14
 """What a data stage holds in memory of its tables at once, as far as their footers tell, and prompts at most: its peak is the
 same for any amount of rows."""
 Value = TypeVar("Value")
