@@ -87,15 +87,18 @@ class Clusters:
         phrase does not make the work quadratic in the copies of one text.
         """
         rows, groups = _in_groups(_numbered(band))
-        pending = np.arange(len(rows))  # places in `rows` that neither opened a cluster nor are like one
-        while pending.size:
-            opened, first = np.unique(groups[pending], return_index=True)
-            leader = np.full(len(rows), -1)
-            leader[opened] = pending[first]  # of each group the first that is left; groups are numbered from 0
-            later = np.flatnonzero((leader[groups] >= 0) & (np.arange(len(rows)) > leader[groups]))
-            alike = later[_similar(matrix, rows[leader[groups[later]]], rows[later], threshold)]
-            self._pairs.append(np.stack([rows[leader[groups[alike]]], rows[alike]], axis=1))
-            pending = np.setdiff1d(np.delete(pending, first), alike, assume_unique=True)
+        pending = np.ones(len(rows), np.bool_)  # neither opened a cluster nor are like one
+        while pending.any():
+            places = np.flatnonzero(pending)
+            opened, first = np.unique(groups[places], return_index=True)
+            leader = np.full(groups[-1] + 1, len(rows))
+            leader[opened] = places[first]  # of each group the first that is left
+            later = np.flatnonzero(np.arange(len(rows)) > leader[groups])
+            leaders = rows[leader[groups[later]]]
+            rows, groups = rows[later], groups[later]
+            alike = _similar(matrix, leaders, rows, threshold)
+            self._pairs.append(np.stack([leaders, rows], axis=1)[alike])
+            pending = pending[later] & ~alike
 
 
 def _similar(
