@@ -1,4 +1,4 @@
-"""The data side: memory of every stage at two sizes, pairs against datasets.map, tokenising against the bare tokenizer.
+"""The data side: memory of every stage at two sizes, tokenising against the bare tokenizer. Time: benchmarks/scale.py.
 
 Rows are synthetic, in Nectar's shape: a prompt of about 100 words, six answers of 400 to 1200 characters, ranks 1 to 6.
 
@@ -19,23 +19,16 @@ from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-import datasets
-import polars as pl
 import yaml
 from figures import ROUNDS, interleaved, line
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from prefdata.draws import gumbels
 from prefdata.models.tokens import load_encoder
-from prefdata.output import published_configs
 from prefdata.recipe.job import Job
 from prefdata.recipe.read import read_recipe
 from prefdata.recipe.results import Results
-from prefdata.stages import prune, rank, sets
 from prefdata.stages.registry import STAGES
-from prefdata.tables import schema
-from prefdata.tables.views import Frames
 
 SMALL, LARGE = 10_000, 100_000
 """Candidates."""
@@ -138,71 +131,6 @@ def memory(folder: Path) -> None:
 # ---- time ----
 
 
-def pairs(folder: Path) -> None:
-    """Prune, rank, sets and one pair a prompt, from frames in memory, against datasets.map over the same rows."""
-    run = Results(read_recipe, STAGES(folder / "large.yaml"), folder / "results")
-    jobs = {stage: Job(run, stage, unit) for stage, unit in (("prune", "all"), ("rank", "source"), ("sets", "preference"))}
-    parts = list(jobs["prune"].parts(prompts=1000))  # the batch of datasets.map
-    with (folder / "large.jsonl").open(encoding="utf-8") as file:
-        data = datasets.Dataset.from_list([json.loads(text) for text in file])
-    datasets.disable_caching()
-    datasets.disable_progress_bars()
-
-    def ours() -> list[Any]:
-        return [made_pairs(frames, jobs) for frames in parts]
-
-    def peer() -> datasets.Dataset:
-        return data.map(
-            mapped_pairs, batched=True, remove_columns=data.column_names, keep_in_memory=True, load_from_cache_file=False
-        )
-
-    mine = sorted(m[0]["content"] for frame in ours() for m in frame["chosen"].to_list())
-    theirs = sorted(m[0]["content"] for m in peer()["chosen"])
-    if mine != theirs:
-        raise SystemExit(f"{len(mine)} pairs of ours, {len(theirs)} of the peer's, or other chosen texts")
-    seconds = interleaved({"ours": ours, "bare": lambda: [bare_pairs(frames) for frames in parts], "peer": peer})
-    candidates = sum(frames["candidates"].height for frames in parts)
-    for name, taken in seconds.items():
-        line(f"map_rows_per_s_{name}", candidates / median(taken), "candidates/s", "")
-    line("map_speedup", median(seconds["peer"]) / median(seconds["ours"]), "x datasets.map", ">= 5")
-    line("map_speedup_bare", median(seconds["peer"]) / median(seconds["bare"]), "x datasets.map, checks left out", "")
-
-
-def made_pairs(frames: Frames, jobs: dict[str, Job]) -> Any:
-    """What the stages prune, rank, sets and publish make of a part, without their files."""
-    pruned = prune.prune(frames, jobs["prune"])["drops"]
-    drops = pl.concat([frames["drops"], schema.ordered(pruned, schema.TABLES["drops"])])
-    frames = {**frames, "drops": drops}
-    frames["ranks"] = schema.ordered(rank.rank(frames, jobs["rank"])["ranks"], schema.TABLES["ranks"])
-    settings = jobs["sets"].settings
-    return published_configs.preference(sets.make(frames, jobs["sets"])["sets"], settings.sets.origins)
-
-
-def bare_pairs(frames: Frames) -> Any:
-    """The least that prune and pair can be over our tables: a filter, a sort, one keyed draw a candidate, two joins. Nothing
-    is checked, recorded, merged or nested: what `ours` could at best come down to."""
-    kept = frames["candidates"].filter(pl.col("source_rank") != 2).sort("prompt_id", "source_rank")
-    chosen = kept.unique("prompt_id", keep="first", maintain_order=True).select("prompt_id", chosen="response")
-    pool = kept.filter(pl.int_range(pl.len()).over("prompt_id") > 0)
-    noise = pl.Series("_noise", gumbels(0, "fixed", pool["candidate_id"]))
-    drawn = pool.with_columns(noise).sort("_noise", descending=True).unique("prompt_id", keep="first")
-    pairs = chosen.join(drawn.select("prompt_id", rejected="response"), on="prompt_id")
-    return frames["prompts"].select("prompt_id", "messages").join(pairs, on="prompt_id")
-
-
-def mapped_pairs(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """The peer: one batch of Nectar's rows, rank 2 dropped, rank 1 chosen, one of the others rejected."""
-    made: dict[str, list[Any]] = {"prompt": [], "chosen": [], "rejected": []}
-    draw = random.Random(0)
-    for prompt, answers in zip(batch["prompt"], batch["answers"], strict=True):
-        kept = sorted((a for a in answers if a["rank"] != 2), key=lambda a: a["rank"])
-        question = prompt.removeprefix("\n\nHuman: ").removesuffix("\n\nAssistant: ")
-        made["prompt"].append([{"role": "user", "content": question}])
-        made["chosen"].append([{"role": "assistant", "content": kept[0]["answer"]}])
-        made["rejected"].append([{"role": "assistant", "content": draw.choice(kept[1:])["answer"]}])
-    return made
-
-
 def tokenising(folder: Path) -> None:
     """One shard's prompts and answers through the Encoder, against its tokenizer's own encode_batch of the same strings."""
     run = Results(read_recipe, STAGES(folder / "large.yaml"), folder / "results")
@@ -255,7 +183,6 @@ def main() -> None:
     print(f"{THREADS} threads, {ROUNDS} rounds", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         memory(Path(folder))
-        pairs(Path(folder))
         tokenising(Path(folder))
 
 

@@ -8,7 +8,7 @@ makes them, in whatever run, draws the same.
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,19 +22,46 @@ FIRST: tuple[int, int] = (0, 0)
 
 def hash64(*key: Key | None) -> int:
     """64 bits of blake2b over the key as a JSON array (unambiguous: ("a", "bc") and ("ab", "c") differ)."""
-    text = json.dumps(key, ensure_ascii=True, separators=(",", ":"))
-    return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(_written(key), digest_size=8).digest(), "big")
+
+
+def _written(key: tuple[Key | None, ...]) -> bytes:
+    """The key as a compact JSON array in ASCII, as `json.dumps` writes it, without its start for each."""
+    text = f"[{','.join([_one(k) for k in key])}]" if len(key) < LONG else _COMPACT(key)
+    return text.encode("ascii")
+
+
+LONG = 12
+"""From so many parts on the encoder's own start is paid back."""
+_COMPACT = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+
+def _one(key: Key | None) -> str:
+    kind = type(key)
+    if kind is str:
+        return quoted(key)
+    if kind is int or (kind is float and math.isfinite(key)):  # type: ignore[arg-type]
+        return repr(key)
+    return json.dumps(key)
+
+
+quoted: Callable[..., str] = json.encoder.encode_basestring_ascii
+"""A text as JSON in ASCII: the C function that `json.dumps` calls."""
 
 
 def hex_id(*key: Key) -> str:
     """The 16 hex digits used for prompt_id, candidate_id and row hashes."""
-    return f"{hash64(*key):016x}"
+    return hashed(_written(key))
+
+
+def hashed(key: bytes) -> str:
+    """`hex_id` of a key that is written already, for what makes millions of one form."""
+    return hashlib.blake2b(key, digest_size=8).hexdigest()
 
 
 def item_key(*key: Key | None) -> str:
     """32 hex digits that name a piece of finished work in a chunk store."""
-    text = json.dumps(key, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest()
+    return hashlib.blake2b(_written(key), digest_size=16).hexdigest()
 
 
 def uniform(seed: int | None, purpose: str, id: str, visit: int = 0, index: Sequence[Key] = ()) -> float:
@@ -50,14 +77,20 @@ def gumbel(seed: int | None, purpose: str, id: str, visit: int = 0, index: Seque
 def gumbels(
     seed: int | None, purpose: str, ids: Iterable[str], visit: int = 0, index: Sequence[Key] = ()
 ) -> npt.NDArray[np.float64]:
-    """`gumbel` for each id, the same numbers: shape [len(ids)], fp64. What the keys share is written once."""
+    """`gumbel` for each id, the same numbers: shape [len(ids)], fp64."""
+    return np.array([-math.log(-math.log(u)) for u in uniforms(seed, purpose, ids, visit, index).tolist()], dtype=np.float64)
+
+
+def uniforms(
+    seed: int | None, purpose: str, ids: Iterable[str], visit: int = 0, index: Sequence[Key] = ()
+) -> npt.NDArray[np.float64]:
+    """`uniform` for each id, the same numbers: shape [len(ids)], fp64. What the keys share is written once."""
     around = json.dumps([seed, purpose, "", visit, *index], ensure_ascii=True, separators=(",", ":"))
     split = len(json.dumps([seed, purpose], ensure_ascii=True, separators=(",", ":")))
     head, tail = around[:split].encode("ascii"), around[split + 2 :].encode("ascii")
     quoted, start = json.encoder.encode_basestring_ascii, hashlib.blake2b
     digests = b"".join(start(head + quoted(i).encode("ascii") + tail, digest_size=8).digest() for i in ids)
-    uniforms = ((np.frombuffer(digests, ">u8") >> 12) + 0.5) / 2.0**52
-    return np.array([-math.log(-math.log(u)) for u in uniforms.tolist()], dtype=np.float64)
+    return np.asarray(((np.frombuffer(digests, ">u8") >> 12) + 0.5) / 2.0**52, dtype=np.float64)
 
 
 def choose(

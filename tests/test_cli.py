@@ -107,17 +107,14 @@ def test_prefdata_run_gives_snakemake_the_users_targets_and_options() -> None:
 
 
 def test_a_profile_that_travels_is_called_by_its_name(tmp_path: Path) -> None:
-    """Another than the default says itself how many devices there are: those of this machine are not the nodes'."""
     for given in (["--workflow-profile", "slurm", "set"], ["--workflow-profile=slurm", "set"]):
         words = command(Path("r.yaml"), given)
         named = Path(words[words.index("--workflow-profile") + 1])
         assert yaml.safe_load((named / "config.v9+.yaml").read_text())["executor"] == "slurm"
         assert words.count("--workflow-profile") == 1
-        assert "--resources" not in words
         assert words[-1] == "set"
     words = command(Path("r.yaml"), [])
     assert words[-1] == str(ROOT / "profiles" / "default")
-    assert "--resources" in words
     assert str(tmp_path) in command(Path("r.yaml"), ["--workflow-profile", str(tmp_path)])
     for wrong in ("slrum", ""):
         with pytest.raises(ConfigError, match="no such folder, and no profile of that name"):

@@ -20,7 +20,7 @@ from prefdata.recipe.units import Part
 from prefdata.sources import conversations, json_columns, readers, rows
 from prefdata.sources.conversations import Columnar, messages_of
 from prefdata.sources.settings import SourceSettings, SourcesSettings
-from prefdata.stages import sources
+from prefdata.stages import reading
 from prefdata.tables import files, messages
 from prefdata.tables.ids import candidate_id, prompt_id
 
@@ -52,7 +52,7 @@ def read(make_run, write_rows, tmp_path: Path):
 def parse(row: dict[str, Any], name: str = "trl_pairs") -> rows.Parsed:
     """One row, its candidates named as they are when nothing else has its prompt."""
     source = SourceSettings(name="s", path="x", format=name)
-    made = sources.parse(row, source, "f:1", SourcesSettings(sources=[source]))
+    made = reading.parse(row, source, "f:1", SourcesSettings(sources=[source]))
     candidates, drops = rows.finish(made.candidates)
     return rows.Parsed(made.prompt, candidates, made.drops + drops)
 

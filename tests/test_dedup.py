@@ -14,6 +14,7 @@ from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.settings.data import DedupSettings
 from prefdata.recipe.units import Part
 from prefdata.sources.words import ngrams, user_text, words
+from prefdata.stages import decontaminate, dedup
 from prefdata.stages.dedup import Clusters
 from prefdata.stages.signatures import minhashes
 from prefdata.tables import files
@@ -112,6 +113,56 @@ def test_the_estimate_is_near_the_jaccard_similarity(sets) -> None:
     true = len(sets[0] & sets[1]) / len(sets[0] | sets[1])
     # 5 standard deviations of a mean of 1024 draws: 5 * sqrt(1/4 / 1024) = 0.078
     assert abs(float((one == other).mean()) - true) < 0.08
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "ö", "c"]), min_size=1, max_size=9), min_size=1, max_size=6))
+def test_signatures_are_those_of_datasketch(listed) -> None:
+    from datasketch import MinHash
+
+    settings = DedupSettings(ngram=2, permutations=32, bands=8)
+    grams = ([g.encode() for g in ngrams(own, 2)] for own in listed)
+    theirs = [m.hashvalues.tolist() for m in MinHash.generator(grams, num_perm=32, scheme="affine32")]
+    assert minhashes(listed, settings).tolist() == theirs
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=30))
+def test_groups_are_the_rows_that_are_equal(rows) -> None:
+    band = np.array(rows, np.uint32)
+    places, numbers = dedup._in_groups(dedup._numbered(band))
+    found = [
+        [int(r) for r, n in zip(places, numbers, strict=True) if n == group] for group in range(len(set(numbers.tolist())))
+    ]
+    expected = [[i for i, row in enumerate(rows) if row == one] for one in map(list, sorted(set(map(tuple, rows))))]
+    assert sorted(found) == sorted(g for g in expected if len(g) > 1)
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=8, max_size=8), min_size=2, max_size=12))
+def test_two_rows_are_joined_as_in_a_larger_group(rows) -> None:
+    """Rows that agree in a band: each is compared with those that opened a cluster; for two it is done in one go."""
+    matrix = np.array(rows, np.uint32)
+    one = Clusters(len(rows))
+    one.join_similar(matrix[:, :2], matrix, 0.75)
+    pairs = {tuple(sorted(map(int, pair))) for some in one._pairs for pair in some}
+    expected = set()
+    for key in {tuple(r[:2]) for r in rows}:
+        leaders: list[int] = []
+        for i in (i for i, r in enumerate(rows) if tuple(r[:2]) == key):
+            near = [j for j in leaders if sum(a == b for a, b in zip(rows[i], rows[j], strict=True)) >= 6]
+            expected |= {(j, i) for j in near}
+            leaders += [] if near else [i]
+    assert pairs == expected
+
+
+@given(
+    st.lists(st.sampled_from("abcd"), max_size=12), st.lists(st.sampled_from("abcd"), min_size=1, max_size=8), st.integers(1, 4)
+)
+def test_overlaps_are_those_of_all_runs(asked: list[str], known: list[str], n: int) -> None:
+    runs = {r: r for r in ngrams(known, n)} if len(known) >= n else {}
+    whole = {} if runs else {" ".join(known): "whole"}
+    index = decontaminate.Index(runs, whole, frozenset(decontaminate._ends(known, n)))
+    listed = words(" ".join(asked))
+    hits = [r for r in ngrams(listed, n) if r in runs]
+    assert decontaminate.first_overlap([" ".join(asked)], index, n) == (hits[0] if hits else whole.get(" ".join(listed)))
 
 
 def groups(clusters: Clusters) -> list[list[int]]:

@@ -1,5 +1,7 @@
 """Keyed random numbers: pinned values, ranges, independence of order, exact probabilities."""
 
+import hashlib
+import json
 import math
 from collections import Counter
 
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefdata import draws
+from prefdata.tables.ids import candidate_id
 
 
 def test_values_are_pinned() -> None:
@@ -20,6 +23,28 @@ def test_keys_are_unambiguous() -> None:
     assert draws.hash64("a", "bc") != draws.hash64("ab", "c")
     assert draws.hash64(1) != draws.hash64("1")
     assert draws.uniform(0, "p", "i", 1, (2,)) != draws.uniform(0, "p", "i", 2, (1,))
+
+
+KEYS = st.lists(st.text() | st.integers() | st.floats() | st.booleans() | st.none(), max_size=14)
+
+
+@given(KEYS)
+def test_a_key_is_written_as_json(key: list) -> None:
+    text = json.dumps(key, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+    assert draws.hex_id(*key) == hashlib.blake2b(text, digest_size=8).hexdigest()
+    assert draws.hash64(*key) == int(draws.hex_id(*key), 16)
+    assert draws.item_key(*key) == hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+@given(st.text(), st.text(), st.none() | st.floats(), st.integers(0, 9))
+def test_the_id_of_an_answer_is_that_of_its_key(response: str, producer: str, heat: float | None, sample: int) -> None:
+    key = ("0" * 16, response, "generated", producer, -1.0 if heat is None else heat, sample)
+    assert candidate_id(key[0], response, "generated", producer, heat, sample) == draws.hex_id(*key)
+
+
+@given(st.integers(), st.lists(st.text(), max_size=5))
+def test_uniforms_are_those_of_each_id(seed: int, ids: list[str]) -> None:
+    assert draws.uniforms(seed, "p", ids, 1, (2, "x")).tolist() == [draws.uniform(seed, "p", i, 1, (2, "x")) for i in ids]
 
 
 @given(st.integers(), st.text(), st.text(), st.integers(0, 10))

@@ -1,6 +1,7 @@
 """Files appear whole or not at all; damage never reads back silently; the content hash is over rows and schema."""
 
 import errno
+import hashlib
 import os
 import random
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -168,7 +170,7 @@ def test_prompt_reader_gives_every_row_once_in_ranges(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     frame = ranks(101)
     files.write_table(path, "ranks", frame)
-    reader = files.PromptReader(path, "ranks", 128)
+    reader = files.PromptReader(path, "ranks")
     ids = frame["prompt_id"].to_list()
     got = [reader.until(ids[i]) for i in (0, 0, 49, 99)] + [reader.until("f" * 16)]
     assert [g.height for g in got] == [1, 0, 49, 50, 1]
@@ -186,3 +188,40 @@ def test_a_changed_manifest_is_refused(tmp_path: Path) -> None:
     for read in (files.manifest, lambda p: files.read_table(p, "drops")):
         with pytest.raises(DataError, match="its manifest was changed"):
             read(path)
+
+
+@given(st.lists(st.none() | st.text(max_size=4), min_size=1, max_size=8), st.integers(0, 3))
+def test_the_hash_of_texts_is_that_of_their_bytes(texts: list[str | None], skipped: int) -> None:
+    """By hand: a stream for the type, one for nulls, one for lengths, one for the bytes; whatever lies before in memory."""
+    made = content.ContentHash(pa.schema([("t", pa.large_string())]))
+    made.update(pa.table({"t": pa.array(["before"] * skipped + texts, pa.large_string())}).slice(skipped))
+    data = [(t or "").encode() for t in texts]
+    streams = {"t=large_string": b"", "t?": bytes(t is not None for t in texts)}
+    streams |= {"t#": b"".join(len(d).to_bytes(8, "little") for d in data), "t": b"".join(data)}
+    whole = hashlib.blake2b(digest_size=16)
+    for name in sorted(streams):
+        whole.update(name.encode() + b"\0" + hashlib.blake2b(streams[name], digest_size=16).digest())
+    assert made.hexdigest() == whole.hexdigest()
+    for kind in (pa.string(), pa.string_view()):
+        other = content.ContentHash(pa.schema([("t", pa.large_string())]))
+        other.update(pa.table({"t": pa.array(texts, kind)}))
+        assert other.hexdigest() == made.hexdigest()
+
+
+def test_only_the_columns_that_are_asked_for_are_read(tmp_path: Path) -> None:
+    path, frame = tmp_path / "a.parquet", ranks(50)
+    files.write_table(path, "ranks", frame)
+    (read,) = files.iter_table(path, "ranks", columns=("prompt_id", "rank"))
+    assert read.equals(frame.select("prompt_id", "rank"))
+    rows, size = files.size_of(path, ("prompt_id",))
+    assert (rows, 16 * 50 < size < 16 * 50 + 500) == (50, True)
+    assert files.size_of(path)[1] > 2 * size
+
+
+def test_texts_are_written_without_a_dictionary_so_that_footers_tell_their_size(tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    one = {"origin": "source", "producer": "m", "sample": 0, "finish": "stop", "response": "same " * 200}
+    rows = [{"prompt_id": hex_id(i), "candidate_id": hex_id(i), **one} for i in range(100)]
+    files.write_table(path, "candidates", schema.frame("candidates", rows))
+    assert files.size_of(path, ("response",))[1] > 100 * 1000
+    assert files.size_of(path, ("producer",))[1] < 1000

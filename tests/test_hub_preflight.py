@@ -87,7 +87,7 @@ def test_the_workflow_asks_before_its_first_job_and_in_a_dry_run(
     path = write_rows([{"prompt": "\n\nHuman: x\n\nAssistant: ", "answers": []}])
     run = make_run(sources={"sources": [{"name": "s", "path": path}]}, publish={"repo_id": "other/set"})
     with pytest.raises(SystemExit, match="error: other/set: there is no such repository"):
-        snakefile.begin(run)
+        snakefile.begin(run, None)
     assert not run.root.exists()
     config = run.settings.model_dump(mode="json")
     monkeypatch.setattr(snakefile.sys, "argv", ["snakemake", "-n"])

@@ -18,7 +18,7 @@ from prefdata.recipe.units import Part
 from prefdata.sources import rows
 from prefdata.sources.settings import SourceSettings, SourcesSettings
 from prefdata.sources.shapes import SHAPES
-from prefdata.stages import sources
+from prefdata.stages import reading
 from prefdata.tables import files
 
 TABLES = ("prompts", "candidates", "drops")
@@ -91,7 +91,7 @@ def joined(listed: list[dict[str, Any]], name: str = "trl_pairs") -> tuple[Ranks
     """(ranks by response, drops of candidates, contradictions) of rows of one prompt."""
     source = SourceSettings(name="s", path="x", format=name)
     whole = SourcesSettings(sources=[source])
-    parsed = [sources.parse(row, source, f"f:{i}", whole) for i, row in enumerate(listed)]
+    parsed = [reading.parse(row, source, f"f:{i}", whole) for i, row in enumerate(listed)]
     candidates, contradictions = SHAPES[name].join([p.candidates for p in parsed])
     made, drops = rows.finish(candidates)
     assert len({c["response"] for c in made}) == len(made), "equal answers are one"

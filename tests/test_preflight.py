@@ -32,7 +32,7 @@ def test_everything_that_is_missing_is_said_together(make_run, monkeypatch: pyte
     ]
     assert all("; " in line for line in said)
     with pytest.raises(SystemExit, match="error: /nowhere/a.jsonl"):
-        snakefile.begin(run)
+        snakefile.begin(run, None)
     assert not run.root.exists()
 
 

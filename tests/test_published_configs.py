@@ -218,7 +218,7 @@ def test_row_groups_hold_thousands_of_rows(tmp_path: Path, monkeypatch: pytest.M
         writer.write(rows)
     writer.close()
     meta = pq.read_metadata(tmp_path / "data" / "sets" / "train.parquet")
-    assert [meta.row_group(i).num_rows for i in range(meta.num_row_groups)] == [4100, 4100, 1800]
+    assert [meta.row_group(i).num_rows for i in range(meta.num_row_groups)] == [4096, 4096, 1808]
     assert writer.built().rows == 10_000
 
 

@@ -2,15 +2,18 @@
 
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 
 import polars as pl
 import pytest
 from conftest import nectar, run_stages
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefdata.errors import ConfigError, PrefdataError
 from prefdata.output import charts, checks, quality_page
-from prefdata.output.quality import Quality
+from prefdata.output.quality import Quality, couples
 from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.units import Part
 from prefdata.stages import report
@@ -205,3 +208,13 @@ def test_bad_input_of_all_stages_together_is_limited(make_run, write_rows) -> No
     report._require_rate(gathered, 0.02)
     with pytest.raises(PrefdataError, match=r"2 of 100 rows and answers are bad over all stages.*noise_failed"):
         report._require_rate(gathered, 0.019)
+
+
+@given(st.lists(st.integers(0, 5), max_size=4))
+def test_couples_are_all_pairs_of_rows_of_a_prompt(counts: list[int]) -> None:
+    prompts = [f"p{i}" for i, n in enumerate(counts) for _ in range(n)]
+    found = [
+        (int(a), int(b)) for one, other in couples(pl.Series(prompts, dtype=pl.String)) for a, b in zip(one, other, strict=True)
+    ]
+    expected = [(a, b) for a, b in combinations(range(len(prompts)), 2) if prompts[a] == prompts[b]]
+    assert sorted(found) == expected

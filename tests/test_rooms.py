@@ -35,7 +35,10 @@ def test_a_stage_is_its_file_and_a_line_of_the_registry() -> None:
         "graph",
         "joined_rows",
         "labels",
+        "reading",
         "segmented",
+        "shared_reading",
+        "spool",
     }
     assert files == set(STAGES)
     registry = (ROOT / "prefdata" / "stages" / "registry.py").read_text()

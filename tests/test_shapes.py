@@ -8,10 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import nectar, run_stages
+from hypothesis import given
+from hypothesis import strategies as st
 
-from prefdata.errors import ConfigError, PrefdataError
+from prefdata.errors import ConfigError, DataError, PrefdataError
 from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.units import Part
+from prefdata.sources.rows import Fields
+from prefdata.sources.shapes import nectar as nectar_shape
 from prefdata.tables import files
 
 TABLES = ("prompts", "candidates", "drops")
@@ -474,3 +478,35 @@ def test_answers_with_scores_alone_are_ranked_by_them(read) -> None:
     row = nectar()
     row["answers"] = [{"answer": a, "model": "m", "score": s} for a, s in (("x", -1.5), ("y", 2))]
     assert ranked(read([row])) == {"x": 2.0, "y": 1.0}
+
+
+ODD = st.sampled_from(["text", "", " [1]", '[{"role": "user"}]', None, 3, 1.5, True, float("nan"), 0, ["x"]])
+
+
+@given(
+    st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(("answer", "model", "rank", "score"), ODD)) | ODD, max_size=3),
+    st.fixed_dictionaries({}, optional={"num_responses": ODD, "ranks": ODD}),
+)
+def test_plain_answers_of_nectar_are_those_that_are_read_one_by_one(answers: list, more: dict) -> None:
+    row = Fields({"prompt": "hi", "answers": answers, **more}, nectar_shape.SHAPE.fields, "f:1")
+
+    def said() -> object:
+        try:
+            return nectar_shape.read(row)
+        except DataError as error:
+            return str(error)
+
+    found = said()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(nectar_shape, "_plain_answers", lambda row: None)
+        assert said() == found
+
+
+def test_most_answers_of_nectar_are_plain() -> None:
+    row = {
+        "prompt": "hi",
+        "answers": [{"answer": "a", "model": "m", "rank": 1, "other": 2}, {"answer": "b", "model": "m", "rank": 2.5}],
+    }
+    made = nectar_shape._plain_answers(Fields(row, nectar_shape.SHAPE.fields, "f:1"))
+    assert made is not None
+    assert [(a.text, a.rank) for a in made] == [("a", 1.0), ("b", 2.5)]

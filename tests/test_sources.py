@@ -12,7 +12,7 @@ from conftest import nectar, run_stages
 from prefdata.errors import PrefdataError
 from prefdata.sources import readers, rows
 from prefdata.sources.settings import SourceSettings, SourcesSettings
-from prefdata.stages import sources
+from prefdata.stages import reading
 from prefdata.tables import files
 
 SOURCE = SourceSettings(name="s", path="x", license="mit")
@@ -21,7 +21,7 @@ SOURCE = SourceSettings(name="s", path="x", license="mit")
 def parse(row: dict, source: SourceSettings = SOURCE, unknown: str = "ignore") -> rows.Parsed:
     """One row, its candidates named and ranked as they are when nothing else has its prompt."""
     limits = SourcesSettings(sources=[source], max_chars=1000, unknown_fields=unknown)
-    made = sources.parse(row, source, "f:1", limits)
+    made = reading.parse(row, source, "f:1", limits)
     candidates, drops = rows.finish(made.candidates)
     return rows.Parsed(made.prompt, candidates, made.drops + drops)
 

@@ -36,7 +36,7 @@ def ranked(i: int, place: int, **keys: Any) -> dict[str, Any]:
 
 def test_split_by_share_follows_the_shares() -> None:
     shares = SplitSettings(train=0.6, validation=0.1, test=0.2, sft=0.1)
-    seen = Counter(split.by_share(hex_id(i), shares, 0) for i in range(4000))
+    seen = Counter(split.by_share(pl.Series([hex_id(i) for i in range(4000)]), shares, 0))
     for name, share in (("train", 0.6), ("validation", 0.1), ("test", 0.2), ("sft", 0.1)):
         assert abs(seen[name] / 4000 - share) < 4 * (share * (1 - share) / 4000) ** 0.5
 

@@ -91,3 +91,17 @@ def test_sets_from_before_candidates_had_extras_are_read() -> None:
     read = schema.require(schema.stored(before), now)
     assert read.schema == now.schema
     assert read.equals(schema.require(rows, now))
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("abc"), st.none() | st.just("x")), max_size=8))
+def test_order_is_looked_at_in_one_pass(rows: list[tuple[str, str, str | None]]) -> None:
+    frame = pl.DataFrame(rows, schema=dict.fromkeys(("one", "two", "three"), pl.String), orient="row")
+    keys = frame.select("one", "two")
+    assert schema._ascends(keys) == (sorted(set(keys.rows())) == keys.rows())
+    assert not schema._ascends(frame) or not frame["three"].null_count()
+
+
+@given(st.integers(1, 300), st.text("0123456789abcdef", min_size=16, max_size=16))
+def test_a_shard_begins_at_its_first_id(num_shards: int, own: str) -> None:
+    shard = schema.shard_of(own, num_shards)
+    assert schema.first_of(shard, num_shards) <= own < schema.first_of(shard + 1, num_shards)

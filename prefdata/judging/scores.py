@@ -28,7 +28,7 @@ def score_each(job: Job, settings: JudgeSettings, judge: Pointwise, store: Chunk
 
     fill.fill(job, store, settings.chunk_prompts, settings.splits, items, fill.whole(compute))
     reasons, count = Counter[str](), 0
-    for frames in job.parts():
+    for frames in job.parts(prompts=fill.AT_ONCE):
         values = store.get(list(items(frames)))
         count += len(values)
         reasons.update(v["reason"] or "missing" for v in values.values() if v["score"] is None)

@@ -2,7 +2,8 @@
 tokens, models with their revisions. Sums over parts: memory does not grow with the set."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -16,6 +17,7 @@ from prefdata.recipe.units import Part, generator_unit, reference_unit
 from prefdata.tables import schema
 from prefdata.tables.figures import candidates_of
 from prefdata.tables.schema import SPLITS
+from prefdata.tables.views import Frames
 
 Facts = dict[str, Any]
 NOISE = "noise"
@@ -24,42 +26,66 @@ WHOLE_PROMPTS = ("sources", "dedup", "decontaminate")
 QUANTILES = (0.05, 0.5, 0.95)
 
 
-def contents(job: Job, parts: Sequence[Part]) -> Facts:
+@dataclass
+class Contents:
     """What the preference set holds: prompts and candidates by split, candidates by role, answers merged into an equal one,
     tokens; prompts by source and licence, read and in the set, those of online runs too (apart: sources with none in the
     set); and every split's prompts."""
-    prompts, candidates, roles = Counter[str](), Counter[str](), Counter[str]()
-    used, read, split = Counter[tuple[str, str]](), Counter[tuple[str, str]](), Counter[tuple[str, bool]]()
-    tokens, merged = Counter[tuple[str, str, int]](), 0
-    for frames in job.parts(of=parts):
-        rows = frames["sets"].select("prompt_id", pl.col("split").cast(pl.String), "segment", "candidates")
-        own = rows.filter(pl.col("segment").is_null())
+
+    prompts: Counter[str] = field(default_factory=Counter)
+    candidates: Counter[str] = field(default_factory=Counter)
+    roles: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    merged: int = 0
+    used: Counter[tuple[str, str]] = field(default_factory=Counter)
+    read: Counter[tuple[str, str]] = field(default_factory=Counter)
+    split: Counter[tuple[str, bool]] = field(default_factory=Counter)
+
+    def add(self, frames: Frames) -> None:
+        """Gather one part: `sets`, those of online runs too, prompts, splits, drops."""
+        own = of_recipe(frames["sets"]).select("prompt_id", pl.col("split").cast(pl.String), "candidates")
         for (name,), group in own.group_by("split"):
-            prompts[str(name)] += group.height
-            candidates[str(name)] += int(group["candidates"].list.len().sum())
+            self.prompts[str(name)] += group.height
+            self.candidates[str(name)] += int(group["candidates"].list.len().sum())
         answers = candidates_of(own)
-        merged += int((answers["copies"] - 1).sum())
+        self.merged += int((answers["copies"] - 1).sum())
         grouped = answers.with_columns(group_of().alias("group"))
-        roles.update(dict(grouped.group_by("group").len().iter_rows()))
-        tokens.update(_tokens(grouped))
-        read.update(frames["prompts"].select("source", "license").iter_rows())
-        used.update(frames["prompts"].join(rows, on="prompt_id", how="semi").select("source", "license").iter_rows())
-        split.update(_splits(frames))
-    listed = [{"source": s, "license": li, "prompts": used[s, li], "read": n} for (s, li), n in sorted(read.items())]
-    return {
-        "prompts": dict(prompts),
-        "candidates": dict(candidates),
-        "roles": dict(sorted(roles.items())),
-        "merged": merged,
-        "tokens": token_counts(tokens),
-        "sources": [entry for entry in listed if entry["prompts"]],
-        "sources_left_out": [entry for entry in listed if not entry["prompts"]],
-        "splits": [
-            {"split": s, "prompts": split[s, True] + split[s, False], "by_source": split[s, True]}
-            for s in SPLITS
-            if split[s, True] + split[s, False]
-        ],
-    }
+        self.roles.update(_times(grouped, "group"))
+        self.tokens.update(_tokens(grouped))
+        named = frames["prompts"].select("prompt_id", "source", "license")
+        self.read.update(_times(named, "source", "license"))
+        self.used.update(_times(named.join(frames["sets"], on="prompt_id", how="semi"), "source", "license"))
+        self.split.update(_splits(frames))
+
+    def facts(self) -> Facts:
+        """Everything as JSON."""
+        used, split = self.used, self.split
+        listed = [{"source": s, "license": li, "prompts": used[s, li], "read": n} for (s, li), n in sorted(self.read.items())]
+        return {
+            "prompts": dict(self.prompts),
+            "candidates": dict(self.candidates),
+            "roles": dict(sorted(self.roles.items())),
+            "merged": self.merged,
+            "tokens": token_counts(self.tokens),
+            "sources": [entry for entry in listed if entry["prompts"]],
+            "sources_left_out": [entry for entry in listed if not entry["prompts"]],
+            "splits": [
+                {"split": s, "prompts": split[s, True] + split[s, False], "by_source": split[s, True]}
+                for s in SPLITS
+                if split[s, True] + split[s, False]
+            ],
+        }
+
+
+def of_recipe(sets: pl.DataFrame) -> pl.DataFrame:
+    """The rows of the set that is made once, not of online runs."""
+    return sets.filter(pl.col("segment").is_null())
+
+
+def _times(rows: pl.DataFrame, *columns: str) -> dict[Any, int]:
+    """How often each value, or each tuple of values, is there."""
+    counted = rows.group_by(*columns).len().iter_rows()
+    return {values[0] if len(columns) == 1 else values[:-1]: values[-1] for values in counted}
 
 
 def group_of() -> pl.Expr:
@@ -67,11 +93,11 @@ def group_of() -> pl.Expr:
     return pl.when(pl.col("origin") == NOISE).then(pl.lit(NOISE)).otherwise(pl.col("role").cast(pl.String))
 
 
-def _splits(frames: Mapping[str, pl.DataFrame]) -> Iterable[tuple[str, bool]]:
+def _splits(frames: Frames) -> dict[tuple[str, bool], int]:
     """Of every prompt that stays before anything is made of it: its split, and whether the source named it."""
     known = frames["splits"].join(frames["prompts"].select("prompt_id", "source_split"), on="prompt_id", how="left")
     alive = schema.alive(known, frames["drops"].filter(pl.col("stage").is_in(WHOLE_PROMPTS)))
-    return alive.select(pl.col("split").cast(pl.String), pl.col("source_split").is_not_null()).iter_rows()
+    return _times(alive.select(pl.col("split").cast(pl.String), pl.col("source_split").is_not_null()), "split", "source_split")
 
 
 def _tokens(answers: pl.DataFrame) -> dict[tuple[str, str, int], int]:

@@ -7,6 +7,7 @@ the content says so, so that a Hub that stores chunks by content stores what cha
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from prefdata.output import delta
 from prefdata.output.arrow_types import portable
 from prefdata.output.message_columns import Keys, holds, keys_of
 from prefdata.output.published_configs import ARGUMENTS, Config
+from prefdata.progress import processors
 from prefdata.recipe.job import Job
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part
@@ -77,25 +79,40 @@ class Files:
         self.as_json = {name for name, plain in keys.items() if not plain}
         self.built: dict[str, Built] = {}
         self._writers: dict[str, _Writer] = {}
+        self._threads = ThreadPoolExecutor(processors())
+        self._waiting: list[Future[None]] = []
 
     def __enter__(self) -> "Files":
         return self
 
     def write(self, wanted: Mapping[str, Config], frames: Frames, settings: Settings) -> None:
-        """Append the rows of one part of the prompts."""
-        for config, split, rows in configs(wanted, frames, settings, self.keys):
-            path = f"data/{config}/{split}-{self.shard}.parquet"
-            if ARGUMENTS in rows.columns:
-                rows = rows.with_columns(pl.col(ARGUMENTS).fill_null("{}")) if self.arguments else rows.drop(ARGUMENTS)
-            for arrow in portable(schema.stored(rows).to_arrow(), self.as_json, {ARGUMENTS}):
-                if path not in self._writers:
-                    self._writers[path] = _Writer(self.folder / path, arrow.schema)
-                self._writers[path].write(arrow)
+        """Append the rows of one part of the prompts: each file by a thread, since hashing and compressing leave Python, and
+        while the rows of the next part are made."""
+        made = list(configs(wanted, frames, settings, self.keys))
+        self._settle()
+        self._waiting = [self._threads.submit(self._append, *one) for one in made]
+
+    def _settle(self) -> None:
+        """Wait for the part before."""
+        for done in self._waiting:
+            done.result()
+        self._waiting = []
+
+    def _append(self, config: str, split: str, rows: pl.DataFrame) -> None:
+        path = f"data/{config}/{split}-{self.shard}.parquet"
+        if ARGUMENTS in rows.columns:
+            rows = rows.with_columns(pl.col(ARGUMENTS).fill_null("{}")) if self.arguments else rows.drop(ARGUMENTS)
+        for arrow in portable(schema.stored(rows).to_arrow(), self.as_json, {ARGUMENTS}):
+            if path not in self._writers:
+                self._writers[path] = _Writer(self.folder / path, arrow.schema)
+            self._writers[path].write(arrow)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._threads.shutdown()
         with contextlib.suppress(PrefdataError) if kind else contextlib.nullcontext(), contextlib.ExitStack() as closing:
             for writer in self._writers.values():  # all of them, whichever fails
                 closing.callback(writer.close)
+            self._settle()
         self.built = {} if kind else {path: writer.built() for path, writer in self._writers.items()}
 
 
@@ -107,7 +124,7 @@ def _message_keys(job: Job, sets: Sequence[Part]) -> Keys:
 
 
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 4096, 2**25
-"""A row group is written when so many rows, or bytes in memory, are held."""
+"""A row group has so many rows, but for the last; fewer where rows are so large that this many bytes are held."""
 
 
 class _Writer:
@@ -130,20 +147,26 @@ class _Writer:
     def write(self, rows: pa.Table) -> None:
         self.digest.update(rows)
         self.rows += rows.num_rows
-        self.in_memory += rows.nbytes
-        self._held.append(rows)
-        if sum(r.num_rows for r in self._held) >= ROW_GROUP_ROWS or sum(r.nbytes for r in self._held) >= ROW_GROUP_BYTES:
-            self._flush()
+        held = pa.concat_tables([*self._held, rows])
+        while held.num_rows >= ROW_GROUP_ROWS:
+            self._flush(held.slice(0, ROW_GROUP_ROWS))
+            held = held.slice(ROW_GROUP_ROWS)
+        if held.nbytes >= ROW_GROUP_BYTES:
+            self._flush(held)
+            held = held.slice(held.num_rows)
+        self._held = [held]
 
-    def _flush(self) -> None:
-        if self._held:
+    def _flush(self, rows: pa.Table) -> None:
+        """Write a row group. Whatever parts the rows came in, it begins and ends where the rows say."""
+        if rows.num_rows:
+            self.in_memory += rows.nbytes
             with atomic.writing(self.path):
-                self._writer.write_table(pa.concat_tables(self._held))
-            self._held = []
+                self._writer.write_table(rows, row_group_size=rows.num_rows)
 
     def close(self) -> None:
         try:
-            self._flush()
+            for rows in self._held:
+                self._flush(rows)
             with atomic.writing(self.path):
                 self._writer.close()
         finally:

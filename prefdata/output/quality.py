@@ -6,20 +6,23 @@ out and counted. Agreement of a ranking with the length IS its length bias.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from prefdata.sources.words import words
-from prefdata.tables.figures import FIGURES, candidates_of, per_prompt, per_token
+from prefdata.output.same_words import with_the_chosens_words
+from prefdata.tables.figures import FIGURES, candidates_of, figures_of, per_token
 from prefdata.tables.views import Frames
 
 Facts = dict[str, Any]
 MERGED = "equal texts merged"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+OUTCOMES = {1: "win", 0: "tie", -1: "loss"}
 
 
 @dataclass
@@ -43,8 +46,8 @@ class Quality:
         self._add_producers(frames["candidates"], "made")
         if sets.is_empty():
             return
-        self.figures.append(per_prompt(sets).join(sets.select("prompt_id", pl.col("split").cast(pl.String)), on="prompt_id"))
         rows = candidates_of(sets)
+        self.figures.append(figures_of(rows).join(sets.select("prompt_id", pl.col("split").cast(pl.String)), on="prompt_id"))
         self._add_pairs(rows, frames["candidates"])
         self._add_wins(frames["candidates"].join(sets, on="prompt_id", how="semi"))
         self._add_noise(rows)
@@ -55,11 +58,11 @@ class Quality:
     def _add_pairs(self, rows: pl.DataFrame, candidates: pl.DataFrame) -> None:
         """Count, for every two rankers, the pairs of answers that they order alike, unlike, or that one of them ties."""
         rankers, orders = self.rankers(), self._orders(rows, candidates)
-        joined = orders.join(orders, on="prompt_id", suffix="_2").filter(pl.col("candidate_id") < pl.col("candidate_id_2"))
-        signs = joined.select([(pl.col(r) - pl.col(f"{r}_2")).sign().alias(r) for r in rankers])
-        for i, one in enumerate(rankers):
-            for other in rankers[i + 1 :]:
-                product = signs.select((pl.col(one) * pl.col(other)).alias("p"))["p"].drop_nulls()
+        values = {r: orders[r].cast(pl.Float64).to_numpy() for r in rankers}  # null is NaN, and so is what is made of it
+        for one_, other_ in couples(orders["prompt_id"]):
+            signs = {r: np.sign(v[one_] - v[other_]) for r, v in values.items()}
+            for one, other in combinations(rankers, 2):
+                product = signs[one] * signs[other]
                 self.pairs[one, other, "alike"] += int((product > 0).sum())
                 self.pairs[one, other, "unlike"] += int((product < 0).sum())
                 self.pairs[one, other, "tied"] += int((product == 0).sum())
@@ -82,20 +85,18 @@ class Quality:
 
     def _add_wins(self, candidates: pl.DataFrame) -> None:
         """Count which producer's answer the source ranks better, over all pairs of answers, pruned ones included."""
-        ranked = candidates.filter(pl.col("source_rank").is_not_null()).select(
-            "prompt_id", "producer", "candidate_id", "source_rank"
-        )
-        both = ranked.join(ranked, on="prompt_id", suffix="_2").filter(pl.col("producer") != pl.col("producer_2"))
-        outcome = (
-            pl.when(pl.col("source_rank") < pl.col("source_rank_2"))
-            .then(pl.lit("win"))
-            .when(pl.col("source_rank") > pl.col("source_rank_2"))
-            .then(pl.lit("loss"))
-            .otherwise(pl.lit("tie"))
-        )
-        counted = both.group_by("producer", "producer_2", outcome.alias("outcome")).len()
-        for one, other, result, count in counted.iter_rows():
-            self.wins[one, other, result] += count
+        ranked = candidates.filter(pl.col("source_rank").is_not_null()).select("prompt_id", "producer", "source_rank")
+        names = ranked["producer"].unique().sort()
+        producer, rank = names.search_sorted(ranked["producer"]).to_numpy().astype(np.int64), ranked["source_rank"].to_numpy()
+        for one, other in couples(ranked["prompt_id"]):
+            better = np.sign(rank[other] - rank[one]).astype(np.int64)
+            kinds = np.ravel_multi_index((producer[one], producer[other], better + 1), (len(names), len(names), 3))
+            counts = np.bincount(kinds)
+            for kind in np.flatnonzero(counts):
+                a, b, sign = np.unravel_index(kind, (len(names), len(names), 3))
+                if a != b:
+                    self.wins[names[int(a)], names[int(b)], OUTCOMES[int(sign) - 1]] += int(counts[kind])
+                    self.wins[names[int(b)], names[int(a)], OUTCOMES[1 - int(sign)]] += int(counts[kind])
 
     def _add_source_ranks(self, ranked: pl.DataFrame) -> None:
         """What the source's ranks look like: the prompts with averages, ties at the top, few levels."""
@@ -140,16 +141,16 @@ class Quality:
     def _add_degenerate(self, rows: pl.DataFrame) -> None:
         """Prompts with a rejected answer that has the chosen one's words, with one rejected answer only, and the like."""
         real = rows.filter(pl.col("origin") != "noise")
-        for _, group in real.group_by("prompt_id", maintain_order=True):
-            texts = [" ".join(words(t)) for t in group["response"]]
-            roles = group["role"].to_list()
-            chosen = texts[roles.index("chosen")]
-            same = [t == chosen for t, r in zip(texts, roles, strict=True) if r == "rejected"]
-            self.degenerate["same words as the chosen"] += any(same)
-            self.degenerate["one rejected answer"] += roles.count("rejected") == 1
-            self.degenerate["ties with the chosen"] += "other" in roles
-            self.degenerate[MERGED] += bool((group["copies"] > 1).any())
-            self.degenerate["chosen answer cut by the length limit"] += group["finish"][roles.index("chosen")] == "length"
+        chosen, rejected = pl.col("role") == "chosen", pl.col("role") == "rejected"
+        of_prompts = real.group_by("prompt_id").agg(
+            (rejected.sum() == 1).alias("one rejected answer"),
+            (pl.col("role") == "other").any().alias("ties with the chosen"),
+            (pl.col("copies") > 1).any().alias(MERGED),
+            ((pl.col("finish") == "length") & chosen).any().alias("chosen answer cut by the length limit"),
+        )
+        self.degenerate["same words as the chosen"] += with_the_chosens_words(real).len()
+        for name in of_prompts.columns[1:]:
+            self.degenerate[name] += int(of_prompts[name].sum())
 
     def table(self) -> pl.DataFrame:
         """Every prompt's figures and split."""
@@ -188,6 +189,17 @@ class Quality:
         return [_win_rate(self.wins, one, other) for one, other in combinations(sorted({one for one, _, _ in self.wins}), 2)]
 
 
+def couples(prompt_ids: pl.Series) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """The places of the two rows of every couple of rows of one prompt, each couple once: those of neighbours, of rows two
+    apart, and so on. Rows of one prompt stand together."""
+    number = prompt_ids.rle_id().to_numpy()
+    for apart in range(1, len(number)):
+        one = np.flatnonzero(number[apart:] == number[:-apart])
+        if not one.size:
+            return
+        yield one, one + apart
+
+
 def _win_rate(wins: Counter[tuple[str, str, str]], one: str, other: str) -> Facts:
     """Adjusted win rate: (wins + ties / 2) over all comparisons."""
     won, lost, tied = (wins[one, other, k] for k in ("win", "loss", "tie"))
@@ -212,11 +224,3 @@ def _noise(reference: str, gaps: pl.Series) -> Facts:
     known = gaps.drop_nulls()
     fooled = float((known <= 0).mean()) if known.len() else None  # type: ignore[arg-type]
     return {"reference": reference, "n": known.len(), "mean_nats": known.mean(), "noise_likelier": fooled}
-
-
-def gather(parts: Iterable[Frames], references: Sequence[str], method: str) -> Quality:
-    """The quality of all parts."""
-    quality = Quality(references, method)
-    for frames in parts:
-        quality.add(frames)
-    return quality

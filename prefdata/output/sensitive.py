@@ -67,14 +67,17 @@ def in_files(paths: Iterable[Path], local: Sequence[str]) -> Iterator[Found]:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
                 frame = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch], file.schema_arrow)))
-                for column, rows in _texts(frame):
-                    yield from _found(rows, f"{path.parent.name}.{column}", local)
+                texts = [
+                    rows.with_columns(pl.lit(f"{path.parent.name}.{column}").alias("where")) for column, rows in _texts(frame)
+                ]
+                if texts:
+                    yield from _found(pl.concat(texts), local)
 
 
 def in_text(text: str, where: str, local: Sequence[str]) -> Iterator[Found]:
     """What is found in a file of text, such as the card, as its readers see it."""
-    rows = pl.DataFrame({"prompt_id": [None], "text": [plain(text)]}, schema={"prompt_id": pl.String, "text": pl.String})
-    yield from _found(rows, where, local)
+    row = {"prompt_id": [None], "text": [plain(text)], "where": [where]}
+    yield from _found(pl.DataFrame(row, schema=dict.fromkeys(row, pl.String)), local)
 
 
 def _texts(frame: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -99,19 +102,23 @@ def _leaves(name: str, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]
         yield name, rows.drop_nulls("text")
 
 
-def _found(rows: pl.DataFrame, where: str, local: Sequence[str]) -> Iterator[Found]:
-    """Each prompt once for a pattern and a column."""
+def _found(rows: pl.DataFrame, local: Sequence[str]) -> Iterator[Found]:
+    """Each prompt once for a pattern and a column (`where`)."""
+    tests = {pattern: pl.col("text").str.contains(pattern) for _, patterns, _ in _patterns() for pattern in patterns}
+    there = rows.select(test.any().alias(pattern) for pattern, test in tests.items()).row(0, named=True)  # all at once
     for name, patterns, detector in _patterns():
-        said = set[str | None]()
-        for pattern in patterns:
-            hits = rows.filter(pl.col("text").str.contains(pattern))
-            for prompt_id, matches in hits.with_columns(pl.col("text").str.extract_all(pattern)).iter_rows():
-                if prompt_id not in said and any(_is_one(name, detector, match) for match in matches):
-                    said.add(prompt_id)
+        said = set[tuple[str | None, str]]()
+        for pattern in (p for p in patterns if there[p]):
+            hits = rows.filter(tests[pattern]).with_columns(pl.col("text").str.extract_all(pattern))
+            for prompt_id, matches, where in hits.select("prompt_id", "text", "where").iter_rows():
+                if (prompt_id, where) not in said and any(_is_one(name, detector, match) for match in matches):
+                    said.add((prompt_id, where))
                     yield Found(name, prompt_id, where)
     if local:
-        here = rows.filter(pl.col("text").str.contains_any(list(local)))["prompt_id"].unique(maintain_order=True)
-        yield from (Found(LOCAL_PATH, prompt_id, where) for prompt_id in here)
+        here = (
+            rows.filter(pl.col("text").str.contains_any(list(local))).select("prompt_id", "where").unique(maintain_order=True)
+        )
+        yield from (Found(LOCAL_PATH, prompt_id, where) for prompt_id, where in here.iter_rows())
 
 
 def _is_one(name: str, detector: Any, match: str) -> bool:

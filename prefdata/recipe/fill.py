@@ -15,6 +15,8 @@ from prefdata.recipe.job import Job, merge
 from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.views import Frames
 
+AT_ONCE = 128
+"""Prompts whose finished items are held at once: what was made of a prompt may be many times as large as the prompt."""
 Item = TypeVar("Item")
 
 
@@ -69,5 +71,5 @@ def write(job: Job, rows: Callable[[Frames], Frames]) -> None:
     """Write all shard files of the job from the store's contents."""
     for shard in job.shards:
         with job.writers(shard) as writers:
-            for frames in job.parts([shard]):
+            for frames in job.parts([shard], prompts=AT_ONCE):
                 job.write(writers, rows(frames))

@@ -3,11 +3,12 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -21,8 +22,12 @@ from prefdata.tables.finished import ChunkStore
 from prefdata.tables.schema import TABLES
 from prefdata.tables.views import Frames
 
-PART_PROMPTS = 128
-"""Prompts that a data stage holds in memory at once: small enough that its peak is the same for any amount of rows."""
+PART_BYTES, PART_PROMPTS = 2**23, 2**14
+"""What a data stage holds in memory of its tables at once, as far as their footers tell, and prompts at most: its peak is the
+same for any amount of rows."""
+Value = TypeVar("Value")
+Columns = Mapping[str, Sequence[str]]
+"""Of tables, by name, those that are read; of others all."""
 
 
 class Job:
@@ -197,36 +202,51 @@ class Job:
     # ---- its rows ----
 
     def parts(
-        self, shards: Sequence[int] | None = None, prompts: int = PART_PROMPTS, of: Sequence[Part] | None = None
+        self,
+        shards: Sequence[int] | None = None,
+        prompts: int | None = None,
+        of: Sequence[Part] | None = None,
+        columns: Columns | None = None,
     ) -> Iterator[Frames]:
-        """Yield the declared tables (or some, `of`) for consecutive ranges of at most `prompts` prompts, in the global order.
+        """Yield the declared tables (or some, `of`) for consecutive ranges of prompts in the global order: of `prompts` each,
+        by default of as many as decode to PART_BYTES. `columns`: fewer than the stage declares.
 
         The parts of one table (of several stages and units) come as one frame, sorted by the table's key.
         """
-        held: list[Frames] = []
         for part in of or ():
             self._require_read(part)
+        yield from ahead(
+            self._parts(shards, prompts, self.reads if of is None else of, {**self.stage.columns, **(columns or {})})
+        )
+
+    def _parts(
+        self, shards: Sequence[int] | None, prompts: int | None, parts: Sequence[Part], read: Columns
+    ) -> Iterator[Frames]:
+        held: list[Frames] = []
         for shard in self.shards if shards is None else shards:
-            for frames in self._ranges(self.reads if of is None else of, shard, prompts - _count(held), prompts):
+            step = prompts or self._prompts_at_once(parts, shard, read)
+            for frames in self._ranges(parts, shard, max(step - _count(held), 1), step, read):
                 held.append(frames)
-                if _count(held) >= prompts:
+                if _count(held) >= step:
                     yield merge(held)
                     held = []
         if held:
             yield merge(held)
 
-    def _ranges(self, parts: Sequence[Part], shard: int, first: int, step: int) -> Iterator[Frames]:
-        readers = [(p.table, files.PromptReader(self._results.table(p, shard), p.table, step)) for p in parts]
-        leading = next(t for t, _ in readers)
-        ids = [
-            i
-            for f in files.iter_table(self._results.table(parts[0], shard), leading, files.batch_of(leading, step))
-            for i in f["prompt_id"]
-        ]
+    def _prompts_at_once(self, parts: Sequence[Part], shard: int, columns: Columns) -> int:
+        sizes = [files.size_of(self._results.table(p, shard), columns.get(p.table)) for p in parts]
+        each = sum(size for _, size in sizes) // max(sizes[0][0], 1)
+        return min(PART_PROMPTS, max(1, PART_BYTES // max(each, 1)))
+
+    def _ranges(self, parts: Sequence[Part], shard: int, first: int, step: int, columns: Columns) -> Iterator[Frames]:
+        readers = [(p.table, files.PromptReader(self._results.table(p, shard), p.table, columns.get(p.table))) for p in parts]
+        path = self._results.table(parts[0], shard)
+        ids = pl.concat([f["prompt_id"] for f in files.iter_table(path, parts[0].table, columns=("prompt_id",))] or [_NO_IDS])
         starts = [0, *range(first, len(ids), step)] if first < len(ids) else [0]
         for stop in [*starts[1:], len(ids)]:
             last = ids[stop - 1] if stop < len(ids) else "f" * 16
-            yield _gather([(table, reader.until(last)) for table, reader in readers])
+            rows = [(table, reader.until(last)) for table, reader in readers]
+            yield _gather(rows, columns)
 
     @contextmanager
     def writers(self, shard: int) -> Iterator[dict[str, files.TableWriter]]:
@@ -251,11 +271,30 @@ class Job:
             for writer in opened.values():
                 writer.discard()
 
+    @contextmanager
+    def written_behind(self, shard: int) -> Iterator[Callable[[Frames], None]]:
+        """A function that appends to the stage's tables of one shard: while a part is checked, hashed and compressed, which
+        leaves Python, the next is made. All files appear when the block ends well."""
+        waiting: list[Future[None]] = []
+        with self.writers(shard) as writers, ThreadPoolExecutor(1) as thread:
+
+            def write(made: Frames) -> None:
+                if waiting:
+                    waiting.pop().result()
+                waiting.append(thread.submit(self.write, writers, made))
+
+            yield write
+            if waiting:
+                waiting.pop().result()
+
     def write(self, writers: dict[str, files.TableWriter], made: Frames) -> None:
         """Sort and append what a pure stage function made."""
         for name in self.stage.writes:
             if name in made:
                 writers[name].write(schema.ordered(made[name], TABLES[name]))
+
+
+_NO_IDS = pl.Series("prompt_id", [], pl.String)
 
 
 def _require_same(made: dict[str, Any], now: dict[str, Any], path: Path) -> None:
@@ -272,11 +311,22 @@ def _count(held: list[Frames]) -> int:
     return sum(next(iter(f.values())).height for f in held)
 
 
-def _gather(rows: list[tuple[str, pl.DataFrame]]) -> Frames:
+def _gather(rows: list[tuple[str, pl.DataFrame]], columns: Columns) -> Frames:
     by_table: dict[str, list[pl.DataFrame]] = {}
     for table, frame in rows:
         by_table.setdefault(table, []).append(frame)
-    return {t: schema.ordered(pl.concat(f), TABLES[t]) if len(f) > 1 else f[0] for t, f in by_table.items()}
+    return {
+        t: schema.ordered(pl.concat(f), TABLES[t].only(columns.get(t))) if len(f) > 1 else f[0] for t, f in by_table.items()
+    }
+
+
+def ahead(values: Iterator[Value]) -> Iterator[Value]:
+    """The values, each made by a thread while the one before is worked on: decoding leaves Python."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(next, values, None)
+        while (value := waiting.result()) is not None:
+            waiting = thread.submit(next, values, None)
+            yield value
 
 
 def merge(held: Sequence[Frames]) -> Frames:
@@ -286,13 +336,18 @@ def merge(held: Sequence[Frames]) -> Frames:
     return {table: pl.concat([f[table] for f in held]) for table in held[0]}
 
 
-def each_part(make: Callable[[Frames, Job], Frames]) -> Callable[[Job], None]:
-    """A stage's `run` from a pure function of frames: it is given the declared tables of some prompts, and makes their rows."""
+def each_part(
+    make: Callable[[Frames, Job], Frames], nothing: Callable[[Job, int], bool] = lambda job, shard: False
+) -> Callable[[Job], None]:
+    """A stage's `run` from a pure function of frames: it is given the declared tables of some prompts, and makes their rows.
+
+    `nothing`: whether no row can come of a shard, which is then not read.
+    """
 
     def run(job: Job) -> None:
         for shard in job.shards:
-            with job.writers(shard) as writers:
-                for frames in job.parts([shard]):
-                    job.write(writers, make(frames, job))
+            with job.written_behind(shard) as write:
+                for frames in () if nothing(job, shard) else job.parts([shard]):
+                    write(make(frames, job))
 
     return run

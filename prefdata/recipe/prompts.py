@@ -7,7 +7,8 @@ from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part
 from prefdata.tables import files, schema
 
-PROMPTS = [Part("prompts", "sources"), Part("splits", "split")]
+SPLITS = Part("splits", "split")
+PROMPTS = [Part("prompts", "sources"), SPLITS]
 
 
 def prompt_drops(settings: Settings) -> list[Part]:
@@ -20,7 +21,7 @@ def count(results: Results, split: str) -> int:
     """Prompts of a split before anything was made of them."""
     found = 0
     for shard in results.shards:
-        splits = _read(results, Part("splits", "split"), shard).filter(pl.col("split") == split)
+        splits = _read(results, SPLITS, shard).filter(pl.col("split") == split)
         drops = pl.concat([_read(results, part, shard) for part in prompt_drops(results.settings)])
         found += schema.alive(splits, drops).height
     return found

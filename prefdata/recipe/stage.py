@@ -4,8 +4,8 @@ A stage's row stands beside its code in prefdata/stages/; the command line, the 
 rows. A job sees no file that its row does not declare.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,6 +43,8 @@ class Stage:
     units: Callable[[Settings], list[str]] = lambda settings: ["all"]
     reads: Callable[[Settings, str], list[Part]] = lambda settings, unit: []
     """Tables of other stages, the leading one (whose prompts are gone through) first."""
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Of a table only these, prompt_id among them; of one that is not named, all. What is not read costs nothing."""
     slice: Callable[[Settings, str], Slice] = lambda settings, unit: {}
     """The settings that can change the results: another value runs the stage again."""
     models: Callable[[Settings, str], list[Model]] = lambda settings, unit: []

@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from prefdata.tables import ids
 Row = dict[str, Any]
 MAX_LINE_BYTES = 64 * 2**20
 MAX_ARRAY_BYTES = 256 * 2**20
+JSON_FILES = (".jsonl", ".json", ".ndjson")
 LINES = "write one object a line"
 
 
@@ -92,7 +94,7 @@ def from_file(path: Path, key: str, arrays: bool = False, columns: Collection[st
         raise DataError("the file is empty", str(path), "give a file with one JSON object a line, or Parquet")
     if path.suffix == ".parquet":
         return parquet.rows(path, columns)
-    if path.suffix in (".jsonl", ".json", ".ndjson"):
+    if path.suffix in JSON_FILES:
         return _json_array(path) if arrays and _first_byte(path) == b"[" else _json_lines(path)
     raise ConfigError(f"unknown kind of file {path.suffix!r}", str(path), "give .jsonl or .parquet")
 
@@ -117,19 +119,64 @@ def _json_array(path: Path) -> Iterator[tuple[str, Row]]:
         yield where, row
 
 
+class Line(Row):
+    """A row of a file of JSON lines, which can be read again: `place` is the file's path and where its line begins."""
+
+    __slots__ = ("place",)
+
+    def __init__(self, row: Row, place: tuple[str, int]) -> None:
+        super().__init__(row)
+        self.place = place
+
+
+def line_at(path: str, start: int) -> Row:
+    """The row whose line begins there."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        return parse_object(_text(file.readline(), start == 0, path), path)
+
+
+def are_json_lines(source: SourceSettings, paths: Sequence[Path]) -> bool:
+    """Whether a source is made of files of JSON lines, as far as can be seen without reading them."""
+    arrays = SHAPES[source.format].arrays
+    return source.dataset is None and all(
+        p.suffix in JSON_FILES
+        and p.is_file()
+        and p.stat().st_size
+        and os.access(p, os.R_OK)
+        and not (arrays and _first_byte(p) == b"[")
+        for p in paths
+    )
+
+
 def _json_lines(path: Path) -> Iterator[tuple[str, Row]]:
-    count = 0
+    found = None
+    for found in lines_of(path):
+        yield found
+    if found is None:
+        raise without_rows(path)
+
+
+def without_rows(path: Path) -> DataError:
+    return DataError("the file has no rows", str(path), "give a file with one JSON object a line")
+
+
+def lines_of(path: Path, start: int = 0, stop: float = inf, number: int = 1) -> Iterator[tuple[str, Line]]:
+    """("file:line", row) of the lines from byte `start`, where line `number` begins, up to byte `stop`. Raises DataError."""
     with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+        file.seek(start)
+        while start < stop and (line := file.readline(MAX_LINE_BYTES + 1)):
             where = f"{path.name}:{number}"
             if len(line) > MAX_LINE_BYTES:
                 raise DataError(f"a line of more than {MAX_LINE_BYTES} bytes", where, "write one object a line")
-            text = _decode(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where).strip()
-            if text:
-                count += 1
-                yield where, parse_object(text, where)
-    if count == 0:
-        raise DataError("the file has no rows", str(path), "give a file with one JSON object a line")
+            if text := _text(line, number == 1, where):
+                yield where, Line(parse_object(text, where), (str(path), start))
+            start, number = start + len(line), number + 1
+
+
+def _text(line: bytes, first: bool, where: str) -> str:
+    """A line's text; a file may begin with a mark of its encoding."""
+    return _decode(line.removeprefix(b"\xef\xbb\xbf") if first else line, where).strip()
 
 
 def _decode(line: bytes, where: str) -> str:
@@ -173,10 +220,13 @@ def _hub(source: SourceSettings) -> Iterator[tuple[str, Row]]:
         ) from error
 
 
+_COMPACT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str).encode
+
+
 def row_id(fields: Fields, source: SourceSettings) -> str:
     """What names a row of a source in our tables: the id it has, else a hash of it. Raises DataError."""
     if "id" not in source.fields:
-        return hex_id(json.dumps(fields.row, sort_keys=True, separators=(",", ":"), default=str))
+        return hex_id(_COMPACT(fields.row))
     value = str(fields.get("id", str, int))
     if not ids.is_text(value):
         raise DataError(f"an id that cannot be stored: {snippet(value)}", fields.at("id"), "correct the row")

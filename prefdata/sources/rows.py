@@ -6,7 +6,7 @@ texts that cannot be kept, ranks, the drops. A row whose shape is wrong is an er
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from prefdata.errors import DataError, snippet
@@ -88,7 +88,7 @@ class Fields:
             at = f"{self.at(name)}[{i}]"
             if not isinstance(value, dict):
                 raise DataError(f"object expected, not {type(value).__name__}: {snippet(value)}", at, "correct the row")
-            made.append(replace(self, row=Columnar(value) if self.columnar else value, where=at))
+            made.append(Fields(Columnar(value) if self.columnar else value, self.names, at, self.lacking))
         return made
 
 
@@ -164,6 +164,10 @@ class Shape:
     labels: bool = False
 
 
+_CONTROLS = bytes(code for code in range(32) if chr(code) not in "\t\n\r")
+"""Each is one byte in utf-8, and in no other character."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What texts are kept: at most `max_chars` characters; C0 controls but tab and newlines only where `controls`."""
@@ -173,9 +177,11 @@ class Limits:
 
     def problem(self, text: str) -> str | None:
         """The reason to drop a text, None for a good one."""
-        if not is_text(text):
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError:
             return "bad_text"
-        if not self.controls and any(ord(c) < 32 and c not in "\t\n\r" for c in text):
+        if not self.controls and len(data.translate(None, _CONTROLS)) < len(data):
             return "control_characters"
         return "too_many_chars" if len(text) > self.max_chars else None
 
@@ -209,8 +215,8 @@ def parsed(shaped: Shaped, common: Record, limits: Limits, exclude: Iterable[str
     )
     whose = {**common, "prompt_id": own}
     for number, answer in enumerate(shaped.answers):
-        said = [answer.text, *(texts_in(json.loads(answer.extras)) if answer.extras else ())]
-        problem = next(filter(None, map(limits.problem, said)), None)
+        said = texts_in(json.loads(answer.extras)) if answer.extras else ()
+        problem = limits.problem(answer.text) or next(filter(None, map(limits.problem, said)), None)
         problem = problem or ("bad_text" if not is_text(answer.producer) else None)
         if problem:
             detail = f"answer {number}: {snippet(answer.text)}"
@@ -269,14 +275,14 @@ def finish(candidates: list[Record]) -> tuple[list[Record], list[Record]]:
     kept, drops = [], []
     ranks = _ranks(candidates)
     for given, rank in zip(candidates, ranks, strict=True):
-        candidate = {k: v for k, v in given.items() if k != "dropped"}
-        key = (candidate["producer"], candidate["response"], candidate["extras"])
+        key = (given["producer"], given["response"], given["extras"])
         sample = seen[key] = seen.get(key, -1) + 1
-        prompt = candidate["prompt_id"]
-        own = candidate_id(prompt, candidate["response"], "source", candidate["producer"], None, sample, key[2])
-        kept.append({**candidate, "candidate_id": own, "sample": sample, "source_rank": rank})
-        if "dropped" in given:
-            drops.append({**given["dropped"], "prompt_id": prompt, "candidate_id": own})
+        prompt = given["prompt_id"]
+        own = candidate_id(prompt, given["response"], "source", given["producer"], None, sample, key[2])
+        candidate = {**given, "candidate_id": own, "sample": sample, "source_rank": rank}
+        if dropped := candidate.pop("dropped", None):
+            drops.append({**dropped, "prompt_id": prompt, "candidate_id": own})
+        kept.append(candidate)
     return kept, drops
 
 

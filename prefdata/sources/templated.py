@@ -29,6 +29,11 @@ class Templated:
                 self.first = self.first or f"{where}:{field}: {found[0]}"
                 return
 
+    def add(self, other: "Templated") -> None:
+        """What was found in later rows."""
+        self.rows += other.rows
+        self.first = self.first or other.first
+
     def say(self) -> None:
         """Print what was found."""
         if self.rows:

@@ -17,6 +17,7 @@ from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage, without
 from prefdata.sources.evaluation_sets import texts
 from prefdata.sources.words import ngrams, words
+from prefdata.stages.graph import OF_DROPPED
 from prefdata.tables import schema
 from prefdata.tables.drops import drops_of
 from prefdata.tables.views import Frames
@@ -46,6 +47,8 @@ class Index:
 
     runs: dict[str, str]
     whole: dict[str, str]
+    ends: frozenset[str]
+    """First and last word of each run: few runs of a clean prompt have such a pair, and only these are looked up."""
 
 
 @lru_cache(maxsize=1)
@@ -53,13 +56,15 @@ def _index(text: str, stamps: tuple[int, ...]) -> Index:
     settings = DecontaminateSettings.model_validate_json(text)
     runs: dict[str, str] = {}
     whole: dict[str, str] = {}
+    ends: set[str] = set()
     for each in settings.against:
         for where, evaluated in texts(each):
             listed = words(evaluated)
             place = runs if len(listed) >= settings.ngram else whole
+            ends.update(_ends(listed, settings.ngram))
             for run in ngrams(listed, settings.ngram):
                 place.setdefault(run, f"{each.name} ({where})")
-    return Index(runs, whole)
+    return Index(runs, whole, frozenset(ends))
 
 
 def index(settings: DecontaminateSettings) -> Index:
@@ -68,13 +73,18 @@ def index(settings: DecontaminateSettings) -> Index:
     return _index(settings.model_dump_json(), tuple(p.stat().st_mtime_ns for p in local if p.exists()))
 
 
+def _ends(listed: list[str], n: int) -> list[str]:
+    """First and last word of every run of n words."""
+    return list(map(" ".join, zip(listed, listed[n - 1 :], strict=False)))
+
+
 def first_overlap(contents: list[str], known: Index, n: int) -> str | None:
     """The evaluation set that one of a prompt's messages repeats, and where; None for a clean prompt."""
     for content in contents:
         listed = words(content)
-        hits = [known.runs[r] for r in ngrams(listed, n) if r in known.runs]
-        if hits:
-            return hits[0]
+        for start, ends in enumerate(_ends(listed, n)):
+            if ends in known.ends and (run := " ".join(listed[start : start + n])) in known.runs:
+                return known.runs[run]
         if (exact := known.whole.get(" ".join(listed))) is not None:
             return exact
     return None
@@ -94,6 +104,7 @@ STAGE = Stage(
     writes=("drops",),
     units=lambda s: ["all"] if s.decontaminate else [],
     reads=lambda s, u: [*PROMPTS, *(p for p in prompt_drops(s) if p.stage != "decontaminate")],
+    columns={"prompts": ("prompt_id", "messages", "source", "source_row"), "drops": OF_DROPPED},
     reads_outside=_evaluation_files,
     slice=lambda s, u: without(s.decontaminate) if s.decontaminate else {},
 )

@@ -6,7 +6,7 @@ cluster one prompt stays: the source's test rows first, then the order of the so
 cluster with a member that its source holds out is held out whole, so that no near copy of a test prompt is trained on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,10 @@ from prefdata.tables import schema
 from prefdata.tables.drops import drops_of
 
 Signatures = npt.NDArray[np.uint32]
+SIGNATURES = Part("signatures", "signatures")
 HELD_OUT = ("test", "validation")
+TOGETHER = 2**14
+"""Pairs of signatures compared at once."""
 
 
 def run(job: Job) -> None:
@@ -30,7 +33,7 @@ def run(job: Job) -> None:
     settings = job.settings.dedup or DedupSettings()
     rows, matrix = _gather(job, settings)
     clusters = Clusters(rows.height)
-    clusters.join_equal(rows["exact"].to_numpy())
+    clusters.join_equal(rows["exact"].cast(pl.Categorical).to_physical().to_numpy())
     with Progress("dedup bands", settings.bands) as progress:
         for band in np.split(matrix, settings.bands, axis=1):
             clusters.join_similar(band, matrix, settings.threshold)
@@ -39,19 +42,21 @@ def run(job: Job) -> None:
     made = decide(rows.drop("exact").with_columns(cluster=clusters.numbers()), order)
     for shard in job.shards:
         with job.writers(shard) as writers:
-            inside = [schema.shard_of(i, job.num_shards) == shard for i in made["prompt_id"]]
-            mine = made.filter(pl.Series(inside, dtype=pl.Boolean))
+            first, behind = (made["prompt_id"].search_sorted(schema.first_of(s, job.num_shards)) for s in (shard, shard + 1))
+            mine = made.slice(first, behind - first)
             job.write(writers, {"clusters": mine.select("prompt_id", "cluster_id", "source_split"), "drops": _drops(mine)})
 
 
 def _gather(job: Job, settings: DedupSettings) -> tuple[pl.DataFrame, Signatures]:
     """All rows without their signatures, and the signatures [prompts, permutations]."""
-    rows, parts = [], []
+    count = sum(manifest["rows"] for manifest in job.manifests(SIGNATURES))
+    rows, matrix, done = list[pl.DataFrame](), np.empty((count, settings.permutations), np.uint32), 0
     for frames in job.parts():
         frame = frames["signatures"]
-        parts.append(frame["signature"].explode().to_numpy().reshape(frame.height, settings.permutations))
+        matrix[done : done + frame.height] = frame["signature"].explode().to_numpy().reshape(frame.height, -1)
         rows.append(frame.drop("signature"))
-    return pl.concat(rows), np.concatenate(parts)
+        done += frame.height
+    return pl.concat(rows), matrix
 
 
 class Clusters:
@@ -71,8 +76,9 @@ class Clusters:
 
     def join_equal(self, keys: npt.NDArray[Any]) -> None:
         """Join rows with equal keys."""
-        for group in _groups(keys):
-            self._pairs.append(np.stack([np.full(len(group) - 1, group[0]), group[1:]], axis=1))
+        rows, groups = _in_groups(keys)
+        firsts = rows[np.unique(groups, return_index=True)[1]][groups]
+        self._pairs.append(np.stack([firsts, rows], axis=1))
 
     def join_similar(self, band: Signatures, matrix: Signatures, threshold: float) -> None:
         """Join rows that agree in a band and in at least `threshold` of the whole signature (the Jaccard estimate).
@@ -80,26 +86,51 @@ class Clusters:
         Within a group each row is compared with the rows that opened a cluster of their own there, so that one common
         phrase does not make the work quadratic in the copies of one text.
         """
-        keys = np.ascontiguousarray(band).view(np.dtype((np.void, band.dtype.itemsize * band.shape[1]))).ravel()
-        found: list[tuple[int, int]] = []
-        for group in _groups(keys):
-            leaders: list[int] = []
-            for row in group:
-                similar = np.mean(matrix[leaders] == matrix[row], axis=1) >= threshold
-                if similar.any():
-                    found += [(leaders[int(place)], int(row)) for place in np.flatnonzero(similar)]
-                else:
-                    leaders.append(int(row))
-        self._pairs.append(np.array(found, np.int64).reshape(-1, 2))
+        rows, groups = _in_groups(_numbered(band))
+        pending = np.ones(len(rows), np.bool_)  # neither opened a cluster nor are like one
+        while pending.any():
+            places = np.flatnonzero(pending)
+            opened, first = np.unique(groups[places], return_index=True)
+            leader = np.full(groups[-1] + 1, len(rows))
+            leader[opened] = places[first]  # of each group the first that is left
+            later = np.flatnonzero(np.arange(len(rows)) > leader[groups])
+            leaders = rows[leader[groups[later]]]
+            rows, groups = rows[later], groups[later]
+            alike = _similar(matrix, leaders, rows, threshold)
+            self._pairs.append(np.stack([leaders, rows], axis=1)[alike])
+            pending = pending[later] & ~alike
 
 
-def _groups(keys: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.int64]]:
-    """Row numbers of equal keys, groups of two and more, rows in order."""
-    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    order = np.argsort(inverse, kind="stable")
-    for group, count in zip(np.split(order, np.cumsum(counts)[:-1]), counts, strict=True):
-        if count > 1:
-            yield group
+def _similar(
+    matrix: Signatures, ones: npt.NDArray[np.int64], others: npt.NDArray[np.int64], threshold: float
+) -> npt.NDArray[np.bool_]:
+    """Whether the signatures of each two rows are; few at a time, for they are copied."""
+    made = [
+        np.mean(matrix[ones[i : i + TOGETHER]] == matrix[others[i : i + TOGETHER]], axis=1) >= threshold
+        for i in range(0, len(ones), TOGETHER)
+    ]
+    return np.concatenate(made) if made else np.empty(0, np.bool_)
+
+
+def _in_groups(keys: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The rows whose key others have too, group after group, each in order; and the number of each one's group, from 0.
+
+    Keys are numbers from 0.
+    """
+    order = np.argsort(keys, kind="stable")
+    edges = np.flatnonzero(np.diff(keys[order].astype(np.int64), prepend=-1))
+    counts = np.diff(edges, append=len(keys))
+    several = counts > 1
+    return order[np.repeat(several, counts)], np.repeat(np.arange(several.sum()), counts[several])
+
+
+def _numbered(band: Signatures) -> npt.NDArray[np.int64]:
+    """A number for each row of the band, from 0; equal ones for equal rows alone."""
+    order = np.lexsort(band.T)
+    new = np.any(np.diff(band[order], axis=0, prepend=band[order][:1]) != 0, axis=1)
+    numbers = np.empty(len(band), np.int64)
+    numbers[order] = np.cumsum(new)
+    return numbers
 
 
 def decide(rows: pl.DataFrame, sources: Sequence[str]) -> pl.DataFrame:
@@ -141,6 +172,6 @@ STAGE = Stage(
     per="run",
     writes=("clusters", "drops"),
     units=lambda s: ["all"] if s.dedup else [],
-    reads=lambda s, u: [Part("signatures", "signatures")],
+    reads=lambda s, u: [SIGNATURES],
     slice=lambda s, u: {**without(s.dedup), "sources": [x.revisioned for x in s.sources.sources]} if s.dedup else {},
 )

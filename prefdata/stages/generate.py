@@ -90,7 +90,7 @@ def _require_few_failures(
     job: Job, settings: GenerateSettings, items: Callable[[Frames], Mapping[str, Request]], store: ChunkStore
 ) -> None:
     reasons, count = Counter[str](), 0
-    for frames in job.parts():
+    for frames in job.parts(prompts=fill.AT_ONCE):
         values = store.get(list(items(frames)))
         count += len(values)
         reasons.update(v["reason"] for v in values.values() if v["finish"] == "error" and v["reason"] not in NEVER_ASKED)

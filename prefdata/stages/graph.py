@@ -8,6 +8,9 @@ from prefdata.recipe.units import Part, generator_unit, method_unit
 UNPAIRED = "unpaired"
 """The unit of labelled answers, and the key that asks for it."""
 
+OF_DROPPED = ("prompt_id", "candidate_id", "scope")
+"""Columns of drops that tell which rows are gone; the others tell why."""
+
 
 def source_drops(settings: Settings) -> list[Part]:
     """What dropped prompts and the source's own answers."""

@@ -47,7 +47,7 @@ def _owned(lines: Iterable[Record], settings: Settings) -> tuple[dict[str, list[
     drops: list[Record] = []
     owned: dict[str, list[Record]] = {}
     held: dict[str, str] = {}
-    for line in sorted(lines, key=lambda r: (r["order"], _held(r["prompt"]), r["row_hash"])):
+    for line in sorted(lines, key=lambda r: (r["order"], _held(r["prompt"]), r["row_hash"] or "")):
         if line["prompt"] is None:
             drops += line["drops"]
             continue
@@ -81,7 +81,7 @@ def _prompt(group: list[Record], source: SourceSettings, settings: Settings) -> 
     for candidate in joined:
         if "dropped" in candidate and candidate["dropped"]["source_row"] is None:
             candidate["dropped"] |= {"source": prompt["source"], "source_row": prompt["source_row"]}
-    candidates, more = rows.finish(joined)
+    candidates, more = (joined, group[0]["finished"]) if "finished" in group[0] else rows.finish(joined)
     lost = {d["candidate_id"] for d in more}
     if (
         shape.needs_first

@@ -16,7 +16,7 @@ from prefdata.recipe.job import Job, each_part
 from prefdata.recipe.prompts import PROMPTS
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Slice, Stage, without
-from prefdata.stages.graph import pool, ranks_of
+from prefdata.stages.graph import OF_DROPPED, pool, ranks_of
 from prefdata.tables import schema
 from prefdata.tables.drops import drop
 from prefdata.tables.ids import candidate_id
@@ -43,10 +43,9 @@ def noise(frames: Frames, job: Job) -> Frames:
     mine = frames["splits"].filter(pl.col("split").is_in(job.settings.sets.splits))
     kept = schema.alive(frames["candidates"], frames["drops"]).join(mine, on="prompt_id", how="semi", maintain_order="left")
     parents = kept.join(chosen(frames["ranks"], seed), on=["prompt_id", "candidate_id"], how="semi")
-    models = job.stage.models(job.settings, job.unit)
-    if parents.is_empty() or settings.copies == 0 or not models:
+    if parents.is_empty():
         return {t: schema.TABLES[t].empty() for t in ("candidates", "drops")}
-    (name, revision), *_ = models
+    (name, revision), *_ = job.stage.models(job.settings, job.unit)
     encoder = _encoder(job.model_path(name), revision)
     made, failed = swap(parents, encoder, settings.copies, settings.tries, seed)
     sources = {r["prompt_id"]: r for r in frames["prompts"].select("prompt_id", "source", "source_row").to_dicts()}
@@ -135,6 +134,10 @@ def _row(a: _Attempt, text: str) -> dict[str, Any]:
     }
 
 
+def _none_wanted(job: Job, shard: int) -> bool:
+    return job.settings.noise.copies == 0 or not job.models
+
+
 def _slice(settings: Settings, unit: str) -> Slice:
     tokenizer = [(r.model, r.revision) for r in settings.score.references[:1]]
     whose = {"method": settings.sets.method, "splits": settings.sets.splits}
@@ -145,9 +148,14 @@ STAGE = Stage(
     name="noise",
     help="Make token-swap noise of the chosen answers.",
     version=2,
-    run=each_part(noise),
+    run=each_part(noise, nothing=_none_wanted),
     writes=("candidates", "drops"),
     reads=lambda s, u: [*PROMPTS, *pool(s, s.sets.method), ranks_of(s, s.sets.method)],
     slice=_slice,
+    columns={
+        "prompts": ("prompt_id", "source", "source_row"),
+        "candidates": ("prompt_id", "candidate_id", "response", "finish", "extras"),
+        "drops": OF_DROPPED,
+    },
     models=lambda s, u: [(r.model, r.revision) for r in s.score.references[:1]],
 )

@@ -28,7 +28,7 @@ def run(job: Job) -> None:
 
 
 def _ids(job: Job) -> Iterator[str]:
-    for frames in job.parts(of=[SETS]):
+    for frames in job.parts(of=[SETS], columns={"sets": ("prompt_id",)}):
         yield from frames["sets"]["prompt_id"]
 
 

@@ -7,7 +7,7 @@ from prefdata.recipe.job import Job, each_part
 from prefdata.recipe.prompts import PROMPTS, prompt_drops
 from prefdata.recipe.stage import Stage, without
 from prefdata.recipe.units import Part
-from prefdata.stages.graph import asked
+from prefdata.stages.graph import OF_DROPPED, asked
 from prefdata.tables import schema
 from prefdata.tables.drops import drops_of
 from prefdata.tables.views import Frames
@@ -57,5 +57,10 @@ STAGE = Stage(
     run=each_part(prune),
     writes=("drops",),
     reads=lambda s, u: [*PROMPTS, Part("candidates", "sources"), *prompt_drops(s)],
+    columns={
+        "prompts": ("prompt_id", "source", "source_row"),
+        "candidates": ("prompt_id", "candidate_id", "source_rank", "label"),
+        "drops": OF_DROPPED,
+    },
     slice=lambda s, u: {**without(s.prune), "seed": s.seed, **asked(s)},
 )

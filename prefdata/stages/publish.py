@@ -200,6 +200,7 @@ STAGE = Stage(
     per="run",
     foretell=foretell,
     reads=lambda s, u: list(dict.fromkeys([*(p for g in groups(s) for p in g.parts), *_logps(s)])),
+    columns={"prompts": ("prompt_id",), "splits": ("prompt_id",)},
     reads_files=lambda s, u: [places.REPORT, places.CARD, *([places.PAGE] if s.publish.page else [])],
     writes_files=lambda s, u: [places.RECEIPT],
     folders=lambda s: [places.published(s), BUILT],

@@ -17,7 +17,7 @@ from prefdata.recipe.settings.judging import JudgeSettings
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Slice, Stage
 from prefdata.recipe.units import Part, judge_settings, method, method_unit
-from prefdata.stages.graph import pool
+from prefdata.stages.graph import OF_DROPPED, pool
 from prefdata.tables import schema
 from prefdata.tables.views import Frames
 
@@ -124,5 +124,10 @@ STAGE = Stage(
     writes=("ranks",),
     units=_units,
     reads=_reads,
+    columns={
+        "prompts": ("prompt_id",),
+        "candidates": ("prompt_id", "candidate_id", "finish", "source_rank", "source_score"),
+        "drops": OF_DROPPED,
+    },
     slice=_slice,
 )

@@ -28,6 +28,12 @@ ABOUT_MODELS = ("evaluate",)
 """Stages whose tables are no part of the data."""
 CHARTS = ("length_ratio", "reference_margin", "agreement", "wins", "drops")
 EXAMPLES = 3
+OF_TEXTS = ("prompt_id", "messages")
+COLUMNS = {
+    "prompts": ("prompt_id", "source", "license", "source_split"),
+    "candidates": ("prompt_id", "candidate_id", "producer", "source_rank"),
+    "sets": ("prompt_id", "split", "segment", "candidates"),
+}
 Facts = dict[str, Any]
 
 
@@ -40,16 +46,27 @@ def run(job: Job) -> None:
         warnings += [f"dedup holds these for one: {snippet(one, 80)} and {snippet(other, 80)}" for one, other in _alike(job)]
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    made = made_of(job)
-    _quality(job, gathered, made["judges"], warnings)
+    contents, found = of_rows(job)
+    made = made_of(job, contents)
+    _quality(job, gathered, made["judges"], warnings, found)
     job.write_json(places.REPORT, {"stages": gathered, "warnings": warnings, **made})
 
 
-def made_of(job: Job) -> Facts:
+def of_rows(job: Job) -> tuple[Facts, quality.Quality]:
+    """What the set holds, and its quality, gathered in one pass over its rows."""
+    settings, contents = job.settings, facts.Contents()
+    found = quality.Quality([r.name for r in settings.score.references], settings.sets.method)
+    for frames in job.parts(of=[*published_parts(settings), *facts.of_segments(settings)]):
+        contents.add(frames)
+        found.add({**frames, "sets": facts.of_recipe(frames["sets"])})
+    return contents.facts(), found
+
+
+def made_of(job: Job, contents: Facts) -> Facts:
     """What the set holds and how it was made."""
     settings = job.settings
     return {
-        **facts.contents(job, [*published_parts(settings), *facts.of_segments(settings)]),
+        **contents,
         **({"labels": facts.labels(job, Part("sets", "sets", UNPAIRED))} if settings.sets.unpaired else {}),
         "references": facts.references(job),
         "generators": facts.generators(job, _parts(settings)),
@@ -60,7 +77,7 @@ def made_of(job: Job) -> Facts:
 def _alike(job: Job) -> list[tuple[str, str]]:
     """Some prompts that were dropped as duplicates, each with the one that stays."""
     found: list[tuple[str, str]] = []
-    for frames in job.parts(of=[Part("prompts", "sources"), Part("drops", "dedup")]):
+    for frames in job.parts(of=[Part("prompts", "sources"), Part("drops", "dedup")], columns={"prompts": OF_TEXTS}):
         texts = {i: user_text(m) for i, m in frames["prompts"].select("prompt_id", "messages").iter_rows()}
         for prompt, detail in frames["drops"].select("prompt_id", "detail").iter_rows():
             kept = str(detail).removeprefix("of ")
@@ -86,12 +103,10 @@ def _require_rate(gathered: Sequence[Facts], limit: float) -> None:
         )
 
 
-def _quality(job: Job, gathered: list[Facts], judged: Sequence[Facts], warnings: Sequence[str]) -> None:
+def _quality(job: Job, gathered: list[Facts], judged: Sequence[Facts], warnings: Sequence[str], found: quality.Quality) -> None:
     """quality.json, one PNG a chart and quality.html beside report.json."""
-    references, method = [r.name for r in job.settings.score.references], job.settings.sets.method
-    found = quality.gather(job.parts(of=published_parts(job.settings)), references, method)
     own = found.facts()
-    own |= {"judges": judged, "checks": checks.findings(own, judged, method, references)}
+    own |= {"judges": judged, "checks": checks.findings(own, judged, found.method, found.references)}
     drawn = charts.charts(own, found.table(), gathered)
     for name in CHARTS:  # every file is there, for Snakemake; without data it says so
         chart = drawn.get(name, charts.nothing(name))
@@ -175,6 +190,7 @@ STAGE = Stage(
     run=run,
     per="run",
     reads=lambda s, u: list(dict.fromkeys([*_parts(s), *published_parts(s), *facts.of_segments(s)])),
+    columns=COLUMNS,
     reads_files=lambda s, u: [places.judge_report(unit) for unit in _judges_used(s)],
     slice=lambda s, u: {"warn_share": s.warn_share, **asked(s), **({"delta": True} if s.publish.delta else {})},
     writes_files=lambda s, u: [places.REPORT, places.QUALITY, places.QUALITY_PAGE, *map(places.chart, CHARTS)],

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from prefdata.errors import DataError
+from prefdata.kinds import SplitName
 from prefdata.recipe.job import Job, each_part
-from prefdata.recipe.prompts import PROMPTS
+from prefdata.recipe.prompts import PROMPTS, SPLITS
 from prefdata.recipe.settings.data import LimitsSettings
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Slice, Stage, without
@@ -25,11 +26,26 @@ from prefdata.tables.drops import drops_of
 from prefdata.tables.figures import per_prompt
 from prefdata.tables.views import Frames, chosen, nfc
 
+OF_CANDIDATES = (
+    *("prompt_id", "candidate_id", "response", "origin", "producer", "finish", "extras"),
+    *("sample", "label"),  # labelled answers go by them
+)
+
+
+def _nobody(job: Job, shard: int) -> bool:
+    """Whether no prompt of the shard is in one of the unit's splits."""
+    rows = (frames["splits"] for frames in job.parts([shard], of=[SPLITS]))
+    return not any(frame["split"].is_in(splits_of(job)).any() for frame in rows)
+
+
+def splits_of(job: Job) -> list[SplitName]:
+    """The splits whose prompts the unit's set has."""
+    return job.settings.sets.sft_splits if job.unit == "sft" else job.settings.sets.splits
+
 
 def make(frames: Frames, job: Job) -> Frames:
     """The unit's set and the drops of what is not in it."""
-    splits = job.settings.sets.sft_splits if job.unit == "sft" else job.settings.sets.splits
-    mine = frames["splits"].filter(pl.col("split").is_in(splits)).select("prompt_id", "split")
+    mine = frames["splits"].filter(pl.col("split").is_in(splits_of(job))).select("prompt_id", "split")
     alive = of_segment(schema.alive(frames["prompts"], frames["drops"]), job.settings)
     prompts = alive.join(mine, on="prompt_id", maintain_order="left")
     return labelled(prompts, frames, job) if job.unit == UNPAIRED else ranked(prompts, frames, job)
@@ -232,9 +248,10 @@ STAGE = Stage(
     name="sets",
     help="Join everything into the SFT set, the preference set and, where asked for, the set of labelled answers.",
     version=2,
-    run=each_part(make),
+    run=each_part(make, nothing=_nobody),
     writes=("sets", "drops"),
     units=_units,
     reads=reads_of,
+    columns={"candidates": OF_CANDIDATES},
     slice=_slice,
 )

@@ -1,43 +1,32 @@
 """Stage `sources`: every source read once, in bounded memory, into prompts, candidates and drops.
 
-Rows are spooled by prompt_id into buckets, then each bucket is resolved and written in order: the first source that
+Rows are spooled by prompt_id into buckets, then buckets are resolved and written in order: the first source that
 has a prompt owns it. Several rows of one prompt make its candidates together where the source's shape says how (pairs,
 one answer a row); else the one with the smaller row hash stays.
 """
 
-import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import TextIO
 
-from prefdata.draws import hex_id
 from prefdata.errors import DataError, PrefdataError, snippet
-from prefdata.progress import Progress
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Slice, Stage, without
-from prefdata.sources import readers, rows
+from prefdata.sources import readers
 from prefdata.sources.pairs import together
-from prefdata.sources.rows import Fields, Limits, Record
-from prefdata.sources.settings import SourceSettings, SourcesSettings
-from prefdata.sources.shapes import COMMON_FIELDS, SHAPES
-from prefdata.sources.templated import Templated
+from prefdata.sources.rows import Record
+from prefdata.sources.settings import SourceSettings
+from prefdata.sources.shapes import SHAPES
+from prefdata.stages import reading, spool
 from prefdata.stages.graph import asked
-from prefdata.stages.joined_rows import HELD_OUT, contradicting, resolve
-from prefdata.tables import schema
-from prefdata.tables.atomic import writing
-from prefdata.tables.drops import reason_of
+from prefdata.stages.joined_rows import contradicting, resolve
 
 SPOOL = "tables/.spool"
-ID = 16
-"""Characters of a prompt's id, which each line of the spool begins with."""
 MIN_BUCKETS = 128
 """Memory is that of one bucket: 1/128 of the input, or of a shard where there are more shards than that."""
 
@@ -47,20 +36,29 @@ def run(job: Job) -> None:
     settings = job.settings.sources
     files = [_files(job, s) for s in settings.sources]
     readers.require_distinct(settings.sources, files)
-    spool = job.own_folder(SPOOL)
-    shutil.rmtree(spool, ignore_errors=True)
-    counts: Counter[str] = Counter()
+    folder = job.own_folder(SPOOL)
+    shutil.rmtree(folder, ignore_errors=True)
     try:
         per_shard = -(-MIN_BUCKETS // job.settings.num_shards)
-        _spool(job, files, spool, per_shard, counts)
-        _count_contradictions(job, spool, counts)
+        counts = _spool(job, files, folder, per_shard)
+        _count_contradictions(job, folder, counts)
         _require_rate(counts, settings.max_reject_rate)
         for shard in job.shards:
-            with job.writers(shard) as writers:
-                for bucket in range(shard * per_shard, (shard + 1) * per_shard):
-                    job.write(writers, resolve(_load(spool / str(bucket)), job.settings))
+            with job.written_behind(shard) as write:
+                for paths in spool.together(folder, range(shard * per_shard, (shard + 1) * per_shard)):
+                    write(resolve(_hashed(spool.lines(paths)), job.settings))
     finally:
-        shutil.rmtree(spool, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _hashed(lines: Iterable[Record]) -> list[Record]:
+    """The lines, those of prompts that have several with the hashes of their rows, which few need."""
+    listed = list(lines)
+    counts = Counter(line["prompt"]["prompt_id"] for line in listed if line["prompt"])
+    for line in listed:
+        if line["row_hash"] is None and counts[line["prompt"]["prompt_id"]] > 1:
+            line["row_hash"] = reading.row_hash(readers.line_at(*line["place"]))
+    return listed
 
 
 def _files(job: Job, source: SourceSettings) -> list[Path]:
@@ -68,111 +66,19 @@ def _files(job: Job, source: SourceSettings) -> list[Path]:
     return [job.input(places.TOY_SOURCE)] if readers.is_toy(source) else readers.files_of(source)
 
 
-def _spool(job: Job, files: list[list[Path]], spool: Path, per_shard: int, counts: Counter[str]) -> None:
-    """Append every parsed row to its bucket's file as one line."""
-    templated = Templated()
-    with Spool(spool) as spooled, Progress("sources", None) as progress:
-        for order, (source, paths) in enumerate(zip(job.settings.sources.sources, files, strict=True)):
-            seen: dict[str, str] = {}
-            every = job.settings.sources.unknown_fields == "error"
-            for where, row in readers.rows(source, paths, every):
-                line = {"order": order, **_line(job.settings.sources, source, row, where, seen)}
-                _count(counts, line)
-                templated.look(where, line["prompt"], line["candidates"])
-                bucket = _bucket(line, per_shard, job.settings.num_shards)
-                own = line["prompt"]["prompt_id"] if line["prompt"] else " " * ID
-                spooled.write(bucket, own + json.dumps(line, ensure_ascii=True) + "\n")
-                progress.advance()
+def _spool(job: Job, files: list[list[Path]], folder: Path, per_shard: int) -> Counter[str]:
+    """Spool the rows of all sources; what was counted of them."""
+    task = reading.Task(job.settings.sources, job.settings.num_shards, per_shard)
+    found = reading.read(task, files, folder)
     if not _rendered(job.settings):
-        templated.say()
+        found.templated.say()
+    return found.counts
 
 
 def _rendered(settings: Settings) -> bool:
     """Whether the recipe says somewhere that its prompts carry the template."""
     templates = [r.template for r in settings.score.references] + [r.get("template") for r in settings.runs.values()]
     return "rendered" in templates
-
-
-class Spool:
-    """One text file a bucket; errors of the disk name the folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._files = folder, dict[int, TextIO]()
-
-    def __enter__(self) -> "Spool":
-        with writing(self.folder):
-            self.folder.mkdir(parents=True)
-        return self
-
-    def write(self, bucket: int, line: str) -> None:
-        with writing(self.folder):
-            if bucket not in self._files:
-                self._files[bucket] = (self.folder / str(bucket)).open("w", encoding="utf-8")
-            self._files[bucket].write(line)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with writing(self.folder) if kind is None else suppress(OSError), ExitStack() as closing:
-            for file in self._files.values():
-                closing.callback(file.close)
-
-
-def _line(settings: SourcesSettings, source: SourceSettings, row: Record, where: str, seen: dict[str, str]) -> Record:
-    row_hash = hex_id(json.dumps(row, sort_keys=True, default=str))
-    if "id" in source.fields:
-        row_id = Fields(row, source.fields, where)
-        value = str(row_id.get("id", str, int))
-        if value in seen:
-            raise DataError(f"the row id {value!r} stands at {seen[value]} too", row_id.at("id"), "make the ids unique")
-        seen[value] = where
-    made = parse(row, source, where, settings)
-    return {"row_hash": row_hash, "prompt": made.prompt, "candidates": made.candidates, "drops": made.drops}
-
-
-def parse(row: Record, source: SourceSettings, where: str, settings: SourcesSettings) -> rows.Parsed:
-    """One row of a source. Raises DataError (file:row:field) where the row's shape is wrong."""
-    shape = SHAPES[source.format]
-    fields = Fields(row, {**shape.fields, **source.fields}, where)
-    known = {*fields.names.values(), *COMMON_FIELDS, *shape.extras}
-    if settings.unknown_fields == "error" and (unknown := sorted(set(row) - known)):
-        raise DataError("unknown field", f"{where}:{unknown[0]}", "map it in fields or set unknown_fields: ignore")
-    common = {
-        "source": source.revisioned,
-        "source_row": readers.row_id(fields, source),
-        "source_split": _split(fields, source),
-        "license": source.license,
-    }
-    shaped = replace(shape.prompt(fields), bare=True) if source.prompts_only else shape.read(fields)
-    limits = Limits(settings.max_chars, settings.control_characters == "keep")
-    return rows.parsed(shaped, common, limits, source.exclude)
-
-
-def _split(fields: Fields, source: SourceSettings) -> str | None:
-    if source.split is not None or ("split" not in source.fields and not fields.has("split")):
-        return source.split or held_out(source)
-    value = fields.get("split", str)
-    if value not in schema.SPLITS:
-        raise DataError(f"{snippet(value)} is none of {list(schema.SPLITS)}", fields.at("split"), "correct the row")
-    return str(value)
-
-
-def held_out(source: SourceSettings) -> str | None:
-    """The split that the name of the Hub split tells: test_prefs is test, validation is validation; train is cut by shares."""
-    names = (n for n in HELD_OUT if source.dataset is not None and source.hub_split.startswith(n))
-    return next(names, None)
-
-
-def _bucket(line: Record, per_shard: int, num_shards: int) -> int:
-    """The bucket of the row's prompt; rows without one go first in a shard of their own hash (null sorts first)."""
-    known = [line["prompt"]] if line["prompt"] else [d for d in line["drops"] if d.get("prompt_id")]
-    if known:
-        return schema.shard_of(known[0]["prompt_id"], per_shard * num_shards)
-    return schema.shard_of(line["row_hash"], num_shards) * per_shard
-
-
-def _count(counts: Counter[str], line: Record) -> None:
-    counts["input"] += 1 + len(line["candidates"])
-    reasons = [d["reason"] for d in line["drops"]] + [c["dropped"]["reason"] for c in line["candidates"] if "dropped" in c]
-    counts.update(r for r in reasons if reason_of(r).found == "rows")
 
 
 def _require_rate(counts: Counter[str], limit: float) -> None:
@@ -186,29 +92,18 @@ def _require_rate(counts: Counter[str], limit: float) -> None:
         )
 
 
-def _count_contradictions(job: Job, spool: Path, counts: Counter[str]) -> None:
+def _count_contradictions(job: Job, folder: Path, counts: Counter[str]) -> None:
     """Those between rows of one prompt, which can be seen when all rows are there, and tell of them."""
     if all(SHAPES[s.format].join in (None, together) for s in job.settings.sources.sources):
         return
-    found = [prompt for path in sorted(spool.iterdir()) for prompt in contradicting(_repeated(path), job.settings)]
+    found = list[Record]()
+    for paths in spool.buckets(folder):
+        found += contradicting(_hashed(spool.lines(paths, spool.repeated(paths))), job.settings)
     if found:
         counts["contradictory"] += len(found)
         text = snippet(found[0]["messages"][-1]["content"])
         what = f"contradictions between rows of one prompt: {len(found)}, the first of {text}"
         print(f"warning: sources: {what}; what such pairs say is not believed", file=sys.stderr)
-
-
-def _repeated(path: Path) -> Iterator[Record]:
-    """The lines of prompts that have several, by their ids: the others are not decoded."""
-    with path.open(encoding="utf-8") as file:
-        ids = Counter(line[:ID] for line in file)
-    return _load(path, {own for own, count in ids.items() if count > 1 and own.strip()})
-
-
-def _load(path: Path, only: Collection[str] | None = None) -> Iterator[Record]:
-    if path.exists():
-        with path.open(encoding="utf-8") as file:
-            yield from (json.loads(line[ID:]) for line in file if only is None or line[:ID] in only)
 
 
 def _local_files(settings: Settings, unit: str) -> list[Path]:

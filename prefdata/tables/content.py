@@ -24,7 +24,7 @@ class ContentHash:
             for chunk in table.column(name).chunks:
                 self._add(name, chunk)
 
-    def _bytes(self, stream: str, data: bytes) -> None:
+    def _bytes(self, stream: str, data: bytes | memoryview) -> None:
         self._streams.setdefault(stream, hashlib.blake2b(digest_size=16)).update(data)
 
     def _add(self, stream: str, array: pa.Array) -> None:
@@ -42,9 +42,9 @@ class ContentHash:
             self._bytes(f"{stream}#", np.asarray(lengths).tobytes())
             self._add(f"{stream}[]", array.flatten())
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-            values = [v.encode() for v in pc.fill_null(array, "").to_pylist()]
-            self._bytes(f"{stream}#", np.array([len(v) for v in values], np.int64).tobytes())
-            self._bytes(stream, b"".join(values))
+            lengths, data = _utf8(array)
+            self._bytes(f"{stream}#", lengths)
+            self._bytes(stream, data)
         elif pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
             zero = pa.scalar(0).cast(kind)
             self._bytes(f"{stream}:{kind}", np.asarray(pc.fill_null(array, zero)).tobytes())
@@ -57,6 +57,17 @@ class ContentHash:
         for stream in sorted(self._streams):
             total.update(stream.encode() + b"\0" + self._streams[stream].digest())
         return total.hexdigest()
+
+
+def _utf8(texts: pa.Array) -> tuple[bytes, bytes | memoryview]:
+    """(the texts' lengths in bytes as int64, their bytes one after another), null as "": out of Arrow's own memory."""
+    known = texts.cast(pa.large_string())
+    known = pc.fill_null(known, "") if known.null_count else known
+    _, places, data = known.buffers()
+    if len(known) == 0 or data is None:
+        return np.zeros(len(known), np.int64).tobytes(), b""
+    edges = np.frombuffer(places, np.int64)[known.offset : known.offset + len(known) + 1]
+    return np.diff(edges).tobytes(), memoryview(data)[edges[0] : edges[-1]]
 
 
 def content_hash(frame: pl.DataFrame) -> str:

@@ -28,7 +28,11 @@ def per_token(candidates: pl.DataFrame, place: int) -> pl.Expr:
 
 def per_prompt(sets: pl.DataFrame) -> pl.DataFrame:
     """prompt_id and every figure of FIGURES: one row a prompt of the set, in order. Figures that cannot be are null."""
-    rows = candidates_of(sets)
+    return figures_of(candidates_of(sets))
+
+
+def figures_of(rows: pl.DataFrame) -> pl.DataFrame:
+    """`per_prompt` of a set's candidates, one row each."""
     rows = rows.with_columns(per_token(rows, 0).alias("_nats"))
     chosen, rejected = pl.col("role") == "chosen", (pl.col("role") == "rejected") & (pl.col("origin") != "noise")
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +28,12 @@ from prefdata.tables.schema import TABLES, Table
 MANIFEST = b"prefdata"
 MAX_DECODED_BYTES = 64 * 2**30
 """A file that claims to decode to more than this is refused before it is read."""
+ROW_GROUP_BYTES, ROW_GROUP_ROWS = 2**24, 2**16
+"""A row group is written when so many bytes in memory, or rows, are held."""
+BATCH_BYTES, BATCH_ROWS = 2**23, 2**13
+"""What is decoded at once of a table, at most, as far as its footer tells."""
+TEXTS = ("response", "content", "raw", "reason", "detail", "extras", "prompt_extras", "exact")
+"""Columns, or fields in them, whose values seldom repeat: a dictionary of them is work for nothing, and hides their size."""
 
 
 class TableWriter:
@@ -43,6 +49,7 @@ class TableWriter:
         self._digest, self._rows, self._reasons = ContentHash(self._schema), 0, Counter[str]()
         self._temporary = beside(path)
         self._last: tuple[Any, ...] | None = None
+        self._held: list[pa.Table] = []
         self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> "TableWriter":
@@ -50,7 +57,12 @@ class TableWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             sweep(self.path)
             self._writer = pq.ParquetWriter(
-                self._temporary, self._schema, write_page_checksum=True, compression="zstd", store_schema=False
+                self._temporary,
+                self._schema,
+                write_page_checksum=True,
+                compression="zstd",
+                store_schema=False,
+                use_dictionary=_repeating(self._schema),
             )
         except OSError as error:
             self.discard()
@@ -68,10 +80,16 @@ class TableWriter:
         arrow = schema.stored(frame).to_arrow().cast(self._writer.schema)  # type: ignore[union-attr]
         self._digest.update(arrow)
         self._rows += frame.height
-        try:
-            self._writer.write_table(arrow)  # type: ignore[union-attr]
-        except OSError as error:
-            raise os_error(error, self.path) from error
+        self._held.append(arrow)
+        if sum(t.nbytes for t in self._held) >= ROW_GROUP_BYTES or sum(t.num_rows for t in self._held) >= ROW_GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write what is held as one row group: small ones cost more to read than their rows."""
+        if self._held:
+            with writing(self.path):
+                self._writer.write_table(pa.concat_tables(self._held))  # type: ignore[union-attr]
+            self._held = []
 
     def _require_after(self, frame: pl.DataFrame) -> None:
         first, last = frame["prompt_id"][0] or "", frame["prompt_id"][-1] or ""
@@ -91,6 +109,7 @@ class TableWriter:
     def complete(self) -> None:
         """Write the manifest and all that is left, and flush the file to the disk; it is not in its place yet."""
         assert self._writer is not None
+        self._flush()
         with writing(self.path):
             self._writer.add_key_value_metadata({MANIFEST: sealed(self._manifest())})
             self._writer.close()
@@ -122,6 +141,21 @@ class TableWriter:
             "reasons": dict(sorted(self._reasons.items())),
             "content_hash": self._digest.hexdigest(),
         }
+
+
+def _repeating(schema: pa.Schema) -> list[str]:
+    """The leaves, by their paths in Parquet, that are written with a dictionary."""
+    return [path for field in schema for path, name in _leaves(field.name, field.name, field.type) if name not in TEXTS]
+
+
+def _leaves(path: str, name: str, kind: pa.DataType) -> Iterator[tuple[str, str]]:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        yield from _leaves(f"{path}.list.element", name, kind.value_type)
+    elif pa.types.is_struct(kind):
+        for field in kind:
+            yield from _leaves(f"{path}.{field.name}", field.name, field.type)
+    else:
+        yield path, name
 
 
 def write_table(path: Path, table: str, frame: pl.DataFrame, manifest: dict[str, Any] | None = None) -> None:
@@ -181,20 +215,21 @@ def _unsealed(metadata: dict[bytes, bytes]) -> dict[str, Any]:
     return loaded
 
 
-def iter_table(path: Path, table: str, batch_rows: int | None = None) -> Iterator[pl.DataFrame]:
-    """Yield the rows of a table file in order, checked, in frames of at most `batch_rows`: bounded memory.
-
-    By default 128 rows of a table with one row a prompt (they are long), 1024 of the others.
+def iter_table(
+    path: Path, table: str, batch_rows: int | None = None, columns: Collection[str] | None = None
+) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a table file in order, checked, in frames of at most `batch_rows`, by default of as many as decode to
+    BATCH_BYTES: bounded memory. `columns`: those that are read, prompt_id among them; by default all.
     """
-    known = TABLES[table]
+    known = TABLES[table].only(columns)
     with _reading(path):
         file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
     with file:
         with _reading(path):
             _unsealed(file.metadata.metadata or {})
         require_decodable(file, path)
-        rows = batch_rows or batch_of(table, 128)
-        batches, decoded = file.iter_batches(batch_size=rows), 0
+        there = None if columns is None else [n for n in file.schema_arrow.names if n in known.columns]
+        batches, decoded = file.iter_batches(batch_size=batch_rows or _rows_at_once(file.metadata, columns), columns=there), 0
         while True:
             with _reading(path):
                 batch = next(batches, None)
@@ -205,6 +240,26 @@ def iter_table(path: Path, table: str, batch_rows: int | None = None) -> Iterato
             if frame is None:
                 return
             yield schema.require(frame, known, str(path))
+
+
+def _rows_at_once(footer: pq.FileMetaData, columns: Collection[str] | None) -> int:
+    each = bytes_of(footer, columns) // max(footer.num_rows, 1)
+    return int(min(BATCH_ROWS, max(1, BATCH_BYTES // max(each, 1))))
+
+
+def bytes_of(footer: pq.FileMetaData, columns: Collection[str] | None = None) -> int:
+    """What a file's columns decode to, as far as its footer tells."""
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    chunks = (group.column(place) for group in groups for place in range(footer.num_columns))
+    wanted = (c for c in chunks if columns is None or c.path_in_schema.partition(".")[0] in columns)
+    return sum(int(c.total_uncompressed_size) for c in wanted)
+
+
+def size_of(path: Path, columns: Collection[str] | None = None) -> tuple[int, int]:
+    """(rows, bytes that its columns decode to) of a table file, from its footer."""
+    with _reading(path):
+        footer = pq.read_metadata(path)
+    return footer.num_rows, bytes_of(footer, columns)
 
 
 def require_decodable(file: pq.ParquetFile, path: Path) -> None:
@@ -223,28 +278,24 @@ def read_table(path: Path, table: str) -> pl.DataFrame:
     return pl.concat([TABLES[table].empty(), *iter_table(path, table)])
 
 
-def batch_of(table: str, prompts: int) -> int:
-    """Rows to read at once where so many prompts are held: 8 a prompt of tables with several."""
-    return prompts if TABLES[table].key == ("prompt_id",) else 8 * prompts
-
-
 class PromptReader:
     """Reads one table file in prompt order, a range of prompts at a time, holding only what is not yet asked for."""
 
-    def __init__(self, path: Path, table: str, prompts: int) -> None:
-        self._batches = iter_table(path, table, batch_of(table, prompts))
-        self._held = TABLES[table].empty()
+    def __init__(self, path: Path, table: str, columns: Collection[str] | None = None) -> None:
+        self._batches = iter_table(path, table, columns=columns)
+        self._held = TABLES[table].only(columns).empty()
         self._done = False
 
     def until(self, prompt_id: str) -> pl.DataFrame:
         """Rows with a prompt_id up to and including this one (or null), not returned before."""
-        while not self._done and (self._held.is_empty() or (self._held["prompt_id"][-1] or "") <= prompt_id):
+        batches = [self._held]
+        while not self._done and (batches[-1].is_empty() or (batches[-1]["prompt_id"][-1] or "") <= prompt_id):
             batch = next(self._batches, None)
             if batch is None:
                 self._done = True
             else:
-                self._held = pl.concat([self._held, batch])
-        mine = pl.col("prompt_id").is_null() | (pl.col("prompt_id") <= prompt_id)
-        taken = self._held.filter(mine)
-        self._held = self._held.slice(taken.height)
-        return taken
+                batches.append(batch)
+        held = pl.concat(batches)
+        rows = int((held["prompt_id"].is_null() | (held["prompt_id"] <= prompt_id)).sum())
+        self._held = held.slice(rows)
+        return held.head(rows)

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Iterable
+from math import isfinite
 
-from prefdata.draws import hex_id
+from prefdata.draws import hashed, hex_id, quoted
 from prefdata.kinds import Message
 
 
@@ -34,7 +35,11 @@ def candidate_id(
 ) -> str:
     """16 hex over prompt_id, response, origin, producer, temperature, sample, and extras where there are any."""
     heat = -1.0 if temperature is None else float(temperature)
-    return hex_id(prompt, response, origin, producer, heat, sample, *([_by_name(extras)] if extras else []))
+    if extras or not isfinite(heat):
+        return hex_id(prompt, response, origin, producer, heat, sample, *([_by_name(extras)] if extras else []))
+    # the same, written at once: there are as many of these as answers
+    key = f"[{quoted(prompt)},{quoted(response)},{quoted(origin)},{quoted(producer)},{heat!r},{sample}]"
+    return hashed(key.encode("ascii"))
 
 
 def is_text(text: str) -> bool:

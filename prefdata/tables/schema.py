@@ -1,7 +1,8 @@
 """The seven tables: columns, dtypes, keys and invariants (docs/adr/0001-tables-and-contracts.md), and the set view."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import polars as pl
@@ -50,6 +51,19 @@ class Table:
 
     def empty(self) -> pl.DataFrame:
         return pl.DataFrame(schema=self.schema)
+
+    def only(self, columns: Collection[str] | None) -> "Table":
+        """The table as whoever reads these columns alone sees it, prompt_id among them; None: all. Raises KeyError.
+
+        Rows stay in the order of the whole key; what is left of it may repeat.
+        """
+        if columns is None:
+            return self
+        if unknown := set(columns) - set(self.columns):
+            raise KeyError(f"{self.name} has no columns {sorted(unknown)}")
+        kept = {name: dtype for name, dtype in self.columns.items() if name == "prompt_id" or name in columns}
+        key = tuple(takewhile(lambda name: name in kept, self.key))
+        return replace(self, columns=kept, key=key, unique=self.unique and key == self.key)
 
 
 def _enum(*values: str) -> pl.Enum:
@@ -324,6 +338,8 @@ def _require_ids(frame: pl.DataFrame, table: Table, where: str) -> None:
 
 def _require_sorted(frame: pl.DataFrame, table: Table, where: str) -> pl.DataFrame:
     keys = frame.select(table.key)
+    if _ascends(keys):
+        return frame
     ordered = keys.cast({n: pl.String for n, d in keys.schema.items() if isinstance(d, pl.Enum)})
     if table.unique and (double := ordered.is_duplicated()).any():
         row = int(double.arg_max() or 0)
@@ -333,9 +349,23 @@ def _require_sorted(frame: pl.DataFrame, table: Table, where: str) -> pl.DataFra
     return frame
 
 
+def _ascends(keys: pl.DataFrame) -> bool:
+    """Whether each row comes after the one before it: sorted, and none twice. What holds nulls is not looked at: False."""
+    if any(keys.null_count().row(0)):
+        return False
+    after = pl.repeat(False, max(keys.height - 1, 0), eager=True)
+    for column in reversed(keys.get_columns()):
+        texts = column.cast(pl.String) if isinstance(column.dtype, pl.Enum) else column
+        one, next_ = texts.slice(0, max(keys.height - 1, 0)), texts.slice(1)
+        after = (next_ > one) | ((next_ == one) & after)
+    return bool(after.all())
+
+
 def ordered(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
     """The table's columns, in order and dtype, rows sorted by its key (enums by their text, nulls first)."""
     typed = frame.select([pl.col(n).cast(d) for n, d in table.columns.items()])
+    if _ascends(typed.select(table.key)):
+        return typed
     by = [pl.col(n).cast(pl.String) if isinstance(table.columns[n], pl.Enum) else pl.col(n) for n in table.key]
     return typed.sort(by, nulls_last=False)
 
@@ -359,3 +389,9 @@ def alive(rows: pl.DataFrame, drops: pl.DataFrame) -> pl.DataFrame:
 def shard_of(prompt_id: str, num_shards: int) -> int:
     """floor(prompt_id * num_shards / 2^64): shards read in order are the global prompt_id order for every number."""
     return int(prompt_id, 16) * num_shards >> 64
+
+
+def first_of(shard: int, num_shards: int) -> str:
+    """The least that a prompt_id of the shard can be; of the one behind the last, what is behind all ids."""
+    least = -(-(shard << 64) // num_shards)
+    return f"{least:016x}" if least < 1 << 64 else "g"

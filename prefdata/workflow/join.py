@@ -149,10 +149,7 @@ def _copied(path: Path, out: Path) -> dict[str, str]:
 
 def _parts(path: Path, results: Results, counts: Counts | None = None) -> Iterator[Frames]:
     """The rows of one file of `sets` or `candidates` with their texts, in bounded memory."""
-    readers = {
-        table: PromptReader(results.table(Part(table, "sources"), 0), table, read_back.BATCH_ROWS)
-        for table in ("prompts", "candidates")
-    }
+    readers = {table: PromptReader(results.table(Part(table, "sources"), 0), table) for table in ("prompts", "candidates")}
     with read_back.reading(path), pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
         files.require_decodable(file, path)
         for batch in file.iter_batches(batch_size=read_back.BATCH_ROWS):

@@ -3,6 +3,7 @@
 import os
 import sys
 
+from prefdata.children import die_with
 from prefdata.progress import RUN_PID
 from prefdata.workflow import warm
 
@@ -11,7 +12,7 @@ def main() -> None:
     """Run the command line; under a workflow not to outlive it, and in its warm process where that serves this command."""
     parent = os.environ.get(RUN_PID)
     if parent is not None:
-        warm.die_with(int(parent))
+        die_with(int(parent))
         if (code := warm.call(sys.argv[1:])) is not None:
             sys.exit(code)
     from prefdata.workflow.cli import run_command

@@ -8,7 +8,6 @@ No forked job outlives this process, nor this process the workflow (PR_SET_PDEAT
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import secrets
@@ -23,6 +22,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+from prefdata.children import die_with
 from prefdata.progress import in_batch_system
 
 SOCKET, COMMANDS = "PREFDATA_WARM", "PREFDATA_WARM_COMMANDS"
@@ -246,15 +246,6 @@ def _become(task: dict[str, Any], files: list[int], parent: int) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-
-
-def die_with(parent: int) -> None:
-    """Be killed when the parent is (PR_SET_PDEATHSIG), and stop at once if it is gone already."""
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(f"the process {parent} that started this one is gone")
 
 
 if __name__ == "__main__":

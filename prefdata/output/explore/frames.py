@@ -23,7 +23,6 @@ BESIDE = ("candidates", "verdicts", "drops")
 """Tables that tell more of the prompts of `sets`; a set without one has no rows of it."""
 MOST_PROMPTS = 10_000
 """A page with more prompts is slow to open and hundreds of megabytes large."""
-_HELD = 128
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def _of_recipe(opened: Opened) -> Iterator[Frames]:
     for stream in opened.streams:
         for path in stream:
             readers = [
-                (name, files.PromptReader(own, name, _HELD))
+                (name, files.PromptReader(own, name))
                 for name, paths in known.items()
                 for own in paths
                 if own.name == path.name and "." not in own.parts[-2]

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefdata.errors import DataError, snippet
 from prefdata.sources import transcripts
-from prefdata.sources.rows import Answer, Fields, Shape, Shaped, as_rank, finite
+from prefdata.sources.rows import MAX_RANK, Answer, Fields, Shape, Shaped, as_rank, finite
 
 
 def prompt(row: Fields) -> Shaped:
@@ -25,6 +25,8 @@ def prompt(row: Fields) -> Shaped:
 def read(row: Fields) -> Shaped:
     """One row. Raises DataError (file:row:field) where its shape is wrong."""
     shaped = prompt(row)
+    if (plain := _plain_answers(row)) is not None:
+        return replace(shaped, answers=plain)
     answers = row.objects("answers")
     _require_count(row, len(answers))
     made = [Answer(a.text("answer"), a.get("model", str), _rank(row, a), a.number("score")) for a in answers]
@@ -32,6 +34,28 @@ def read(row: Fields) -> Shaped:
     if any(ranked) and not all(ranked):
         raise DataError("some answers have a rank and some have none", row.at("answers"), "rank all of them or none")
     return replace(shaped, answers=made)
+
+
+def _plain_answers(row: Fields) -> list[Answer] | None:
+    """The answers where each has a text, a model and a rank of its own and nothing else is to be said of them, as in nearly
+    all rows; None where they must be looked at one by one."""
+    listed, counts = row.row.get(row.theirs("answers")), ("num_responses", "num_response")
+    if type(listed) is not list or row.has("ranks") or any(row.row.get(name) is not None for name in counts):
+        return None
+    text, model, rank, score = map(row.theirs, ("answer", "model", "rank", "score"))
+    made = []
+    for each in listed:
+        if type(each) is not dict or each.get(score) is not None:
+            return None
+        said, who, place = each.get(text), each.get(model), each.get(rank)
+        if not isinstance(said, str) or not isinstance(who, str) or not isinstance(place, int | float):
+            return None
+        if isinstance(place, bool) or not 1 <= place <= MAX_RANK:
+            return None
+        if said.lstrip()[:1] == "[":  # may be a list of messages, which is an error
+            return None
+        made.append(Answer(said, who, float(place)))
+    return made
 
 
 def _require_count(row: Fields, count: int) -> None:
