@@ -177,7 +177,7 @@ def test_a_step_in_bf16_with_weights_in_fp32(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("cap", [None, 5.0])
 @pytest.mark.parametrize("grad", [True, False])
-@pytest.mark.parametrize(("prompts", "answers"), [(40, 3), (3, 40), (120, 2), (120, 120)])
+@pytest.mark.parametrize(("prompts", "answers"), [(40, 3), (3, 40), (4, 90), (120, 2)])
 def test_all_that_is_as_wide_as_the_vocabulary_stays_within_its_room(
     prompts: int, answers: int, grad: bool, cap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
