@@ -16,7 +16,7 @@ import pytest
 from prefdata.errors import ConfigError
 from prefdata.workflow import devices, lease
 
-WAIT_S = 60
+WAIT_S = 30
 HOLD = """
 import os, sys, time
 from prefdata.workflow.lease import lease
@@ -207,6 +207,13 @@ def test_requests_that_cross_all_end_and_no_device_is_two_processes(tmp_path: Pa
     for one, other in itertools.combinations(held, 2):
         assert one[0] != other[0] or one[2] <= other[1] or other[2] <= one[1], (one, other)
     assert not list((tmp_path / "leases").glob("ticket-*")), "who was served left no ticket"
+
+
+def test_two_that_look_at_once_take_different_devices(start: Start) -> None:
+    """Each is slow between having found free ones and holding them."""
+    slow = "from prefdata.workflow import lease as own\nhold = own._hold\nown._hold = lambda *given: time.sleep(1) or hold(*given)\n"
+    both = [start(1, code=f"import time\n{slow}{UNTIL_TOLD}") for _ in range(2)]
+    assert sorted(both[0].taken() + both[1].taken()) == ["a", "b"]
 
 
 def test_a_killed_waiter_holds_nobody_up(start: Start) -> None:
