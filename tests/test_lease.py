@@ -209,11 +209,15 @@ def test_requests_that_cross_all_end_and_no_device_is_two_processes(tmp_path: Pa
     assert not list((tmp_path / "leases").glob("ticket-*")), "who was served left no ticket"
 
 
-def test_two_that_look_at_once_take_different_devices(start: Start) -> None:
-    """Each is slow between having found free ones and holding them."""
-    slow = "from prefdata.workflow import lease as own\nhold = own._hold\nown._hold = lambda *given: time.sleep(1) or hold(*given)\n"
-    both = [start(1, code=f"import time\n{slow}{UNTIL_TOLD}") for _ in range(2)]
-    assert sorted(both[0].taken() + both[1].taken()) == ["a", "b"]
+def test_two_that_come_at_once_take_different_devices(start: Start) -> None:
+    """One is slow between reading the clock and having its ticket, the other between finding free devices and holding them."""
+    own = "import time\nfrom prefdata.workflow import lease as own\n"
+    clock = "now = time.time_ns\ndef slow():\n    read = now()\n    print('clock', flush=True)\n    time.sleep(1)\n    return read\n"
+    one = start(1, code=f"{own}{clock}time.time_ns = slow\n{UNTIL_TOLD}")
+    assert one.line() == "clock\n"
+    hold = "hold = own._hold\nown._hold = lambda *given: time.sleep(2) or hold(*given)\n"
+    other = start(1, code=f"{own}{hold}{UNTIL_TOLD}")
+    assert sorted(one.taken() + other.taken()) == ["a", "b"]
 
 
 def test_a_killed_waiter_holds_nobody_up(start: Start) -> None:
