@@ -246,6 +246,12 @@ def test_more_than_there_are_is_refused_at_once(here: pytest.MonkeyPatch) -> Non
         lease.lease(3)
 
 
+def test_a_device_with_two_names_is_one(here: pytest.MonkeyPatch) -> None:
+    here.setattr(devices, "identities", lambda names: ["GPU-x"] * len(names))
+    with pytest.raises(ConfigError, match="the job needs 2 devices, 1 are visible"):
+        lease.lease(2)
+
+
 def test_nothing_is_taken_where_nothing_is_to_take(here: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert lease.lease(0) == []
     here.setenv(lease.LEASED, "b")
