@@ -35,7 +35,9 @@ def test_all_that_is_said_is_in_one_log_whatever_ends_it(tmp_path: Path) -> None
     log = tmp_path / "logs" / "train.log"
     log.parent.mkdir()
     log.write_text("of an earlier run\n")
-    script = "(trap '' TERM; echo first >&2; sleep 1; echo last >&2) & echo second >&2; echo out; kill -TERM 0; sleep 60"
+    ready = tmp_path / "ready"
+    script = f"(trap '' TERM; echo first >&2; touch {ready}; sleep 1; echo last >&2) & echo second >&2; echo out; "
+    script += f"while ! test -e {ready}; do sleep .1; done; kill -TERM 0; sleep 60"
     code = f"import os; os.setpgid(0, 0); {BECOME}launch.become_torchrun(2, [sys.argv[1]], Path({str(log)!r}))"
     done = subprocess.run([sys.executable, "-c", code, script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGTERM

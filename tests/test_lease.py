@@ -16,7 +16,7 @@ import pytest
 from prefdata.errors import ConfigError
 from prefdata.workflow import devices, lease
 
-WAIT_S = 60
+WAIT_S = 30
 HOLD = """
 import os, sys, time
 from prefdata.workflow.lease import lease
@@ -209,6 +209,17 @@ def test_requests_that_cross_all_end_and_no_device_is_two_processes(tmp_path: Pa
     assert not list((tmp_path / "leases").glob("ticket-*")), "who was served left no ticket"
 
 
+def test_two_that_come_at_once_take_different_devices(start: Start) -> None:
+    """One is slow between reading the clock and having its ticket, the other between finding free devices and holding them."""
+    own = "import time\nfrom prefdata.workflow import lease as own\n"
+    clock = "now = time.time_ns\ndef slow():\n    read = now()\n    print('clock', flush=True)\n    time.sleep(1)\n    return read\n"
+    one = start(1, code=f"{own}{clock}time.time_ns = slow\n{UNTIL_TOLD}")
+    assert one.line() == "clock\n"
+    hold = "hold = own._hold\nown._hold = lambda *given: time.sleep(2) or hold(*given)\n"
+    other = start(1, code=f"{own}{hold}{UNTIL_TOLD}")
+    assert sorted(one.taken() + other.taken()) == ["a", "b"]
+
+
 def test_a_killed_waiter_holds_nobody_up(start: Start) -> None:
     one = start(2)
     one.taken()
@@ -233,6 +244,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_more_than_there_are_is_refused_at_once(here: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES: the job needs 3 devices, 2 are visible; ask for fewer"):
         lease.lease(3)
+
+
+def test_a_device_with_two_names_is_one(here: pytest.MonkeyPatch) -> None:
+    here.setattr(devices, "identities", lambda names: ["GPU-x"] * len(names))
+    with pytest.raises(ConfigError, match="the job needs 2 devices, 1 are visible"):
+        lease.lease(2)
 
 
 def test_nothing_is_taken_where_nothing_is_to_take(here: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -52,9 +52,10 @@ def _also_to(log: Path) -> None:
     has ended, whatever signal comes before: what a stopped run says is worth most."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.flush()
-    writer = subprocess.Popen(
-        ["sh", "-c", "trap '' INT TERM HUP; exec tee -- \"$0\"", str(log)], stdin=subprocess.PIPE, stdout=2
-    )
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # the writer never gets them, this process later
+    writer = subprocess.Popen(["tee", "--", str(log)], stdin=subprocess.PIPE, stdout=2)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)
     assert writer.stdin is not None
     os.dup2(writer.stdin.fileno(), 2)
 

@@ -35,14 +35,14 @@ def lease(count: int) -> list[str]:
     names = devices.visible()
     if count == 0 or not names or LEASED in os.environ:
         return []
-    if count > len(names):
+    by_file = {_file(identity): name for identity, name in zip(devices.identities(names), names, strict=True)}
+    if count > len(by_file):
         raise ConfigError(
-            f"the job needs {count} devices, {len(names)} are visible",
+            f"the job needs {count} devices, {len(by_file)} are visible",
             devices.VISIBLE,
             "ask for fewer (processes, tensor_parallel), or run it where there are more",
         )
-    files = dict(zip(names, map(_file, devices.identities(names)), strict=True))
-    descriptor, taken = _taken(_folder(), files, count)
+    descriptor, taken = _taken(_folder(), {name: file for file, name in by_file.items()}, count)
     _inherit(descriptor)
     os.environ[devices.VISIBLE], os.environ[LEASED] = ",".join(taken), ",".join(taken)
     return taken
@@ -69,7 +69,7 @@ def _folder() -> Path:
 def _taken(folder: Path, files: dict[str, str], count: int) -> tuple[int, list[str]]:
     """The locked descriptor of the lease, and its devices. Requests that share a device are served in their order."""
     with _ticket(folder, files.values()) as ticket:
-        said = 0.0
+        said = time.monotonic() - SAID_S
         while True:
             with _gate(folder):
                 ahead = _ahead(folder, ticket)
