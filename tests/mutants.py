@@ -7,6 +7,7 @@ UNPAIRED, COST, HUB_PUSH = "test_unpaired.py", "test_cost.py", "test_hub_push.py
 PUSHED = "test_push_model.py"
 PUBLISHED, GATES, DELTA = "test_published_configs.py", "test_gates.py", "test_delta.py"
 EXPLORE = "test_explore.py"
+MACHINES, QUEUE = "test_several_machines.py", "test_slurm_queue.py"
 MUTANTS = [
     # losses
     ("train/objectives/losses.py", "-(1 - smooth) * F.logsigmoid(margin)", "(1 - smooth) * F.logsigmoid(margin)", LOSSES),
@@ -551,4 +552,17 @@ MUTANTS = [
     ("prefdata/output/curves.py", "made.append(total / weight)", "made.append(total)", "test_curves.py"),
     ("prefdata/output/curves.py", "if name in EXACT", "if False", "test_curves.py"),
     ("train/card.py", 'settings["init"] and len(known) == 1', "len(known) == 1", "test_model_card.py"),
+    # several machines
+    ("prefdata/tables/atomic.py", "-{secrets.token_hex(4)}", "", MACHINES),
+    ("prefdata/tables/locks.py", '" on {socket.gethostname()}".encode()', '"".encode()', MACHINES),
+    ("prefdata/tables/locks.py", 'holder.removesuffix(f" on {socket.gethostname()}")', "holder", MACHINES),
+    ("prefdata/tables/finished.py", "'DELETE' if in_batch_system()", "'WAL' if in_batch_system()", "test_finished.py"),
+    ("prefdata/workflow/slurm.py", "    if kept.exists() and", "    if not kept.exists() and", QUEUE),
+    ("prefdata/workflow/slurm.py", "        kept.unlink(missing_ok=True)", "        pass", QUEUE),
+    ("prefdata/workflow/slurm.py", "        if time.monotonic() >= deadline:", "        if False:", QUEUE),
+    ("prefdata/workflow/slurm.py", 'f"--name={name}").split()', '"--me").split()', QUEUE),
+    ("prefdata/workflow/snakefile.py", '!= "remote"', '!= "subprocess"', "test_rules_of_a_job.py"),
+    ("prefdata/workflow/snakefile.py", "if only is None or _name(results, *job) in only", "", "test_rules_of_a_job.py"),
+    ("train/rules.py", "if only is None or rule.name in only", "", "test_rules_of_a_job.py"),
+    ("prefdata/workflow/run.py", "if here and not any", "if not any", "test_cli.py"),
 ]
