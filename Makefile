@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PREFDATA_NO_SUMMARY := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo paper-small paper paper-full test check test-real mutants faults vllm-cpu bench-env clean
+.PHONY: demo paper-small paper paper-full test check test-real test-slurm mutants faults vllm-cpu bench-env clean
 
 demo: .venv/ready
 	$(BIN)/prefdata run demo
@@ -36,6 +36,19 @@ check: .venv/ready
 # samples of the slow proofs; docs/ci.md says what each part may take
 test-real: .venv/vllm
 	$(BIN)/python -m pytest -m real -n 2 --dist loadgroup --durations 0 --durations-min 10 tests/real
+	$(MAKE) test-slurm
+
+# a real Slurm on this machine; says why where it is skipped
+test-slurm: .slurm-venv/ready
+	.slurm-venv/bin/python -m pytest -m real -rs --durations 0 --durations-min 10 tests/slurm
+
+# .venv and the plugin, apart from it: with the plugin, Slurm's clients and no controller, every call of snakemake takes 10 s
+.slurm-venv/ready: .venv/ready tests/slurm/plugin.txt
+	$(BIN)/python -m venv --without-pip .slurm-venv
+	$(BIN)/python -c 'import sysconfig; p = sysconfig.get_path("purelib"); print(f"import site; site.addsitedir({p!r})")' \
+		> "$$(.slurm-venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	$(BIN)/python -m pip --python .slurm-venv/bin/python install --quiet --no-deps --requirement tests/slurm/plugin.txt
+	touch $@
 
 # the slow proofs, whole
 mutants: .venv/ready
@@ -72,4 +85,4 @@ bench-env: .bench-venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .bench-venv results .snakemake
+	rm -rf .venv .bench-venv .slurm-venv results .snakemake

@@ -10,6 +10,7 @@ EXPLORE = "test_explore.py"
 CHUNKED, HEAD = "prefdata/models/forward/chunked_head.py", "prefdata/models/forward/head.py"
 CHUNKED_TEST = "test_chunked_head.py"
 EXPLORE, LEASE, LAUNCH = "test_explore.py", "test_lease.py", "test_launch.py"
+MACHINES, QUEUE = "test_several_machines.py", "test_slurm_queue.py"
 MUTANTS = [
     # losses
     ("train/objectives/losses.py", "-(1 - smooth) * F.logsigmoid(margin)", "(1 - smooth) * F.logsigmoid(margin)", LOSSES),
@@ -646,4 +647,17 @@ MUTANTS = [
     ("prefdata/output/same_words.py", "text.head(ENDS + 1)", "text.head(ENDS)", "test_same_words.py"),
     ("prefdata/output/same_words.py", "either.fill_null(True)", "either.fill_null(False)", "test_same_words.py"),
     ("prefdata/output/quality.py", "range(1, len(number))", "range(1, 2)", "test_quality.py"),
+    # several machines
+    ("prefdata/tables/atomic.py", "-{secrets.token_hex(4)}", "", MACHINES),
+    ("prefdata/tables/locks.py", '" on {socket.gethostname()}".encode()', '"".encode()', MACHINES),
+    ("prefdata/tables/locks.py", 'holder.removesuffix(f" on {socket.gethostname()}")', "holder", MACHINES),
+    ("prefdata/tables/finished.py", "'DELETE' if in_batch_system()", "'WAL' if in_batch_system()", "test_finished.py"),
+    ("prefdata/workflow/slurm.py", "    if kept.exists() and", "    if not kept.exists() and", QUEUE),
+    ("prefdata/workflow/slurm.py", "        kept.unlink(missing_ok=True)", "        pass", QUEUE),
+    ("prefdata/workflow/slurm.py", "        if time.monotonic() >= deadline:", "        if False:", QUEUE),
+    ("prefdata/workflow/slurm.py", 'f"--name={name}").split()', '"--me").split()', QUEUE),
+    ("prefdata/workflow/snakefile.py", '!= "remote"', '!= "subprocess"', "test_rules_of_a_job.py"),
+    ("prefdata/workflow/snakefile.py", "if only is None or _name(results, *job) in only", "", "test_rules_of_a_job.py"),
+    ("train/rules.py", "if only is None or rule.name in only", "", "test_rules_of_a_job.py"),
+    ("prefdata/workflow/run.py", "if here and not any", "if not any", "test_cli.py"),
 ]

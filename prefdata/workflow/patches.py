@@ -1,4 +1,4 @@
-"""Four things that Snakemake does otherwise than our files and their readers need, changed in the process that runs our
+"""Five things that Snakemake does otherwise than our files and their readers need, changed in the process that runs our
 Snakefile.
 
 Written against Snakemake 9.27 (constraints.txt); tests/workflow shows that they still hold.
@@ -16,6 +16,7 @@ def apply() -> None:
     find_producers_by_name()
     say_less()
     name_failed_jobs()
+    let_jobs_be_grouped()
 
 
 def keep_outputs() -> None:
@@ -95,7 +96,25 @@ class _Failed(logging.Handler):
     """Snakemake tells it with all files of the job, which `quiet: rules` leaves out."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        reason = getattr(record, "rule_msg", None)
-        if str(getattr(record, "event", "")) == "job_error" and reason:  # without a reason it ran here, and has said it
-            logs = ", ".join(map(str, getattr(record, "log", ())))
-            print(f"{getattr(record, 'rule_name', 'a job')} failed: {' '.join(str(reason).split())} ({logs})", file=sys.stderr)
+        of = vars(record)
+        event, reason = str(of.get("event", "")), of.get("rule_msg")
+        if event == "job_error" and reason:  # without a reason it ran here, and has said it
+            said = f"{of['rule_name']} failed: {' '.join(reason.split())} ({', '.join(map(str, of['log']))})"
+        elif event == "group_error":
+            said = f"group {of['groupid']} failed ({', '.join(map(str, of['aux_logs']))})"
+        else:
+            return
+        print(said, file=sys.stderr)
+
+
+def let_jobs_be_grouped() -> None:
+    """`--groups` makes one job of a cluster out of several of ours. They differ in the resource that is their command;
+    Snakemake wants a word to be the same in all."""
+    from snakemake.resources import GroupResources
+
+    is_word = GroupResources._is_string_resource
+
+    def ours_too(name: str, values: list[Any]) -> bool:
+        return name == "command" or bool(is_word(name, values))
+
+    GroupResources._is_string_resource = ours_too
