@@ -1,8 +1,8 @@
 """The rows of all sources on the disk between reading and writing, a file a range of prompts and writer: memory stays flat,
 whatever the order they come in.
 
-A record is the prompt's id, its length, and the row's line as `marshal` writes it: the fastest that Python has, and lone surrogates
-come back. Only this run writes these files, in an empty folder, and reads them; no code is ever made of what is read.
+A record is the prompt's id, its length, and the row's line as `marshal` writes it: the fastest that Python has, and lone
+surrogates come back. Only this run writes these files, in an empty folder, and reads them; no code is made of what is read.
 """
 
 import marshal
