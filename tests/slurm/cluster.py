@@ -23,6 +23,8 @@ from pathlib import Path
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol")
 WAIT_S = 60
+MEMORY_MB = 32_000
+"""Of a node, whatever the machine has: rules ask for some GB, the tests' jobs take less, and none is held to it."""
 CONFIGURATION = """\
 ClusterName=prefdata
 SlurmctldHost={host}(127.0.0.1)
@@ -115,8 +117,7 @@ class Cluster:
 
     def _configuration(self) -> str:
         host, (port, *ports) = socket.gethostname().partition(".")[0], free_ports(1 + len(self.nodes))
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 // len(self.nodes)
-        node = f"NodeHostname={host} NodeAddr=127.0.0.1 CPUs=1 RealMemory={memory} Gres=gpu:1 State=UNKNOWN"
+        node = f"NodeHostname={host} NodeAddr=127.0.0.1 CPUs=1 RealMemory={MEMORY_MB} Gres=gpu:1 State=UNKNOWN"
         listed = [f"NodeName={name} Port={port} {node}" for name, port in zip(self.nodes, ports, strict=True)]
         partition = f"PartitionName=main Nodes={','.join(self.nodes)} Default=YES MaxTime=INFINITE State=UP"
         return "\n".join([CONFIGURATION.format(host=host, port=port, folder=self.folder), *listed, partition, ""])

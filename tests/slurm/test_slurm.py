@@ -24,7 +24,7 @@ from prefdata.tables import files
 
 pytestmark = pytest.mark.real
 RUN = [sys.executable, "-P", "-m", "prefdata", "run", "recipe.yaml", "set"]
-ON_SLURM = ["--workflow-profile", "slurm", "--default-resources", "nodes=1", "mem_mb=500", "runtime=5"]
+ON_SLURM = ["--workflow-profile", "slurm", "--default-resources", "nodes=1"]
 ON_SLURM += ["--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1", "--latency-wait", "5"]
 CHAIN = ("split", "prune", "rank_source", "noise")
 ON_SLURM += ["--groups", *(f"{rule}_{shard}=shard{shard}" for rule in CHAIN for shard in (0, 1))]
