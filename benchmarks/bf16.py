@@ -26,7 +26,7 @@ MODELS = ROOT.parent / "shared" / "models"
 NAMES = ("stories260K", "babyllama105")
 FEW, MANY = 1, 16
 """Prompts to a forward."""
-PROMPTS = 120
+PROMPTS = 16
 TENTH = math.log(1.1)
 THREADS = 2
 Group = tuple[list[int], list[list[int]]]
@@ -95,9 +95,11 @@ def measure(name: str, model: Any, data: Sequence[Group]) -> None:
 
 def main() -> None:
     torch.set_num_threads(THREADS)
-    for name in NAMES if MODELS.exists() else ():
+    if not MODELS.exists():
+        measure("random", *random_model())
+        return
+    for name in NAMES:
         measure(name, load_model(str(MODELS / name)), stories(name))
-    measure("random", *random_model())
 
 
 if __name__ == "__main__":

