@@ -535,6 +535,7 @@ MUTANTS = [
     ("prefdata/output/curves.py", "if name in EXACT", "if False", "test_curves.py"),
     ("train/card.py", 'settings["init"] and len(known) == 1', "len(known) == 1", "test_model_card.py"),
     # the data path at any size
+    ("prefdata/tables/files.py", "        if rows:  #", "        if False:  #", "test_files.py"),
     ("prefdata/stages/spool.py", "count > 1 and own != NOBODY", "count > 1", "test_spool.py"),
     ("prefdata/stages/sources.py", '"row_hash"] is None and counts', '"row_hash"] is not None and counts', "test_spool.py"),
     (
