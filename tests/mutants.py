@@ -617,6 +617,7 @@ MUTANTS = [
     ("train/settings.py", 'exclude={"checkpoint_s", "processes"}', 'exclude={"checkpoint_s"}', LAUNCH),
     ("train/from_file.py", 'exclude={"processes"}', "", LAUNCH),
     # the data path at any size
+    ("prefdata/tables/files.py", "        if rows:  #", "        if False:  #", "test_files.py"),
     ("prefdata/stages/spool.py", "count > 1 and own != NOBODY", "count > 1", "test_spool.py"),
     ("prefdata/stages/sources.py", '"row_hash"] is None and counts', '"row_hash"] is not None and counts', "test_spool.py"),
     (
