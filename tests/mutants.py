@@ -554,7 +554,7 @@ MUTANTS = [
     ("train/card.py", 'settings["init"] and len(known) == 1', "len(known) == 1", "test_model_card.py"),
     # several machines
     ("prefdata/tables/atomic.py", "-{secrets.token_hex(4)}", "", MACHINES),
-    ("prefdata/tables/locks.py", '" on {socket.gethostname()}".encode()', '"".encode()', MACHINES),
+    ("prefdata/tables/locks.py", 'f"{os.getpid()} on {socket.gethostname()}"', 'f"{os.getpid()}"', MACHINES),
     ("prefdata/tables/locks.py", 'holder.removesuffix(f" on {socket.gethostname()}")', "holder", MACHINES),
     ("prefdata/tables/finished.py", "'DELETE' if in_batch_system()", "'WAL' if in_batch_system()", "test_finished.py"),
     ("prefdata/workflow/slurm.py", "    if kept.exists() and", "    if not kept.exists() and", QUEUE),
