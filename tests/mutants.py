@@ -651,11 +651,12 @@ MUTANTS = [
     # several machines
     ("prefdata/tables/atomic.py", "-{secrets.token_hex(4)}", "", MACHINES),
     ("prefdata/tables/locks.py", '{os.getpid()} on {socket.gethostname()}"', '{os.getpid()}"', MACHINES),
+    ("prefdata/tables/locks.py", 'f"{os.getpid()} on {socket.gethostname()}"', 'f"{os.getpid()}"', MACHINES),
     ("prefdata/tables/locks.py", 'holder.removesuffix(f" on {socket.gethostname()}")', "holder", MACHINES),
     ("prefdata/tables/finished.py", "'DELETE' if in_batch_system()", "'WAL' if in_batch_system()", "test_finished.py"),
     ("prefdata/workflow/slurm.py", "    if kept.exists() and", "    if not kept.exists() and", QUEUE),
     ("prefdata/workflow/slurm.py", "        kept.unlink(missing_ok=True)", "        pass", QUEUE),
-    ("prefdata/workflow/slurm.py", "        if time.monotonic() >= deadline:", "        if False:", QUEUE),
+    ("prefdata/workflow/slurm.py", 'raise DataError(f"jobs of', 'return DataError(f"jobs of', QUEUE),
     ("prefdata/workflow/slurm.py", 'f"--name={name}").split()', '"--me").split()', QUEUE),
     ("prefdata/workflow/snakefile.py", '!= "remote"', '!= "subprocess"', "test_rules_of_a_job.py"),
     ("prefdata/workflow/snakefile.py", "if only is None or _name(results, *job) in only", "", "test_rules_of_a_job.py"),

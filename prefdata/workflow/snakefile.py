@@ -128,11 +128,11 @@ def _prepare_jobs(results: Results) -> None:
     os.environ[RUN_PID] = str(os.getpid())
 
 
-def begin(results: Results, workflow: Any) -> None:
+def begin(results: Results, queued_as: str | None = None) -> None:
     """Before the first job: take the run's lock for Snakemake's life and write the settings the jobs read.
 
     The descriptor is not inherited, so an orphan job does not hold the run; jobs on this machine die with us
-    (PREFDATA_RUN_PID), those that a batch system runs for us are cancelled by the next run.
+    (PREFDATA_RUN_PID), those that Slurm runs for us, all by the name `queued_as`, are cancelled by the next run.
     """
     _require(preflight(results))
     _started.append(time.time())
@@ -141,7 +141,6 @@ def begin(results: Results, workflow: Any) -> None:
         _held.append(take_lock(results.path(places.WORKFLOW_LOCK), wait_s=0))
     except PrefdataError as error:
         sys.exit(f"error: another run is using this results folder: {error}")
-    queued_as = slurm.queue_name(workflow)
     try:
         slurm.take_over(results.path(places.QUEUED_AS), queued_as)
     except PrefdataError as error:
