@@ -33,14 +33,17 @@ check: .venv/ready
 	$(BIN)/python tests/lint.py
 	for recipe in config/*.yaml; do $(BIN)/prefdata train --check --settings $$recipe || exit 1; done
 
+SLURM_TESTS := .slurm-venv/bin/python -m pytest -m real -rs --durations 0 --durations-min 10 tests/slurm
+
 # samples of the slow proofs; docs/ci.md says what each part may take
-test-real: .venv/vllm
-	$(BIN)/python -m pytest -m real -n 2 --dist loadgroup --durations 0 --durations-min 10 tests/real
-	$(MAKE) test-slurm
+test-real: .venv/vllm .slurm-venv/ready
+	$(SLURM_TESTS) > .slurm-venv/said 2>&1 & slurm=$$!; \
+	$(BIN)/python -m pytest -m real -n 2 --dist loadgroup --durations 0 --durations-min 10 tests/real; real=$$?; \
+	wait $$slurm; slurm=$$?; cat .slurm-venv/said; exit $$(( real + slurm ))
 
 # a real Slurm on this machine; says why where it is skipped
 test-slurm: .slurm-venv/ready
-	.slurm-venv/bin/python -m pytest -m real -rs --durations 0 --durations-min 10 tests/slurm
+	$(SLURM_TESTS)
 
 # .venv and the plugin, apart from it: with the plugin, Slurm's clients and no controller, every call of snakemake takes 10 s
 .slurm-venv/ready: .venv/ready tests/slurm/plugin.txt
