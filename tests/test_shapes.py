@@ -189,7 +189,7 @@ def test_binarized_a_conversation_that_ends_with_the_user_is_an_error(read) -> N
 
 def test_the_hub_splits_name_tells_what_is_held_out() -> None:
     from prefdata.sources.settings import SourceSettings
-    from prefdata.stages.sources import held_out
+    from prefdata.stages.reading import held_out
 
     def split(name: str, **more) -> str | None:
         return held_out(SourceSettings(name="s", dataset="a/b", revision="0" * 40, hub_split=name, **more))
