@@ -15,10 +15,13 @@ from prefdata.models.scorer import Item, Scorer
 from prefdata.output import evaluation
 from prefdata.recipe import fill
 from prefdata.recipe.job import Job
+from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.results import Results
 from prefdata.recipe.units import Part, evaluation_unit
 from prefdata.stages import evaluate
+from prefdata.stages.registry import STAGES as ROWS
 from prefdata.tables import files
+from prefdata.workflow.recipes import checked
 
 RUNS = ("dpo/first", "dpo/second")
 STAGES = ("toy", "sources", "split", "prune", "rank:source", "noise", "score", "sets")
@@ -77,18 +80,21 @@ def test_the_share_in_kl_is_of_samples_that_both_scored(monkeypatch: pytest.Monk
     assert evaluation._kl_share(None, "m") == 0.5  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def evaluated(make_run: Any, lm: Path) -> Results:
-    """Two models of equal weights under other names, and the reference they come from."""
-    run = make_run(
-        seed=3,
-        num_shards=2,
-        toy={"demonstrations": 4, "train": 8, "test": 6},
-        sources={"sources": [{"name": "toy", "path": "toy:", "license": "apache-2.0"}]},
-        score={"references": [{"name": "r", "model": str(lm)}]},
-        train={"runs": {name: {"model": str(lm)} for name in RUNS}},
-        evaluate={"runs": list(RUNS), "samples": 3, "max_tokens": 6},
-    )
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, lm: Path) -> Results:
+    """Two models of equal weights under other names, and the reference they come from; only read."""
+    recipe = {
+        "name": "t",
+        "seed": 3,
+        "num_shards": 2,
+        "dedup": None,
+        "toy": {"demonstrations": 4, "train": 8, "test": 6},
+        "sources": {"sources": [{"name": "toy", "path": "toy:", "license": "apache-2.0"}]},
+        "score": {"references": [{"name": "r", "model": str(lm)}]},
+        "train": {"runs": {name: {"model": str(lm)} for name in RUNS}},
+        "evaluate": {"runs": list(RUNS), "samples": 3, "max_tokens": 6},
+    }
+    run = Results(checked(validate_recipe(recipe, "test"), "test"), ROWS, tmp_path_factory.mktemp("evaluated"))
     run_stages(run, *STAGES)
     for name in RUNS:
         folder = Path(run.model_path(f"run:{name}"))
