@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from prefdata.errors import did_you_mean
-from prefdata.models.identity import is_local
+from prefdata.models.identity import is_local, is_path
 from prefdata.recipe.settings.output import PublishedModel
 from prefdata.recipe.settings.whole import Settings
 from train.settings import TrainingSettings
@@ -17,7 +17,7 @@ def base_of(settings: Settings, run: TrainingSettings) -> str | None:
     if run.model.startswith("run:"):
         pushed = {m.run: m.repo_id for m in settings.publish.models if m.weights == "last"}
         return pushed.get(run.model.removeprefix("run:"))
-    return None if is_local(run.model) else run.model
+    return None if is_path(run.model) or is_local(run.model) else run.model
 
 
 def problems(settings: Settings, runs: Mapping[str, TrainingSettings]) -> list[str]:

@@ -1,7 +1,6 @@
 """A trained model to the Hub: files, card and a receipt without paths of this machine, in one commit that was read back."""
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -107,7 +106,7 @@ def _require_clean(results: Results, model: PublishedModel, wanted: Wanted) -> N
     texts = {name: (wanted.built / name).read_text(encoding="utf-8") for name in files}
     texts |= {CARD: wanted.card, MANIFEST: json.dumps(wanted.facts, ensure_ascii=False)}
     local = gates.local_paths(results.settings, [results.root, Path.cwd()])
-    started = resolve(results.settings, model.run).model
-    local += [str(Path(started).expanduser())] if started is not None and os.path.isabs(os.path.expanduser(started)) else []
+    started = Path(resolve(results.settings, model.run).model or "").expanduser()
+    local += [str(started)] if started.is_absolute() else []
     if found := gates.contents(wanted.built, texts, results.settings.publish.allow, local):
         raise PublishError(found, f"publish.models ({model.repo_id})")
