@@ -661,4 +661,5 @@ MUTANTS = [
     ("prefdata/workflow/snakefile.py", '!= "remote"', '!= "subprocess"', "test_rules_of_a_job.py"),
     ("prefdata/workflow/snakefile.py", "if only is None or _name(results, *job) in only", "", "test_rules_of_a_job.py"),
     ("train/rules.py", "if only is None or rule.name in only", "", "test_rules_of_a_job.py"),
+    ("prefdata/workflow/slurm.py", 'if not re.fullmatch(r"[\\w.-]+", before)', "if False", "test_slurm_queue.py"),
 ]

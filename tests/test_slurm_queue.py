@@ -64,6 +64,17 @@ def test_jobs_that_do_not_end_stop_the_next_run(queue: Path, monkeypatch: pytest
         slurm.take_over(kept, "two")
 
 
+@pytest.mark.parametrize("text", ["", "one,other", "one --user=root", "\ufffd"])
+def test_a_damaged_name_cancels_nothing(queue: Path, text: str) -> None:
+    """Of an empty name, or of a list, Slurm would take jobs that are not ours."""
+    kept = queue.with_name(".slurm")
+    kept.write_text(text)
+    with pytest.raises(DataError, match="not the name of a run's jobs; remove the file"):
+        slurm.take_over(kept, "two")
+    assert not Path("cancelled").exists()
+    assert kept.read_text() == text
+
+
 def test_where_slurm_is_not_there_is_nothing_to_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / ".slurm").write_text("one")

@@ -1,6 +1,7 @@
 """Jobs that a killed run left in Slurm's queue. They live on, for nothing of theirs died with it: they hold locks and devices
 that the next run wants, and nobody waits for them."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,10 @@ def take_over(kept: Path, name: str | None) -> None:
     The caller holds the run's lock, so that nobody waits for these jobs. Raises DataError where they do not end.
     """
     if kept.exists() and shutil.which("squeue") is not None:
-        _cancel(kept.read_text(encoding="utf-8"))
+        before = kept.read_text(encoding="utf-8", errors="replace")
+        if not re.fullmatch(r"[\w.-]+", before):  # without a name, or with several, Slurm would cancel others' jobs
+            raise DataError("not the name of a run's jobs", str(kept), "remove the file, and see to left jobs by squeue")
+        _cancel(before)
     if name is not None:
         atomic.atomic_text(kept, name)
     else:
