@@ -123,6 +123,9 @@ def whole(folder: Path, rows: Path, args: argparse.Namespace) -> None:
     line("nectar_path_s", path - scan.wall, said, "<= 120" if at_size else "")
     line("map_peer_s", peer, peers[0].said(), "")
     line("nectar_over_map", (path - scan.wall) / peer, "x a script of datasets.map", "<= 9.5" if at_size else "")
+    of_processor = median(u.user + u.system for u in ours) - scan.user - scan.system
+    ratio = of_processor / median(u.user + u.system for u in peers)  # what counts where others use the machine
+    line("nectar_over_map_cpu", ratio, "x the script, seconds of a processor", "<= 9.5" if at_size else "")
     line("rss_mb_path", max(u.rss for u in ours), "MiB, largest process of the workflow", "<= 600")
 
 
