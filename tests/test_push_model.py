@@ -1,5 +1,6 @@
 """Trained models on the Hub: what lies there loads by the real clients, says what it is, and holds nothing of this machine."""
 
+import hashlib
 import json
 import os
 import re
@@ -113,7 +114,13 @@ def test_a_pushed_model_loads_and_says_what_it_is(trained: Results, hub: Hub, ca
     there = hub.head(LAST).files
     assert set(there) == {
         *(".gitattributes", "README.md", "manifest.json", "train.json", "config.json", "generation_config.json"),
-        *("model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+        *(
+            "model.safetensors",
+            "model.safetensors.index.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "chat_template.jinja",
+        ),
         *("metrics.jsonl", "metrics.html", "metrics.png"),
     }
     assert there["model.safetensors"] == (folder_of(trained, "dpo/whole") / "model.safetensors").read_bytes()
@@ -125,8 +132,21 @@ def test_a_pushed_model_loads_and_says_what_it_is(trained: Results, hub: Hub, ca
     receipt = json.loads((trained.root / "publish" / "models" / f"{LAST}.json").read_text())
     assert receipt["revision"] == hub.head(LAST).sha
     said = capsys.readouterr().err
-    assert f"{os.environ['HF_ENDPOINT']}/{LAST}/tree/{hub.head(LAST).sha} (10 files put, 0 removed, the card; revision" in said
+    assert f"{os.environ['HF_ENDPOINT']}/{LAST}/tree/{hub.head(LAST).sha} (11 files put, 0 removed, the card; revision" in said
     assert not (trained.root / "publish" / "models" / ".built" / LAST).exists()
+
+
+def test_weights_that_the_run_did_not_write_stay_here(trained: Results, hub: Hub, tmp_path: Path) -> None:
+    shutil.copytree(trained.root / "models", tmp_path / "models")
+    path = tmp_path / "models" / "dpo" / "whole" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    moved = Results(trained.settings, STAGES, models={r: tmp_path / "models" / r for r in trained.settings.runs})
+    with pytest.raises(PublishError, match=r"model.safetensors is not what the run wrote"):
+        push.push(moved, LAST)
+    assert LAST not in hub.repos
+    push.push(moved, BEST)
+    receipt = json.loads(hub.head(BEST).files["train.json"])
+    assert receipt["weights"] == {"model.safetensors": hashlib.sha256(hub.head(BEST).files["model.safetensors"]).hexdigest()}
 
 
 def test_nothing_of_this_machine_is_pushed(trained: Results, hub: Hub) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefdata.errors import PublishError
-from prefdata.models.identity import RECEIPT
+from prefdata.models.identity import RECEIPT, WEIGHTS
 from prefdata.output import gates
 from prefdata.output.hub.commit import Facts, Wanted, plan, publish
 from prefdata.output.hub.hub import Hub
@@ -62,15 +62,18 @@ def _wanted(settings: Settings, model: PublishedModel, folder: Path, built: Path
     facts = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     base = base_of(settings, resolve(settings, model.run))
-    for name, path in _chosen(folder, model.weights).items():
+    chosen = _chosen(folder, model.weights)
+    for name, path in chosen.items():
         (built / name).symlink_to(path.resolve())
-    _rewrite(built / RECEIPT, _public(facts))
+    weights = {n: facts["weights"].get(p.relative_to(folder).as_posix()) for n, p in chosen.items() if p.suffix == WEIGHTS}
+    _rewrite(built / RECEIPT, {**_public(facts), "weights": weights})
     if model.weights == "adapter":
         adapter = json.loads((built / "adapter_config.json").read_text(encoding="utf-8"))
         _rewrite(built / "adapter_config.json", {**adapter, "base_model_name_or_path": base})
     about = card.About.of(of_set(settings, facts["settings"]["set"]))
     text = card.text(model.run, facts, rows, about, card.Place(model.repo_id, model.weights, base, model.license))
     hashes = {path.name: str(stored_of(path).sha256) for path in sorted(built.iterdir())}
+    _require_as_trained(folder, weights, hashes)
     return Wanted(built, hashes, text, _identity(model, facts))
 
 
@@ -82,6 +85,14 @@ def _chosen(folder: Path, weights: str) -> dict[str, Path]:
     inner = {p.name: p for p in (folder / weights).iterdir() if p.is_file() and MODEL(p.name)}
     of_model = ("model", "config.json", "generation_config.json")  # what an adapter's base has
     return {n: p for n, p in whole.items() if not n.startswith(of_model)} | inner
+
+
+def _require_as_trained(folder: Path, weights: Mapping[str, str | None], hashes: Mapping[str, str]) -> None:
+    """Raise PublishError where a file of weights is not the one that the run wrote."""
+    if other := sorted(name for name, known in weights.items() if known != hashes[name]):
+        raise PublishError(
+            f"{other[0]} is not what the run wrote", str(folder), "remove the folder, and the same command trains it again"
+        )
 
 
 def _public(facts: Facts) -> Facts:

@@ -13,7 +13,7 @@ from prefdata.output import curves
 from prefdata.tables import atomic
 from train import card, checkpoint
 from train.policy import merged
-from train.saving import save_tensors, saving
+from train.saving import save_model, save_tensors, weight_hashes
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def _write(folder: Path, name: str, trained: Trained, about: card.About) -> None
     (folder / "metrics.html").write_text(curves.page_of({name: rows}, f"{name}: {len(rows)} steps"), encoding="utf-8")
     (folder / "README.md").write_text(card.text(name, trained.facts, rows, about), encoding="utf-8")
     made = sorted([*(p.name for p in folder.iterdir()), RECEIPT])
-    receipt = {"revision": content_revision(folder), "steps": len(rows), "files": made, **trained.facts}
+    known = {"revision": content_revision(folder), "weights": weight_hashes(folder)}
+    receipt = {**known, "steps": len(rows), "files": made, **trained.facts}
     (folder / RECEIPT).write_text(json.dumps(receipt, indent=1, sort_keys=True), encoding="utf-8")
 
 
@@ -62,8 +63,7 @@ def _write_model(folder: Path, trained: Trained) -> None:
     if trained.facts["settings"]["lora"] is not None:
         _write_adapter(folder / "adapter", trained)
         model = merged(model)
-    with saving(folder):
-        model.save_pretrained(folder, max_shard_size="1TB")
+    save_model(model, folder)
     trained.encoder.tokenizer.save_pretrained(folder)
 
 

@@ -8,6 +8,9 @@ from prefdata.errors import ConfigError
 from prefdata.tables import atomic
 from prefdata.tables.file_hashes import stamps
 
+INDEX = "model.safetensors.index.json"
+"""Which file of weights holds which tensor: transformers' name."""
+WEIGHTS = ".safetensors"
 RECEIPT = "train.json"
 """What a training run leaves beside its model: what identifies all of it."""
 Model = tuple[str, str | None]
@@ -37,7 +40,7 @@ def is_path(ref: str) -> bool:
 
 def content_files(folder: Path) -> list[Path]:
     """What makes a local model what it is: weights (sharded or not), config, tokenizer, templates."""
-    kinds = (".safetensors", ".json", ".jinja", ".model", ".txt")
+    kinds = (WEIGHTS, ".json", ".jinja", ".model", ".txt")
     return sorted(p for p in folder.iterdir() if p.suffix in kinds and p.name != RECEIPT and not p.name.startswith("."))
 
 

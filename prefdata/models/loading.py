@@ -1,8 +1,10 @@
 """Loading of models: safetensors only, never remote code; the revision of a model made here is its content hash."""
 
+from pathlib import Path
 from typing import Any
 
 from prefdata.errors import ConfigError
+from prefdata.models.identity import RECEIPT
 
 
 def load_config(path: str, revision: str | None = None) -> Any:
@@ -48,7 +50,9 @@ def _loaded(kind: Any, path: str, revision: str | None, dtype: str) -> Any:
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"no model ({str(error).splitlines()[0]})", path, "correct the model's path or id") from error
+        made_here = (Path(path) / RECEIPT).exists()
+        remedy = "remove the folder, and train it again" if made_here else "correct the model's path or id"
+        raise ConfigError(f"no model ({str(error).splitlines()[0]})", path, remedy) from error
     _require_weights(found, path)
     return model.to(device()).eval()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from prefdata.draws import hex_id
-from prefdata.models.identity import RECEIPT, content_files, made_here, revision_of
+from prefdata.models.identity import INDEX, RECEIPT, content_files, made_here, revision_of
 from prefdata.recipe import places
 from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.stage import Stage
@@ -95,11 +95,10 @@ class Results:
         return str(Path(ref).expanduser()) if ref.startswith("~") else ref
 
     def model_files(self, ref: str) -> list[str]:
-        """Files of a model made in this run or of a local folder; none for one on the Hub."""
+        """Files of a model made in this run or of a local folder; none for one on the Hub. A trained model's weights are known
+        by their index: how many files they are is not known before."""
         if ref.startswith("run:"):
-            return [
-                f"{self.model_path(ref)}/{f}" for f in ("model.safetensors", "config.json", *places.TOKENIZER_FILES, RECEIPT)
-            ]
+            return [f"{self.model_path(ref)}/{f}" for f in (INDEX, "config.json", *places.TOKENIZER_FILES, RECEIPT)]
         if ref.startswith("toy:"):
             return [f"{self.model_path(ref)}/{f}" for f in places.TOKENIZER_FILES]
         folder = Path(ref).expanduser()
