@@ -643,7 +643,7 @@ MUTANTS = [
     ("prefdata/tables/content.py", "memoryview(data)[edges[0] : edges[-1]]", "memoryview(data)[: edges[-1]]", "test_files.py"),
     ("prefdata/tables/files.py", "if name not in TEXTS", "if True", "test_files.py"),
     ("prefdata/recipe/job.py", "() if nothing(job, shard) else", "", "test_parts.py"),
-    ("prefdata/recipe/job.py", "PART_BYTES // max(each, 1)", "PART_PROMPTS", "test_parts.py"),
+    ("prefdata/recipe/parts.py", "PART_BYTES // max(each, 1)", "PART_PROMPTS", "test_parts.py"),
     ("prefdata/output/same_words.py", "looked_at.str.to_lowercase()", "looked_at", "test_same_words.py"),
     ("prefdata/output/same_words.py", "text.head(ENDS + 1)", "text.head(ENDS)", "test_same_words.py"),
     ("prefdata/output/same_words.py", "either.fill_null(True)", "either.fill_null(False)", "test_same_words.py"),

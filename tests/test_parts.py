@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from conftest import nectar, run_stages
 
-from prefdata.recipe import job as jobs
+from prefdata.recipe import parts
 from prefdata.recipe.job import Job
 from prefdata.recipe.units import Part
 from prefdata.stages.registry import STAGES
@@ -35,7 +35,7 @@ def hashes(run) -> dict[str, str]:
 
 def test_tables_do_not_depend_on_what_is_held_at_once(made, monkeypatch: pytest.MonkeyPatch) -> None:
     large = hashes(made("large"))
-    monkeypatch.setattr(jobs, "PART_BYTES", 1)
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
     monkeypatch.setattr(files, "BATCH_ROWS", 3)
     monkeypatch.setattr(files, "ROW_GROUP_ROWS", 2)
     assert hashes(made("small")) == large
@@ -47,7 +47,7 @@ def test_parts_are_as_large_as_their_bytes_allow(made, monkeypatch: pytest.Monke
     job = Job(run, "sets", "preference")
     (whole,) = job.parts()
     assert whole["prompts"].height == 60
-    monkeypatch.setattr(jobs, "PART_BYTES", 2000)
+    monkeypatch.setattr(parts, "PART_BYTES", 2000)
     several = list(job.parts())
     assert 3 < len(several) < 60
     assert pl.concat([f["candidates"] for f in several]).equals(whole["candidates"])

@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import prefdata
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
 from test_fit import ROWS
 
+import prefdata
 from prefdata.errors import ConfigError
 from prefdata.models.identity import INDEX, RECEIPT
 from prefdata.models.loading import load_model

@@ -11,7 +11,8 @@ import polars as pl
 
 from prefdata.kinds import SplitName
 from prefdata.progress import Progress
-from prefdata.recipe.job import Job, merge
+from prefdata.recipe.job import Job
+from prefdata.recipe.parts import merge
 from prefdata.tables.finished import ChunkStore, Value
 from prefdata.tables.views import Frames
 

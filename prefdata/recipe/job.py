@@ -3,17 +3,19 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 
 from prefdata.draws import hex_id
 from prefdata.errors import ConfigError, DataError, snippet
+from prefdata.recipe import parts
+from prefdata.recipe.parts import Columns
 from prefdata.recipe.results import Results
 from prefdata.recipe.stage import Stage
 from prefdata.recipe.units import Part, in_segment, split_unit
@@ -21,13 +23,6 @@ from prefdata.tables import atomic, files, schema
 from prefdata.tables.finished import ChunkStore
 from prefdata.tables.schema import TABLES
 from prefdata.tables.views import Frames
-
-PART_BYTES, PART_PROMPTS = 2**23, 2**14
-"""What a data stage holds in memory of its tables at once, as far as their footers tell, and prompts at most: its peak is the
-same for any amount of rows."""
-Value = TypeVar("Value")
-Columns = Mapping[str, Sequence[str]]
-"""Of tables, by name, those that are read; of others all."""
 
 
 class Job:
@@ -209,44 +204,15 @@ class Job:
         columns: Columns | None = None,
     ) -> Iterator[Frames]:
         """Yield the declared tables (or some, `of`) for consecutive ranges of prompts in the global order: of `prompts` each,
-        by default of as many as decode to PART_BYTES. `columns`: fewer than the stage declares.
+        by default of as many as decode to parts.PART_BYTES. `columns`: fewer than the stage declares.
 
         The parts of one table (of several stages and units) come as one frame, sorted by the table's key.
         """
         for part in of or ():
             self._require_read(part)
-        yield from ahead(
-            self._parts(shards, prompts, self.reads if of is None else of, {**self.stage.columns, **(columns or {})})
-        )
-
-    def _parts(
-        self, shards: Sequence[int] | None, prompts: int | None, parts: Sequence[Part], read: Columns
-    ) -> Iterator[Frames]:
-        held: list[Frames] = []
-        for shard in self.shards if shards is None else shards:
-            step = prompts or self._prompts_at_once(parts, shard, read)
-            for frames in self._ranges(parts, shard, max(step - _count(held), 1), step, read):
-                held.append(frames)
-                if _count(held) >= step:
-                    yield merge(held)
-                    held = []
-        if held:
-            yield merge(held)
-
-    def _prompts_at_once(self, parts: Sequence[Part], shard: int, columns: Columns) -> int:
-        sizes = [files.size_of(self._results.table(p, shard), columns.get(p.table)) for p in parts]
-        each = sum(size for _, size in sizes) // max(sizes[0][0], 1)
-        return min(PART_PROMPTS, max(1, PART_BYTES // max(each, 1)))
-
-    def _ranges(self, parts: Sequence[Part], shard: int, first: int, step: int, columns: Columns) -> Iterator[Frames]:
-        readers = [(p.table, files.PromptReader(self._results.table(p, shard), p.table, columns.get(p.table))) for p in parts]
-        path = self._results.table(parts[0], shard)
-        ids = pl.concat([f["prompt_id"] for f in files.iter_table(path, parts[0].table, columns=("prompt_id",))] or [_NO_IDS])
-        starts = [0, *range(first, len(ids), step)] if first < len(ids) else [0]
-        for stop in [*starts[1:], len(ids)]:
-            last = ids[stop - 1] if stop < len(ids) else "f" * 16
-            rows = [(table, reader.until(last)) for table, reader in readers]
-            yield _gather(rows, columns)
+        wanted = self.reads if of is None else of
+        paths = [[(p.table, self._results.table(p, s)) for p in wanted] for s in (self.shards if shards is None else shards)]
+        yield from parts.ahead(parts.frames(paths, prompts, {**self.stage.columns, **(columns or {})}))
 
     @contextmanager
     def writers(self, shard: int) -> Iterator[dict[str, files.TableWriter]]:
@@ -294,9 +260,6 @@ class Job:
                 writers[name].write(schema.ordered(made[name], TABLES[name]))
 
 
-_NO_IDS = pl.Series("prompt_id", [], pl.String)
-
-
 def _require_same(made: dict[str, Any], now: dict[str, Any], path: Path) -> None:
     for key in sorted({*made, *now}):
         if made.get(key) != now.get(key):
@@ -305,35 +268,6 @@ def _require_same(made: dict[str, Any], now: dict[str, Any], path: Path) -> None
                 str(path),
                 "run its stage again, or restore the old settings",
             )
-
-
-def _count(held: list[Frames]) -> int:
-    return sum(next(iter(f.values())).height for f in held)
-
-
-def _gather(rows: list[tuple[str, pl.DataFrame]], columns: Columns) -> Frames:
-    by_table: dict[str, list[pl.DataFrame]] = {}
-    for table, frame in rows:
-        by_table.setdefault(table, []).append(frame)
-    return {
-        t: schema.ordered(pl.concat(f), TABLES[t].only(columns.get(t))) if len(f) > 1 else f[0] for t, f in by_table.items()
-    }
-
-
-def ahead(values: Iterator[Value]) -> Iterator[Value]:
-    """The values, each made by a thread while the one before is worked on: decoding leaves Python."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(next, values, None)
-        while (value := waiting.result()) is not None:
-            waiting = thread.submit(next, values, None)
-            yield value
-
-
-def merge(held: Sequence[Frames]) -> Frames:
-    """Consecutive parts as one."""
-    if len(held) == 1:
-        return held[0]
-    return {table: pl.concat([f[table] for f in held]) for table in held[0]}
 
 
 def each_part(

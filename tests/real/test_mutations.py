@@ -7,10 +7,10 @@ at most MOST of them. `make mutants` runs all, and first what shall catch them, 
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import run_tests
 
 from prefdata.draws import hash64
 from tests.mutants import MUTANTS
@@ -51,22 +51,18 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(copy: Path, *tests: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *[f"tests/{test}" for test in tests]],
-        cwd=copy,
-        env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run(copy: Path, *tests: str) -> tuple[int, str]:
+    """pytest's exit code and the end of what it said."""
+    said = copy / "said"
+    code = run_tests(copy, [f"tests/{test}" for test in tests], said)
+    return code, said.read_text(errors="replace")[-2000:]
 
 
 @pytest.mark.skipif(not WHOLE, reason="make test has just run them")
 @pytest.mark.parametrize("half", [0, 1])
 def test_what_catches_mutants_passes_without_one(copy: Path, half: int) -> None:
-    done = run(copy, *sorted({m[3] for m in SAMPLE})[half::2])
-    assert done.returncode == 0, done.stdout[-2000:]
+    code, said = run(copy, *sorted({m[3] for m in SAMPLE})[half::2])
+    assert code == 0, said
 
 
 @pytest.mark.parametrize(("file", "old", "new", "test"), SAMPLE, ids=[f"{m[0]}:{m[1][:40]}" for m in SAMPLE])
@@ -75,7 +71,7 @@ def test_a_mutant_is_caught(copy: Path, file: str, old: str, new: str, test: str
     whole = path.read_text()
     path.write_text(whole.replace(old, new))
     try:
-        done = run(copy, test)
+        code, said = run(copy, test)
     finally:
         path.write_text(whole)
-    assert done.returncode == 1, f"survived: {done.stdout[-500:]}{done.stderr[-500:]}"
+    assert code == 1, f"survived ({code}): {said}"
