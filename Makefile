@@ -21,6 +21,9 @@ paper: .venv/ready
 paper-full: .venv/ready
 	$(BIN)/python -m paper full
 
+# pytest's workers are two: with two threads each they would mostly wait for each other
+test test-real mutants faults: export OMP_NUM_THREADS := 1
+
 test: .venv/ready
 	$(BIN)/python -m pytest -m "not real" -n 2 --dist worksteal --durations 20
 
