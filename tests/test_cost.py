@@ -291,6 +291,10 @@ def test_every_full_scale_recipe_has_a_finite_cost(name: str) -> None:
     assert trained == set(read_recipe(shipped("config") / f"{name}.yaml").train.runs)
 
 
+def test_who_trains_is_told_how_to_ask_for_its_memory() -> None:
+    assert "prefdata memory base --gpus 8" in call("base").splitlines()[-1]
+
+
 def test_options_replace_what_is_assumed(tmp_path: Path) -> None:
     before = json.loads(call("instruct", "--json"))
     own = tmp_path / "rates.yaml"

@@ -46,7 +46,8 @@ def of(training: Sequence[OfTraining]) -> Callable[..., None]:
 
         Tokens follow from the recipe and from what is assumed of its data; FLOPs are 2 a parameter and token forward, 6 with
         backward; hours come from shares of a GPU's peak, measured where this project could, assumed elsewhere, and the table
-        says which. Two figures give the least and the most by those shares; lengths scale all of it.
+        says which. Two figures give the least and the most by those shares; lengths scale all of it. `prefdata memory` says
+        what training takes of each GPU's memory.
 
         \b
         prefdata cost base                                 what it takes as it stands
@@ -62,6 +63,11 @@ def of(training: Sequence[OfTraining]) -> Callable[..., None]:
         extent = Extent(of_device.lengths, of_device.sizes, prompts, answers, kept)
         settings, sizes = results_of(run.recipe_file(recipe)).settings, known.pairs(params or [], "--params")
         found = reckoning.cost(settings, extent, of_device, training, sizes, (price_in, price_out))
-        print(json.dumps(reckoning.facts(found), indent=1) if as_json else reckoning.render(found))
+        if as_json:
+            print(json.dumps(reckoning.facts(found), indent=1))
+            return
+        print(reckoning.render(found))
+        if settings.runs:
+            print(f"\nWhether training fits its GPUs: prefdata memory {recipe} --gpus 8 --gib 80")
 
     return cost
