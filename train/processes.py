@@ -1,9 +1,8 @@
-"""Several processes on one run (torchrun): FSDP2 shards weights, gradients and optimizer; each rank takes part of a batch.
-Where only adapters train, every rank has the whole model instead, and the adapters' gradients are summed.
+"""Several processes on one run (torchrun): weights, gradients and the optimizer are in shards (train/sharding.py), each rank
+takes part of a batch, and all make the same calls of the model (train/lockstep.py). Where only adapters train, every rank has
+the whole model instead, and the adapters' gradients are summed.
 
-Weights are gathered once a step and stay whole until its end, and gradients are reduced once, by a forward of one token on
-every rank: between the two no rank waits for another, so each may run as many forwards as its prompts need. The sum over
-ranks is the gradient of the whole batch, as without ranks; nothing is drawn by rank.
+The sum over ranks is the gradient of the whole batch, as without ranks; nothing is drawn by rank.
 """
 
 import os
@@ -16,8 +15,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from train.sharding import in_shards, shard
 
 Item = TypeVar("Item")
 
@@ -50,18 +50,15 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def sharded(self, model: Any) -> Any:
-        """The model, sharded in place over all ranks; as it is where there is one, and where weights are frozen: then those
-        that train are the first rank's on all of them."""
-        if self.size == 1:
+    def spread(self, model: Any, precision: str = "float32") -> Any:
+        """The model, its weights in shards on all ranks; as it is where there is one rank, and where weights are frozen: then
+        those that train are the first rank's on all of them."""
+        if self.size == 1 or in_shards(model):
             return model
-        if not all(p.requires_grad for p in model.parameters()):
-            for weight in _trained(model):
-                dist.broadcast(weight.data, 0)
-            return model
-        fully_shard(model, reshard_after_forward=False)
-        model.set_requires_gradient_sync(False)
-        model.set_reshard_after_backward(False)
+        if all(p.requires_grad for p in model.parameters()):
+            return shard(model, precision)
+        for weight in _trained(model):
+            dist.broadcast(weight.data, 0)
         return model
 
     @contextmanager
@@ -73,38 +70,15 @@ class World:
         if self.first:
             self.any(False)
 
-    def gather_weights(self, model: Any) -> None:
-        """Make the model's weights whole on every rank, until `settled` or the next reduction."""
-        if _in_shards(model):
-            model.unshard()
-
-    def settled(self, model: Any) -> Any:
-        """The model with its weights sharded again: what an evaluation left whole."""
-        if _in_shards(model):
-            model.reshard()
-        return model
-
-    def reduce_gradients(self, model: Any) -> None:
-        """The mean of the gradients that the ranks have added up each for itself; of shards by one token forward and backward,
-        times zero."""
-        if self.size == 1:
+    def sum_gradients(self, model: Any) -> None:
+        """The mean of the gradients that the ranks have added up each for itself, where weights are not in shards: gradients of
+        shards are means already."""
+        if self.size == 1 or in_shards(model):
             return
-        if not _in_shards(model):
-            for weight in _trained(model):  # a rank without rows has none
-                weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-                dist.all_reduce(weight.grad)
-                weight.grad /= self.size
-            return
-        model.set_requires_gradient_sync(True)
-        model.set_reshard_after_backward(True)
-        token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-        (model(input_ids=token, use_cache=False).logits.double().sum() * 0).backward()
-        model.set_requires_gradient_sync(False)
-        model.set_reshard_after_backward(False)
-
-
-def _in_shards(model: Any) -> bool:
-    return isinstance(model, FSDPModule)
+        for weight in _trained(model):  # a rank without rows has none
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            dist.all_reduce(weight.grad)
+            weight.grad /= self.size
 
 
 def _trained(model: Any) -> list[Any]:
@@ -160,7 +134,7 @@ def plain(model: Any, world: World) -> Any:
     calls it. One that is not sharded is itself."""
     from transformers import AutoModelForCausalLM
 
-    if not _in_shards(model):
+    if not in_shards(model):
         return model if world.first else None
     tensors = gathered(model.named_parameters(), world)
     if not world.first:

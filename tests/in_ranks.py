@@ -1,0 +1,127 @@
+"""Steps of several objectives in fp64, alone or as a rank of torchrun; the first rank leaves rows and weights in a folder.
+
+What a rank of two or four meets here: micro-batches that it has fewer of, none at all, prompts that are shared on one rank and
+not on another, pools of other sizes, completions of one token, a loss that scores other prompts' answers."""
+
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from models import model
+from safetensors.torch import save_file
+from test_train import example, run_settings
+from torch.distributed.tensor import DTensor
+
+from prefdata.models.forward.read_positions import decoder_layers
+from train import loop, processes
+from train.batch_statistics import RunningMean
+from train.examples import Example, Order
+from train.objectives.registry import OBJECTIVES
+from train.plan import Plan
+from train.settings import with_defaults
+from train.step import Step
+
+BATCH, STEPS = 5, 2
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "sft": ("sft", {"micro_tokens": 12}),
+    "dpo": ("dpo", {"micro_tokens": 30}),
+    "dpo_rows": ("dpo", {"model": {"sliding_window": 2, "family": "mistral"}}),
+    "mcpo": ("mcpo", {"micro_tokens": 30, "negatives": {"count": 2, "redraw": "epoch"}}),
+    "mcpo_again": ("mcpo", {"checkpoint_activations": True}),
+    "kto": ("kto", {"micro_tokens": 40}),
+    "bco": ("bco", {"micro_tokens": 40}),
+    "one_left": ("mcpo", {"rows": 1}),
+    "uneven": ("mcpo", {"uneven": True, "micro_tokens": 15}),
+    "gpt2": ("dpo", {"model": {"family": "gpt2"}}),
+}
+
+
+def rows(count: int, uneven: bool) -> list[Example]:
+    """Prompts with four or five candidates; `uneven`: some with one alone, or of one token each, or with many."""
+    if not uneven:
+        return [example(i, 3 + i % 2) for i in range(count)]
+    made = [example(i, (1, 6, 2, 4, 9)[i % 5]) for i in range(count)]
+    made[0].completions[:] = [c[:1] for c in made[0].completions]
+    return made
+
+
+def steps(name: str, world: processes.World) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    objective, keys = CASES[name]
+    keys = dict(keys)
+    of_model, count = keys.pop("model", {}), keys.pop("rows", 2 * BATCH)
+    data = rows(count, keys.pop("uneven", False))
+    row = OBJECTIVES[objective]
+    settings = with_defaults(run_settings(steps=STEPS, batch_prompts=BATCH, optimizer={"learning_rate": 3e-3}, **keys), row)
+    lm = world.spread(model(**of_model))
+    reference = model(**of_model) if objective == "kto" else None
+    optimizer = loop.make_optimizer(lm, settings)
+    step_of = Step(row, settings, 3, world.spread(reference) if reference is not None else None)
+    held = [example(100 + i, 3) for i in range(3)]
+    plan = Plan.of(settings, Order(tuple(e.id for e in data), BATCH, 7, 2 if objective == "kto" else 1), {"step": 0})
+    running, made = RunningMean(), []
+    for step in range(STEPS):
+        made.append(loop.one_step(lm, optimizer, step_of, data, plan, step, running, world))
+        made[-1] |= loop.evaluate(lm, step_of, held, made[-1].get("shift", 0.0), world)
+    return made, processes.gathered(lm.named_parameters(), world)
+
+
+def held_between_layers(world: processes.World) -> dict[str, int]:
+    """Bytes of parameters, gradients and moments that this process holds at most where a layer begins, forwards or backwards;
+    of the whole model with all of these, of a layer's weights and of those outside of layers."""
+    lm = world.spread(model(num_hidden_layers=8, hidden_size=64, intermediate_size=96))
+    settings = with_defaults(run_settings(steps=2, batch_prompts=BATCH, negatives={"count": 2}), OBJECTIVES["mcpo"])
+    optimizer, data = loop.make_optimizer(lm, settings), rows(BATCH, uneven=False)
+    plan, step_of = (
+        Plan.of(settings, Order(tuple(e.id for e in data), BATCH, 7), {"step": 0}),
+        Step(OBJECTIVES["mcpo"], settings, 3),
+    )
+    loop.one_step(lm, optimizer, step_of, data, plan, 0, RunningMean(), world)
+    # all there are, those included that sharding keeps to itself
+    kept, most = [x for x in gc.get_objects() if isinstance(x, torch.nn.Parameter)], 0
+
+    def look(*args: Any) -> None:
+        nonlocal most
+        most = max(most, bytes_of(kept, optimizer))
+
+    def look_twice(layer: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        look()
+        if args[0].requires_grad:
+            args[0].register_hook(look)
+
+    layers = decoder_layers(lm)
+    for layer in layers:
+        layer.register_forward_pre_hook(look_twice, prepend=True)
+    loop.one_step(lm, optimizer, step_of, data, plan, 1, RunningMean(), world)
+    inside, whole = (sum(p.numel() for p in part.parameters()) * 8 for part in (layers[0], lm))
+    return {"most": most, "whole": 4 * whole, "layer": inside, "outside": whole - inside * len(layers)}
+
+
+def bytes_of(parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    """Of parameters, whole or in shards, with their gradients and moments."""
+    kept = [*parameters, *(x.grad for x in parameters if x.grad is not None)]
+    kept += [x for entry in optimizer.state.values() for x in entry.values()]
+    storages = {s.data_ptr(): s.nbytes() for x in kept for s in [local(x.detach()).untyped_storage()]}
+    return sum(storages.values())
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    world = processes.join()
+    (folder / f"held-{world.rank}.json").write_text(json.dumps(held_between_layers(world)))
+    for name in CASES:
+        made, weights = steps(name, world)
+        if world.first:
+            (folder / f"{name}.json").write_text(json.dumps(made))
+            save_file({n: w.clone() for n, w in weights.items()}, folder / f"{name}.safetensors")
+    processes.leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
