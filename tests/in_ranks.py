@@ -8,20 +8,24 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from models import model
 from safetensors.torch import save_file
 from test_train import example, run_settings
 from torch.distributed.tensor import DTensor
+from transformers import core_model_loading
 
 from prefdata.models.forward.read_positions import decoder_layers
+from prefdata.models.loading import load_model
 from train import loop, processes
 from train.batch_statistics import RunningMean
 from train.examples import Example, Order
 from train.objectives.registry import OBJECTIVES
 from train.plan import Plan
 from train.settings import with_defaults
+from train.sharding import settled
 from train.step import Step
 
 BATCH, STEPS = 5, 2
@@ -107,6 +111,40 @@ def bytes_of(parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimi
     return sum(storages.values())
 
 
+LOADED: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "tied": {"tie_word_embeddings": True, "vocab_size": 61},
+    "gpt2": {"family": "gpt2"},
+    "gemma2": {"family": "gemma2"},
+}
+"""Models on the disk: with embeddings of their own or the head's, of an uneven number; names without the causal model's prefix."""
+
+
+def loaded(name: str, folder: Path, world: processes.World) -> dict[str, bool]:
+    """Of a model whose weights each rank read its part of: whether they are the file's, give the logits of the whole model, and
+    are as many; the config tells nothing of how it was loaded."""
+    place = folder / name
+    if world.first:
+        model(dtype=torch.float32, **LOADED[name]).save_pretrained(place, max_shard_size="20KB")
+    world.any(False)
+    whole = load_model(str(place))
+    # it would read a weight whole
+    with patch.object(core_model_loading, "_materialize_copy", side_effect=AssertionError):
+        mine = load_model(str(place), shard=world.shard("float32"))
+    ids = torch.arange(3, 10).unsqueeze(0)
+    with torch.no_grad():
+        gap = (whole(input_ids=ids).logits - mine(input_ids=ids).logits).abs().max()
+    own, all_ = processes.gathered(settled(mine).named_parameters(), world), dict(whole.named_parameters())
+    share = sum(p.to_local().numel() for p in mine.parameters()) / sum(p.numel() for p in all_.values())
+    return {
+        "names": not world.first or own.keys() == all_.keys(),
+        "weights": all(torch.equal(all_[n], w) for n, w in own.items()),
+        "logits": float(gap) == 0.0,
+        "share": 0.9 < share * world.size < 1.1,
+        "config": mine.config.to_dict() == whole.config.to_dict() and not hasattr(mine.config, "distributed_config"),
+    }
+
+
 def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
@@ -115,6 +153,8 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     world = processes.join()
     (folder / f"held-{world.rank}.json").write_text(json.dumps(held_between_layers(world)))
+    for name in LOADED if world.size > 1 else ():
+        (folder / f"loaded-{name}-{world.rank}.json").write_text(json.dumps(loaded(name, folder, world)))
     for name in CASES:
         made, weights = steps(name, world)
         if world.first:

@@ -69,6 +69,14 @@ def test_between_layers_a_rank_holds_its_share_and_a_layer(several: tuple[int, P
         assert held["most"] > held["whole"] / size
 
 
+@pytest.mark.parametrize("name", in_ranks.LOADED)
+def test_a_rank_reads_its_part_of_the_weights(name: str, several: tuple[int, Path]) -> None:
+    size, folder = several
+    for rank in range(size):
+        found = json.loads((folder / f"loaded-{name}-{rank}.json").read_text())
+        assert all(found.values()), found
+
+
 # ---- what ranks agree on ----
 
 

@@ -6,10 +6,11 @@ The sum over ranks is the gradient of the whole batch, as without ranks; nothing
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -49,6 +50,10 @@ class World:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def shard(self, precision: str) -> Callable[[Any], Any] | None:
+        """What puts a model in shards on all ranks; None where there is one."""
+        return None if self.size == 1 else partial(shard, precision=precision)
 
     def spread(self, model: Any, precision: str = "float32") -> Any:
         """The model, its weights in shards on all ranks; as it is where there is one rank, and where weights are frozen: then
