@@ -19,7 +19,7 @@ from transformers import core_model_loading
 
 from prefdata.models.forward.read_positions import decoder_layers
 from prefdata.models.loading import load_model
-from train import loop, processes
+from train import checkpoint, loop, processes, shard_checkpoint
 from train.batch_statistics import RunningMean
 from train.examples import Example, Order
 from train.objectives.registry import OBJECTIVES
@@ -145,6 +145,59 @@ def loaded(name: str, folder: Path, world: processes.World) -> dict[str, bool]:
     }
 
 
+def resumed(folder: Path, world: processes.World) -> dict[str, bool]:
+    """Whether a step after a checkpoint that was written while that step ran is, bit for bit, the step that a process takes
+    that finds the checkpoint; and what else is promised of checkpoints."""
+    identity = checkpoint.Identity("whole", "base", 0)
+    settings = with_defaults(run_settings(steps=2, batch_prompts=BATCH), OBJECTIVES["mcpo"])
+    data, step_of = rows(BATCH, uneven=False), Step(OBJECTIVES["mcpo"], settings, 3)
+    plan = Plan.of(settings, Order(tuple(e.id for e in data), BATCH, 7), {"step": 0})
+
+    def fresh() -> tuple[Any, torch.optim.Optimizer]:
+        lm = world.spread(model(vocab_size=61))
+        return lm, loop.make_optimizer(lm, settings)
+
+    def step(number: int, lm: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        return loop.one_step(lm, optimizer, step_of, data, plan, number, RunningMean(), world)
+
+    def found() -> tuple[int, Any, torch.optim.Optimizer]:
+        lm, optimizer = fresh()
+        state = checkpoint.resume(folder, identity, lm, optimizer, world, shard_checkpoint.load)
+        return (state or {"step": 0})["step"], lm, optimizer
+
+    def bits(lm: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+        kept = dict(settled(lm).named_parameters()) | checkpoint.moments(optimizer)
+        return {name: local(x).clone() for name, x in kept.items()}
+
+    lm, optimizer = fresh()
+    saver = shard_checkpoint.Saver(folder, world, keep=1)
+    step(0, lm, optimizer)
+    saver.save(1, settled(lm), optimizer, {**identity.state(), "rows": []})
+    row = step(1, lm, optimizer)
+    saver.finish()
+    number, again, other = found()
+    same_row = step(1, again, other) == row
+    one, two = bits(lm, optimizer), bits(again, other)
+    parts = {p.name: p.stat().st_size for p in (folder / "step-00000001" / shard_checkpoint.PARTS).glob("*.distcp")}
+    world.any(False)
+    saver.save(2, settled(lm), optimizer, {**identity.state(), "rows": []})
+    saver.finish()
+    newest = found()[0]
+    kept = [p.name for p in checkpoint.checkpoints(folder)]
+    if world.first:
+        part = folder / kept[-1] / shard_checkpoint.PARTS / max(parts)
+        part.write_bytes(part.read_bytes()[:100])
+    world.any(False)
+    return {
+        "step": number == 1,
+        "row": same_row,
+        "bits": one.keys() == two.keys() and len(one) > 60 and all(torch.equal(two[n], x) for n, x in one.items()),
+        "parts": len(parts) == world.size and max(parts.values()) < 2 * min(parts.values()),
+        "newest": newest == 2 and kept == ["step-00000002"],
+        "damaged": found()[0] == 0,
+    }
+
+
 def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
@@ -153,6 +206,8 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     world = processes.join()
     (folder / f"held-{world.rank}.json").write_text(json.dumps(held_between_layers(world)))
+    if world.size > 1:
+        (folder / f"resumed-{world.rank}.json").write_text(json.dumps(resumed(folder / "steps", world)))
     for name in LOADED if world.size > 1 else ():
         (folder / f"loaded-{name}-{world.rank}.json").write_text(json.dumps(loaded(name, folder, world)))
     for name in CASES:

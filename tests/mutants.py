@@ -307,7 +307,7 @@ MUTANTS = [
     ("prefdata/recipe/job.py", '("slice", "models", "inputs")', '("slice", "models")', "test_from_file.py"),
     ("prefdata/workflow/execute.py", "(changed and not job.reads)", "False", "test_from_file.py"),
     ("train/loop.py", '"token": sum(len(e.completions[0]) for e in batch)', '"token": 1', STEP),
-    ("train/checkpoint.py", "        _load_optimizer(optimizer, saved)\n", "", STEP),
+    ("train/checkpoint.py", "    load_optimizer(optimizer, saved)\n    return True", "    return True", STEP),
     ("train/examples.py", "return max(steps + (left >= self.least), 1)", "return max(steps, 1)", STEP),
     # tokens
     ("prefdata/models/tokens.py", 'i if f == "length" else [*i, self.end_id]', "[*i, self.end_id]", "test_tokens.py"),

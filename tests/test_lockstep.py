@@ -77,6 +77,13 @@ def test_a_rank_reads_its_part_of_the_weights(name: str, several: tuple[int, Pat
         assert all(found.values()), found
 
 
+def test_a_checkpoint_in_parts_goes_on_bit_for_bit(several: tuple[int, Path]) -> None:
+    size, folder = several
+    for rank in range(size):
+        found = json.loads((folder / f"resumed-{rank}.json").read_text())
+        assert all(found.values()), found
+
+
 # ---- what ranks agree on ----
 
 

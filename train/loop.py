@@ -16,7 +16,7 @@ from prefdata.draws import hex_id
 from prefdata.errors import EngineError
 from prefdata.models.tokens import Encoder
 from prefdata.progress import Progress
-from train import checkpoint
+from train import checkpoint, shard_checkpoint
 from train.balance import Balance
 from train.batch_statistics import RunningMean
 from train.examples import Example, Order
@@ -31,7 +31,7 @@ from train.precision import forwards, warn_of_slow_bf16
 from train.processes import SINGLE, World, plain, whole
 from train.result import Trained
 from train.settings import TrainingSettings, what_identifies
-from train.sharding import settled
+from train.sharding import in_shards, settled
 from train.step import Step
 from train.stopping import Stopping
 from train.version import VERSION
@@ -99,7 +99,9 @@ def steps(run: Prepared, world: World = SINGLE) -> Trained | None:
     optimizer = make_optimizer(model, settings)
     tokenizer = run.encoder.identity
     before = checkpoint.continued(run.before, optimizer, tokenizer)
-    state = checkpoint.resume(run.scratch, run.identity, model, optimizer, world) or before
+    loads = shard_checkpoint.load if in_shards(model) else checkpoint.load
+    state = checkpoint.resume(run.scratch, run.identity, model, optimizer, world, loads) or before
+    saver = shard_checkpoint.Saver(run.scratch, world) if in_shards(model) else checkpoint.Saver(run.scratch, world)
     plan = Plan.of(settings, run.order, before, run.whole)
     reference = None if run.reference is None else world.spread(run.reference, settings.precision)
     step_of = Step(run.objective, settings, run.seed, reference, run.limit)
@@ -119,15 +121,18 @@ def steps(run: Prepared, world: World = SINGLE) -> Trained | None:
                     best = {"step": step + 1, "eval_loss": row["eval_loss"]}
                     checkpoint.save_best(run.scratch, settled(model), world)
             state["rows"].append(row)
+            saver.poll()
             progress.advance(1, _note(row, took))
             requested = world.any(stopping.requested)
             due = world.any(time.monotonic() - saved >= settings.checkpoint_s) or requested
             if due and step + 1 < plan.last:
                 kept = {"rows": state["rows"], "running": [running.total, running.count], "best": best, **run.identity.state()}
-                checkpoint.save(run.scratch, step + 1, settled(model), optimizer, kept, world=world)
+                saver.save(step + 1, settled(model), optimizer, kept)
                 saved = time.monotonic()
                 if requested:
+                    saver.finish()
                     stopping.leave(f"train {run.name}: stopped after step {step + 1} of {plan.last}; the same command goes on")
+    saver.finish()
     moments = checkpoint.optimizer_tensors(optimizer, world) if settings.keep_optimizer else {}
     final = plain(settled(model), world)
     if final is None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from train.sharding import in_shards, shard
@@ -124,19 +124,23 @@ def like(tensor: Tensor, full: Tensor) -> Tensor:
     return distribute_tensor(full.to(tensor.device), tensor.device_mesh, tensor.placements)
 
 
-def gathered(tensors: Iterable[tuple[str, Tensor]], world: World) -> dict[str, Tensor]:
-    """All of the tensors on the first rank's CPU, nothing on the others; one is whole at a time. Every rank calls it."""
-    made = {}
+def one_by_one(tensors: Iterable[tuple[str, Tensor]], world: World) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor whole on the first rank's CPU, the next one when it is asked for; none on the others, which must go through
+    all of them too."""
     for name, tensor in tensors:
         full = whole(tensor.detach())
         if world.first:
-            made[name] = full.cpu()
-    return made
+            yield name, full.cpu()
+
+
+def gathered(tensors: Iterable[tuple[str, Tensor]], world: World) -> dict[str, Tensor]:
+    """All of the tensors on the first rank's CPU, nothing on the others. Every rank calls it."""
+    return dict(one_by_one(tensors, world))
 
 
 def plain(model: Any, world: World) -> Any:
-    """A model of transformers' own class with the weights of a sharded one, on the first rank; None on the others. Every rank
-    calls it. One that is not sharded is itself."""
+    """A model of transformers' own class with the weights of a sharded one, on the first rank's CPU; None on the others. Every
+    rank calls it. One that is not sharded is itself."""
     from transformers import AutoModelForCausalLM
 
     if not in_shards(model):
@@ -144,10 +148,13 @@ def plain(model: Any, world: World) -> Any:
     tensors = gathered(model.named_parameters(), world)
     if not world.first:
         return None
-    made = AutoModelForCausalLM.from_config(model.config, dtype=next(iter(tensors.values())).dtype)
-    tensors |= dict(model.named_buffers())
-    with torch.no_grad():
-        for name, tensor in (*made.named_parameters(), *made.named_buffers()):  # tied ones once, as above
-            tensor.copy_(tensors[name])
+    dtype = next(iter(tensors.values())).dtype
+    with torch.device("meta"):  # its weights are those that were gathered, not copies of them
+        made = AutoModelForCausalLM.from_config(model.config, dtype=dtype)
+    own = {name: nn.Parameter(tensor) for name, tensor in tensors.items()}
+    for name, tensor in (own | {n: b.cpu() for n, b in model.named_buffers()}).items():
+        holder, _, last = name.rpartition(".")
+        setattr(made.get_submodule(holder), last, tensor)
+    made.tie_weights()  # tied ones have one name above
     made.generation_config = model.generation_config
     return made.eval()
