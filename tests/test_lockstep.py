@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from test_train import example
 
 from prefdata.models.forward import logprob
-from train import lockstep
+from train import checkpoint, lockstep
 from train.lockstep import Slot, agreed
 from train.micro_batch import forward_of
 from train.processes import SINGLE, World
@@ -117,6 +117,16 @@ def test_gradients_apart_are_those_of_one_backward() -> None:
     one, other = gradients(False), gradients(True)
     assert len(one) == len(other) > 10
     assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-14) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(("world", "kept"), [(1, ["step-00000002"]), (3, ["step-00000002", "step-00000009"])])
+def test_what_as_many_ranks_wrote_whole_is_not_in_the_way_of_parts(tmp_path: Path, world: int, kept: list[str]) -> None:
+    """It would outlive every new one of a lower step. Of other ranks it is what the run was begun with, which is said."""
+    for step, state in ((9, {"world": 1}), (2, {"world": 1, "parts": True})):
+        checkpoint.place(tmp_path, step).mkdir()
+        (checkpoint.place(tmp_path, step) / "state.json").write_text(json.dumps(state))
+    checkpoint._discard_of_other_form(tmp_path, World(0, world), parts=True)
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == kept
 
 
 def test_more_calls_than_agreed_on_are_an_error() -> None:

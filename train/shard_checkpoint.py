@@ -6,7 +6,7 @@ What a checkpoint is, and when it counts, is as in train/checkpoint.py: a folder
 
 import pickle
 import shutil
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
-from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
 from prefdata.tables.atomic import beside
 from train import checkpoint
@@ -34,6 +34,7 @@ class Saver:
         self.folder, self.world, self.keep = folder, world, keep
         # of its own: what the writing threads tell each other must not meet what the steps do
         self.group = dist.new_group(backend="gloo")
+        self.thread = ThreadPoolExecutor(1)
         self.begun: Begun | None = None
 
     def save(self, step: int, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -44,10 +45,10 @@ class Saver:
         temporary = self.world.gathered(beside(final))[0]
         if self.world.first:  # which tells the others what to write
             checkpoint.begin(temporary)
-        parts = {"model": dict(checkpoint.unique(model)), "optimizer": checkpoint.moments(optimizer)}
+        # copied here: torch's own copies for async_save mixed up storages of small tensors ("invalid python storage")
+        parts = {"model": _copied(dict(checkpoint.unique(model))), "optimizer": _copied(checkpoint.moments(optimizer))}
         writer = FileSystemWriter(temporary / PARTS)
-        written = async_save(parts, storage_writer=writer, process_group=self.group)
-        assert isinstance(written, Future)
+        written = self.thread.submit(save_parts, parts, storage_writer=writer, process_group=self.group)
         self.begun = Begun(written, temporary, final, {"step": step, "world": self.world.size, "parts": True, **state})
 
     def poll(self) -> None:
@@ -81,6 +82,11 @@ class Begun:
     temporary: Path
     final: Path
     state: dict[str, Any]
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, whatever becomes of the tensors."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def _first(error: CheckpointException) -> str:
