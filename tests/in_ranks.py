@@ -160,10 +160,10 @@ def resumed(folder: Path, world: processes.World) -> dict[str, bool]:
     def step(number: int, lm: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         return loop.one_step(lm, optimizer, step_of, data, plan, number, RunningMean(), world)
 
-    def found() -> tuple[int, Any, torch.optim.Optimizer]:
+    def found() -> tuple[dict[str, Any], Any, torch.optim.Optimizer]:
         lm, optimizer = fresh()
         state = checkpoint.resume(folder, identity, lm, optimizer, world, shard_checkpoint.load)
-        return (state or {"step": 0})["step"], lm, optimizer
+        return state or {"step": 0}, lm, optimizer
 
     def bits(lm: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
         kept = dict(settled(lm).named_parameters()) | checkpoint.moments(optimizer)
@@ -171,30 +171,30 @@ def resumed(folder: Path, world: processes.World) -> dict[str, bool]:
 
     lm, optimizer = fresh()
     saver = shard_checkpoint.Saver(folder, world, keep=1)
-    step(0, lm, optimizer)
-    saver.save(1, settled(lm), optimizer, {**identity.state(), "rows": []})
-    row = step(1, lm, optimizer)
+    done = [step(0, lm, optimizer)]
+    saver.save(1, settled(lm), optimizer, {**identity.state(), "rows": done})
+    done.append(step(1, lm, optimizer))
     saver.finish()
-    number, again, other = found()
-    same_row = step(1, again, other) == row
+    state, again, other = found()
+    same_row = step(1, again, other) == done[1]
     one, two = bits(lm, optimizer), bits(again, other)
     parts = {p.name: p.stat().st_size for p in (folder / "step-00000001" / shard_checkpoint.PARTS).glob("*.distcp")}
     world.any(False)
     saver.save(2, settled(lm), optimizer, {**identity.state(), "rows": []})
     saver.finish()
-    newest = found()[0]
+    newest = found()[0]["step"]
     kept = [p.name for p in checkpoint.checkpoints(folder)]
     if world.first:
         part = folder / kept[-1] / shard_checkpoint.PARTS / max(parts)
         part.write_bytes(part.read_bytes()[:100])
     world.any(False)
     return {
-        "step": number == 1,
+        "state": state["step"] == 1 and state["rows"] == done[:1],
         "row": same_row,
         "bits": one.keys() == two.keys() and len(one) > 60 and all(torch.equal(two[n], x) for n, x in one.items()),
         "parts": len(parts) == world.size and max(parts.values()) < 2 * min(parts.values()),
         "newest": newest == 2 and kept == ["step-00000002"],
-        "damaged": found()[0] == 0,
+        "damaged": found()[0]["step"] == 0,
     }
 
 

@@ -626,6 +626,7 @@ MUTANTS = [
     ("train/sharding.py", "reshard_after_forward=True", "reshard_after_forward=False", LOCKSTEP),
     ("train/micro_batch.py", "            self.read = self.prefix.leaves()\n", "            pass\n", "test_memory.py"),
     ("train/shard_checkpoint.py", "    checkpoint.load_optimizer(optimizer, moments)\n", "", LOCKSTEP),
+    ("train/shard_checkpoint.py", "copy.deepcopy(state)", "state", LOCKSTEP),
     ("train/checkpoint.py", 'state.get("parts", False) != parts', "False", LOCKSTEP),
     ("train/rules.py", "own.processes if own.lora else 1", "1", "test_needs.py"),
     ("prefdata/models/loading.py", "        del model.config.distributed_config  #", "        pass  #", LOCKSTEP),

@@ -4,6 +4,7 @@ and writes while the next steps run. No rank ever has the whole of either.
 What a checkpoint is, and when it counts, is as in train/checkpoint.py: a folder step-<n> that is renamed last.
 """
 
+import copy
 import pickle
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,11 +46,12 @@ class Saver:
         temporary = self.world.gathered(beside(final))[0]
         if self.world.first:  # which tells the others what to write
             checkpoint.begin(temporary)
-        # copied here: torch's own copies for async_save mixed up storages of small tensors ("invalid python storage")
+        # copied here: async_save's own copying failed at times (docs/log.md)
         parts = {"model": _copied(dict(checkpoint.unique(model))), "optimizer": _copied(checkpoint.moments(optimizer))}
         writer = FileSystemWriter(temporary / PARTS)
         written = self.thread.submit(save_parts, parts, storage_writer=writer, process_group=self.group)
-        self.begun = Begun(written, temporary, final, {"step": step, "world": self.world.size, "parts": True, **state})
+        kept = copy.deepcopy(state)  # it is written later, and the next steps add their rows to it
+        self.begun = Begun(written, temporary, final, {"step": step, "world": self.world.size, "parts": True, **kept})
 
     def poll(self) -> None:
         """Let the checkpoint count if it is written by now."""
