@@ -10,6 +10,7 @@ EXPLORE = "test_explore.py"
 CHUNKED, HEAD = "prefdata/models/forward/chunked_head.py", "prefdata/models/forward/head.py"
 CHUNKED_TEST = "test_chunked_head.py"
 EXPLORE, LEASE, LAUNCH = "test_explore.py", "test_lease.py", "test_launch.py"
+LOCKSTEP = "test_lockstep.py"
 MACHINES, QUEUE = "test_several_machines.py", "test_slurm_queue.py"
 MUTANTS = [
     # losses
@@ -307,7 +308,7 @@ MUTANTS = [
     ("prefdata/recipe/job.py", '("slice", "models", "inputs")', '("slice", "models")', "test_from_file.py"),
     ("prefdata/workflow/execute.py", "(changed and not job.reads)", "False", "test_from_file.py"),
     ("train/loop.py", '"token": sum(len(e.completions[0]) for e in batch)', '"token": 1', STEP),
-    ("train/checkpoint.py", "        _load_optimizer(optimizer, saved)\n", "", STEP),
+    ("train/checkpoint.py", "    load_optimizer(optimizer, saved)\n    return True", "    return True", STEP),
     ("train/examples.py", "return max(steps + (left >= self.least), 1)", "return max(steps, 1)", STEP),
     # tokens
     ("prefdata/models/tokens.py", 'i if f == "length" else [*i, self.end_id]', "[*i, self.end_id]", "test_tokens.py"),
@@ -616,6 +617,25 @@ MUTANTS = [
     ("train/commands.py", "lease(processes)", "lease(1)", LAUNCH),
     ("train/settings.py", 'exclude={"checkpoint_s", "processes"}', 'exclude={"checkpoint_s"}', LAUNCH),
     ("train/from_file.py", 'exclude={"processes"}', "", LAUNCH),
+    # ranks in lockstep, weights in shards
+    ("train/lockstep.py", "any(s.apart for s in row)", "row[0].apart", LOCKSTEP),
+    ("train/lockstep.py", "max(s.pooled for s in row)", "row[0].pooled", LOCKSTEP),
+    ("train/lockstep.py", "        if made > most:\n", "        if False:\n", LOCKSTEP),
+    ("train/lockstep.py", "        if not self.pooled_is_done:\n", "        if False:\n", LOCKSTEP),
+    ("train/lockstep.py", ".double().sum() * 0", ".double().sum()", LOCKSTEP),
+    ("train/sharding.py", "reshard_after_forward=True", "reshard_after_forward=False", LOCKSTEP),
+    ("train/micro_batch.py", "            self.read = self.prefix.leaves()\n", "            pass\n", "test_memory.py"),
+    ("train/shard_checkpoint.py", "    checkpoint.load_optimizer(optimizer, moments)\n", "", LOCKSTEP),
+    ("train/shard_checkpoint.py", "copy.deepcopy(state)", "state", LOCKSTEP),
+    ("train/checkpoint.py", 'state.get("parts", False) != parts', "False", LOCKSTEP),
+    ("train/rules.py", "own.processes if own.lora else 1", "1", "test_needs.py"),
+    ("prefdata/models/loading.py", "        del model.config.distributed_config  #", "        pass  #", LOCKSTEP),
+    (
+        "prefdata/models/forward/shared_prefix.py",
+        "torch.autograd.backward([own for own, _ in roots], grads)",
+        "pass",
+        LOCKSTEP,
+    ),
     # the data path at any size
     ("prefdata/tables/files.py", "        if rows:  #", "        if False:  #", "test_files.py"),
     ("prefdata/stages/spool.py", "count > 1 and own != NOBODY", "count > 1", "test_spool.py"),

@@ -15,6 +15,7 @@ from prefdata.errors import EngineError
 from prefdata.models.forward import logprob
 from train import kernel_scores, loop
 from train.metrics import Metrics
+from train.micro_batch import forward_of
 from train.objectives.registry import OBJECTIVES
 from train.step import Step
 
@@ -99,7 +100,7 @@ def test_extremes_at_the_start_are_rnces_draws(redraw: str) -> None:
         picked = []
         for name in ("rnce", "mcpo_max", "mcpo_min"):
             made = step(name, 3, redraw, count=count)
-            picked.append(made._select(Step._forward(lm, batch), batch, epoch, Metrics()))
+            picked.append(made._select(forward_of(lm, batch), batch, epoch, Metrics()))
         assert picked[0] == picked[1] == picked[2]
         assert any(1 not in places for places, _ in picked[0])
 

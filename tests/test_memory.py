@@ -65,6 +65,18 @@ def test_weights_and_moments_are_a_ranks_share(ranks: int, tied: bool) -> None:
     assert found.most > 4 * parameters / ranks + found.between
 
 
+def test_ranks_hold_a_few_layers_beside_their_share() -> None:
+    """While a step runs: the layer at hand and the next one, their gradients on the way, and what lies outside of layers. A weight
+    that prompts and completions both use has one gradient at a time, not one for each layer."""
+    made = config("llama", num_hidden_layers=24, hidden_size=128, intermediate_size=512)
+    weights = memory._made(made, settings_of("dpo"))
+    layer = 4 * sum(p.numel() for p in weights.model.layers[0].parameters())
+    outside = 4 * sum(p.numel() for p in weights.parameters()) - 24 * layer
+    found = peak(made, OBJECTIVES["dpo"], settings_of("dpo", micro_tokens=30, checkpoint_activations=True), ROWS, 8)
+    gradients = found.between / 3  # of a share: a weight and two moments lie between steps
+    assert found.most - found.between - gradients < 8 * layer + 4 * outside
+
+
 def test_more_rows_hold_more_and_checkpoints_hold_less() -> None:
     made, row = config("llama", vocab_size=500), OBJECTIVES["dpo"]
     few, many = (peak(made, row, settings_of("dpo", micro_tokens=n), ROWS, 1).most for n in (50, 500))

@@ -20,6 +20,7 @@ ID = {"revision": "0" * 40}
 def recipe(**keys: Any) -> Settings:
     references = [{"name": "p", "model": "owner/m-8B", **ID}, {"name": "t", "model": "run:sft/own"}]
     runs = {"sft/own": {"set": "sft", "init": {"tokenizer": "toy:small"}}, "dpo/one": {}, "dpo/four": {"processes": 4}}
+    runs["dpo/adapters"] = {"processes": 4, "lora": {"rank": 2}}
     made = {"name": "t", "threads": 3, "sources": {"sources": [{"name": "s", "path": "x"}]}}
     return validate_recipe({**made, "score": {"references": references}, "train": {"runs": runs}, **keys}, "t")
 
@@ -35,7 +36,8 @@ def test_a_job_asks_for_what_its_models_take() -> None:
     assert found["score_p"] == Needs(1, 3, 4_000 + 32_000, 1_440), "8 billion weights in fp32"
     assert found["score_t"] == Needs(1, 3, 4_000, 1_440), "a fresh model is small"
     assert found["train_dpo_one"] == Needs(1, 3, 4_000 + 4 * 32_000, 1_440)
-    assert found["train_dpo_four"] == Needs(4, 12, 4 * 4_000 + 7 * 32_000, 1_440)
+    assert found["train_dpo_four"] == Needs(4, 12, 4 * 4_000 + 4 * 32_000, 1_440), "each has its part"
+    assert found["train_dpo_adapters"] == Needs(4, 12, 4 * 4_000 + 7 * 32_000, 1_440), "each has all of it"
 
 
 def test_a_trained_model_is_as_large_as_what_it_starts_from(tmp_path: Path) -> None:

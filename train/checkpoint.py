@@ -7,6 +7,8 @@ last, so the newest complete one always loads.
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from prefdata.errors import ConfigError, DataError
 from prefdata.tables.atomic import atomic_write, beside, fsync
 from train.processes import SINGLE, World, gathered, like
 from train.saving import save_tensors
+from train.sharding import in_shards
 
 BEST = "best.safetensors"
 AGAIN = "train the run that it belongs to again"
@@ -38,30 +42,71 @@ def save(
 ) -> None:
     """Write the checkpoint of `step` finished steps; older ones beyond `keep` are removed. Every rank must call it; the
     first one writes."""
-    weights, moments = gathered(_unique(model), world), optimizer_tensors(optimizer, world)
+    weights, kept = gathered(unique(model), world), optimizer_tensors(optimizer, world)
     if not world.first:
         return
-    state = {"step": step, "world": world.size, **state}
-    final = folder / f"step-{step:08d}"
-    temporary = beside(final)
-    for stale in folder.glob(".step-*.tmp"):  # of a killed run: the run's lock makes us its only writer
-        shutil.rmtree(stale, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
+    final = place(folder, step)
+    with appearing(beside(final), final, {"step": step, "world": world.size, **state}, keep) as temporary:
         save_tensors(weights, temporary / "model.safetensors")
-        save_tensors(moments, temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        for file in temporary.iterdir():
-            fsync(file)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-        fsync(folder)
+        save_tensors(kept, temporary / "optimizer.safetensors")
+
+
+class Saver:
+    """Writes a run's checkpoints. Every rank makes one and calls each method alike."""
+
+    def __init__(self, folder: Path, world: World = SINGLE) -> None:
+        self.folder, self.world = folder, world
+
+    def save(self, step: int, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        save(self.folder, step, model, optimizer, state, world=self.world)
+
+    def poll(self) -> None:
+        """As train.shard_checkpoint has it: it is there when `save` returns."""
+
+    def finish(self) -> None:
+        """Likewise."""
+
+
+def place(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` finished steps lies."""
+    return folder / f"step-{step:08d}"
+
+
+@contextmanager
+def appearing(temporary: Path, final: Path, state: dict[str, Any], keep: int) -> Iterator[Path]:
+    """Within: a folder to write to, which is the checkpoint afterwards. Raises DataError."""
+    try:
+        begin(temporary)
+        yield temporary
+        appear(temporary, final, state, keep)
     except OSError as error:
-        raise DataError(f"cannot write a checkpoint: {error.strerror}", str(final), "free space and run again") from error
+        raise unwritten(error.strerror, final) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in checkpoints(folder)[:-keep]:
+
+
+def begin(temporary: Path) -> None:
+    """Make the folder, and remove what a killed run left: the run's lock makes us its only writer."""
+    for stale in temporary.parent.glob(".step-*.tmp"):
+        shutil.rmtree(stale, ignore_errors=True)
+    temporary.mkdir(parents=True)
+
+
+def appear(temporary: Path, final: Path, state: dict[str, Any], keep: int) -> None:
+    """Let what was written count, and remove older checkpoints beyond `keep`."""
+    (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    for file in temporary.rglob("*"):
+        fsync(file)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    fsync(final.parent)
+    for old in checkpoints(final.parent)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def unwritten(what: str | None, final: Path) -> DataError:
+    """The error of a checkpoint that cannot be written."""
+    return DataError(f"cannot write a checkpoint: {what}", str(final), "free space and run again")
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -81,8 +126,25 @@ class Identity:
         return {"identity": self.whole, "base": self.base, "seed": self.seed}
 
 
+def load(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> bool:
+    """Fill model and optimizer from a checkpoint; whether it could be read."""
+    try:
+        tensors = load_file(path / "model.safetensors")
+        saved = load_file(path / "optimizer.safetensors")
+    except (SafetensorError, OSError):
+        return False
+    _fill(model, tensors)
+    load_optimizer(optimizer, saved)
+    return True
+
+
 def resume(
-    folder: Path, identity: Identity, model: Any, optimizer: torch.optim.Optimizer, world: World = SINGLE
+    folder: Path,
+    identity: Identity,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    world: World = SINGLE,
+    load: Callable[[Path, Any, torch.optim.Optimizer], bool] = load,
 ) -> dict[str, Any] | None:
     """Load the newest complete checkpoint of this very run into model and optimizer; its state, or None.
 
@@ -93,6 +155,7 @@ def resume(
     with world.first_then_all():
         if world.first:
             _discard_others(folder, identity)
+            _discard_of_other_form(folder, world, in_shards(model))
     for path in reversed(checkpoints(folder)):
         state = _state(path)
         if state.get("world", 1) != world.size:
@@ -101,14 +164,8 @@ def resume(
                 str(path),
                 f"start as many again, or remove {folder} to begin anew",
             )
-        try:
-            tensors = load_file(path / "model.safetensors")
-            saved = load_file(path / "optimizer.safetensors")
-        except (SafetensorError, OSError):
-            continue
-        _fill(model, tensors)
-        _load_optimizer(optimizer, saved)
-        return state
+        if load(path, model, optimizer):
+            return state
     return None
 
 
@@ -130,9 +187,17 @@ def _discard_others(folder: Path, identity: Identity) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _discard_of_other_form(folder: Path, world: World, parts: bool) -> None:
+    """What as many processes wrote before checkpoints were in parts cannot be read, and would outlive those of lower steps."""
+    for path in checkpoints(folder):
+        state = _state(path)
+        if state.get("world", 1) == world.size and state.get("parts", False) != parts:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def save_best(folder: Path, model: Any, world: World) -> None:
     """Keep the weights as the best ones so far. Every rank must call it."""
-    weights = gathered(_unique(model), world)
+    weights = gathered(unique(model), world)
     if world.first:
         atomic_write(folder / BEST, lambda path: save_tensors(weights, path))
 
@@ -156,14 +221,14 @@ def continued(folder: Path | None, optimizer: torch.optim.Optimizer, tokenizer: 
         return {"step": 0, "rows": []}
     try:
         state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        moments = load_file(folder / "optimizer.safetensors")
+        saved = load_file(folder / "optimizer.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"no optimizer to continue with ({error})", str(folder), AGAIN) from error
-    if (other := _other_shape(optimizer, moments)) is not None:
+    if (other := _other_shape(optimizer, saved)) is not None:
         raise DataError(f"the optimizer is of another model than lies beside it: {other}", str(folder), AGAIN)
     if state.get("tokenizer", tokenizer) != tokenizer:
         raise DataError("the tokenizer is not the one that the run before was trained with", str(folder.parent), AGAIN)
-    _load_optimizer(optimizer, moments)
+    load_optimizer(optimizer, saved)
     return {**state, "rows": []}
 
 
@@ -183,26 +248,32 @@ def _other_shape(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -
 
 def _fill(model: Any, tensors: dict[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, parameter in _unique(model):
+        for name, parameter in unique(model):
             parameter.copy_(like(parameter, tensors[name]))
 
 
-def _unique(model: Any) -> list[tuple[str, Tensor]]:
-    """Parameters that train, by name, tied ones once."""
+def unique(model: Any) -> list[tuple[str, Tensor]]:
+    """Parameters that train, by name, tied ones once, without gradient."""
     return [(n, p.detach()) for n, p in model.named_parameters() if p.requires_grad]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, world: World = SINGLE) -> dict[str, Tensor]:
     """Steps and moments by parameter, whole, on the first rank. Every rank must call it."""
+    return gathered(moments(optimizer).items(), world)
+
+
+def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Steps and moments by parameter, as they are."""
     state = optimizer.state_dict()["state"]
-    return gathered(((f"{i}.{k}", torch.as_tensor(v)) for i, entry in state.items() for k, v in entry.items()), world)
+    return {f"{i}.{k}": torch.as_tensor(v) for i, entry in state.items() for k, v in entry.items()}
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+    """Fill the optimizer from steps and moments by parameter, whole or in the parameters' shards."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for name, tensor in saved.items():
         index, _, key = name.partition(".")
-        sharded = like(parameters[int(index)], tensor) if tensor.dim() else tensor
+        sharded = like(parameters[int(index)], tensor) if tensor.dim() and not isinstance(tensor, DTensor) else tensor
         entries.setdefault(int(index), {})[key] = sharded
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -11,6 +11,7 @@ from torch import Tensor
 from prefdata.models.forward import logprob
 from train.examples import Example, micro_batches
 from train.processes import SINGLE, World
+from train.sharding import settled
 
 CHECKED = 4
 """Prompts of the check."""
@@ -24,8 +25,10 @@ def check(model: Any, data: Sequence[Example], batch_prompts: int, micro_tokens:
     """
     few = next(micro_batches(data[:CHECKED], micro_tokens))
     logprob.require_equal_rows(model, [e.prompt for e in few], [e.completions for e in few])
+    said = _description(model, data[:batch_prompts], few)  # of all ranks alike: their weights may be in shards
+    settled(model)
     if world.first:
-        print(f"train: {_description(model, data[:batch_prompts], few)}", file=sys.stderr)
+        print(f"train: {said}", file=sys.stderr)
 
 
 def _description(model: Any, batch: Sequence[Example], few: Sequence[Example]) -> str:

@@ -5,6 +5,8 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ from prefdata.draws import hex_id
 from prefdata.errors import EngineError
 from prefdata.models.tokens import Encoder
 from prefdata.progress import Progress
-from train import checkpoint
+from train import checkpoint, shard_checkpoint
 from train.balance import Balance
 from train.batch_statistics import RunningMean
 from train.examples import Example, Order
 from train.first_batch import check
 from train.left_out import LeftOut
+from train.lockstep import even, forward_in, idle, slots
 from train.metrics import Metrics, merged
 from train.objectives.registry import Objective
 from train.online_weights import OnlineWeights
@@ -28,6 +31,7 @@ from train.precision import forwards, warn_of_slow_bf16
 from train.processes import SINGLE, World, plain, whole
 from train.result import Trained
 from train.settings import TrainingSettings, what_identifies
+from train.sharding import in_shards, settled
 from train.step import Step
 from train.stopping import Stopping
 from train.version import VERSION
@@ -88,16 +92,19 @@ def steps(run: Prepared, world: World = SINGLE) -> Trained | None:
     SIGTERM ends it after the step at hand with a checkpoint (SystemExit 143): the same call goes on, exactly.
     """
     settings = run.settings
-    check(run.model, run.data, settings.batch_prompts, settings.micro_tokens, world)
+    model = world.spread(run.model, settings.precision)
+    check(model, run.data, settings.batch_prompts, settings.micro_tokens, world)
     if settings.precision == "bfloat16":
-        warn_of_slow_bf16(run.model)
-    model = world.sharded(run.model)
+        warn_of_slow_bf16(model)
     optimizer = make_optimizer(model, settings)
     tokenizer = run.encoder.identity
     before = checkpoint.continued(run.before, optimizer, tokenizer)
-    state = checkpoint.resume(run.scratch, run.identity, model, optimizer, world) or before
+    loads = shard_checkpoint.load if in_shards(model) else checkpoint.load
+    state = checkpoint.resume(run.scratch, run.identity, model, optimizer, world, loads) or before
+    saver = shard_checkpoint.Saver(run.scratch, world) if in_shards(model) else checkpoint.Saver(run.scratch, world)
     plan = Plan.of(settings, run.order, before, run.whole)
-    step_of = Step(run.objective, settings, run.seed, run.reference, run.limit)
+    reference = None if run.reference is None else world.spread(run.reference, settings.precision)
+    step_of = Step(run.objective, settings, run.seed, reference, run.limit)
     weights = OnlineWeights.of(run.data, settings, run.seed)
     running, best = RunningMean(*state.get("running", ())), state.get("best")
     saved = time.monotonic()
@@ -112,19 +119,22 @@ def steps(run: Prepared, world: World = SINGLE) -> Trained | None:
                 row |= evaluate(model, weights.evaluated(step_of), run.held, row.get("shift", 0.0), world)
                 if best is None or row["eval_loss"] < best["eval_loss"]:
                     best = {"step": step + 1, "eval_loss": row["eval_loss"]}
-                    checkpoint.save_best(run.scratch, world.settled(model), world)
+                    checkpoint.save_best(run.scratch, settled(model), world)
             state["rows"].append(row)
+            saver.poll()
             progress.advance(1, _note(row, took))
             requested = world.any(stopping.requested)
             due = world.any(time.monotonic() - saved >= settings.checkpoint_s) or requested
             if due and step + 1 < plan.last:
                 kept = {"rows": state["rows"], "running": [running.total, running.count], "best": best, **run.identity.state()}
-                checkpoint.save(run.scratch, step + 1, world.settled(model), optimizer, kept, world=world)
+                saver.save(step + 1, settled(model), optimizer, kept)
                 saved = time.monotonic()
                 if requested:
+                    saver.finish()
                     stopping.leave(f"train {run.name}: stopped after step {step + 1} of {plan.last}; the same command goes on")
+    saver.finish()
     moments = checkpoint.optimizer_tensors(optimizer, world) if settings.keep_optimizer else {}
-    final = plain(world.settled(model), world)
+    final = plain(settled(model), world)
     if final is None:
         return None
     kept_state = {"step": plan.last, "running": [running.total, running.count], "tokenizer": tokenizer, **plan.state()}
@@ -149,7 +159,7 @@ def one_step(
     optimizer.zero_grad(set_to_none=True)
     try:
         shift = _backward(model, step_of, batch, plan.epoch(step), step, running, metrics, world)
-        world.reduce_gradients(model)
+        world.sum_gradients(model)
     except RuntimeError as error:
         raise _explained(error, step, plan.settings.micro_tokens) from error
     norm = float(whole(torch.nn.utils.clip_grad_norm_(model.parameters(), plan.settings.optimizer.clip_norm)))
@@ -182,13 +192,19 @@ def _backward(
     counts = _counts(batch)
     with forwards(model, step_of.settings):
         shift = step_of.shift(model, batch, epoch, running, world)
-    for micro in step_of.micro_batches(world.share(batch)):
+    cut = list(step_of.micro_batches(world.share(batch)))
+    for micro, slot in zip_longest(cut, slots(model, world, cut, partial(step_of.slot, model))):
+        if micro is None:
+            assert slot is not None  # only ranks that agree have more slots than rows
+            idle(model, slot, forwards(model, step_of.settings))
+            continue
         with forwards(model, step_of.settings):
-            terms = step_of.values(model, micro, epoch, metrics, shift or 0.0)
+            forward = forward_in(model, micro, slot)
+            terms = step_of.values(model, micro, epoch, metrics, shift or 0.0, forward)
         loss = torch.stack([values.sum() / counts[per] for per, values in terms.items()]).sum()
         if not math.isfinite(float(loss.detach())):
             raise EngineError(f"the loss is {float(loss.detach())}", f"step {step}", f"rows {[e.id for e in micro]}")
-        (loss * world.size).backward()  # type: ignore[no-untyped-call]  # a mean over ranks
+        forward.backward(loss * world.size)  # a mean over ranks
         metrics.add("loss", float(loss.detach()), 0)
     metrics.add("loss", 0.0, float(world.first))
     return shift
@@ -221,11 +237,11 @@ def evaluate(
     """The loss, and accuracy and margin where the metrics have them, on held-out rows, eval_<name>. Their draws belong to
     the set: runs of other seeds are evaluated on the same."""
     metrics, counts, total = Metrics(), _counts(held), 0.0
-    world.gather_weights(model)  # a rank may have no row of its own
-    for micro in step_of.micro_batches(world.share(held)):
-        with forwards(model, step_of.settings):
+    cut = list(step_of.micro_batches(world.share(held)))
+    with even(model, world, sum(step_of.slot(model, micro).calls for micro in cut)), forwards(model, step_of.settings):
+        for micro in cut:
             terms = step_of.values(model, micro, None, metrics, shift)
-        total += sum(float(values.sum()) / counts[per] for per, values in terms.items())
+            total += sum(float(values.sum()) / counts[per] for per, values in terms.items())
     shown = merged(world.gathered(metrics)).shown()
     beside = {f"eval_{k}": shown[k] for k in ("accuracy", "margin", "chosen_logp") if k in shown}
     return {"eval_loss": sum(world.gathered(total)), **beside}

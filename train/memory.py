@@ -21,14 +21,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from prefdata.models.forward import chunked_head, head, log_softmax
-from train import loop, step
+from train import loop, micro_batch, step
 from train.examples import Example, micro_batches
+from train.lockstep import forward_in
 from train.objectives.negatives import NEGATIVES
 from train.objectives.registry import Objective
 from train.policy import adapted
 from train.precision import forwards
 from train.processes import World
 from train.settings import TrainingSettings
+from train.sharding import in_shards, settled
 
 GIB = 2**30
 
@@ -114,7 +116,7 @@ def counting(held: Held) -> Iterator[None]:
 def sizes_of_a_gpu() -> Iterator[None]:
     """Within: what is cut into blocks for a CPU's cache has the sizes that a GPU gets."""
     with ExitStack() as stack:
-        for sizes in (chunked_head.BLOCK, log_softmax.BLOCK, step.WEIGHED_TOKENS):
+        for sizes in (chunked_head.BLOCK, log_softmax.BLOCK, micro_batch.WEIGHED_TOKENS):
             stack.enter_context(patch.dict(sizes, cpu=sizes["cuda"]))
         yield
 
@@ -129,7 +131,7 @@ def peak(config: Any, objective: Objective, settings: TrainingSettings, rows: Ro
         with mode:
             model = model.to_empty(device="cpu")
             model.tie_weights()  # which that took apart
-        model = world.sharded(model)
+        model = world.spread(model, settings.precision)
         with ExitStack() as stack:
             stack.enter_context(mode)
             # its look at the model's first logits is one at numbers, and there are none
@@ -156,14 +158,14 @@ def _steps(model: Any, of_run: step.Step, rows: Rows, world: World, held: Held) 
         optimizer.zero_grad(set_to_none=True)
         for _ in range(batches):
             _micro_batch(model, of_run, rows, held)
-        held.part = "reduction of gradients"
-        world.reduce_gradients(model)
+        held.part = "sum of gradients"
+        world.sum_gradients(model)
         held.part = "optimizer"
         torch.nn.utils.clip_grad_norm_(model.parameters(), of_run.settings.optimizer.clip_norm)
         optimizer.step()
     most = held.most, held.when
     optimizer.zero_grad(set_to_none=True)
-    world.settled(model)
+    settled(model)
     return Peak(*most, held.held)
 
 
@@ -175,12 +177,12 @@ def _micro_batch(model: Any, of_run: step.Step, rows: Rows, held: Held) -> None:
     micro = next(micro_batches([rows.example(n) for n in range(most)], of_run.settings.micro_tokens, draws))
     held.part = "forward"
     with forwards(model, of_run.settings):
-        forward = of_run._forward(model, micro)
+        forward = forward_in(model, micro, of_run.slot(model, micro) if in_shards(model) else None)
         if NEGATIVES[of_run.objective.negatives].needs_policy and rows.candidates - 1 > drawn:
             forward.pooled(1)
         chosen, rejected = forward.trained([list(range(1, 1 + drawn)) for _ in micro])
     held.part = "backward"
-    (chosen.sum() + rejected.sum()).backward()  # type: ignore[no-untyped-call]
+    forward.backward(chosen.sum() + rejected.sum())
 
 
 @contextmanager

@@ -17,12 +17,16 @@ from train import bpe
 from train.examples import Example, Order
 from train.objectives.losses import LOSSES
 from train.objectives.registry import Objective
+from train.processes import SINGLE, World
 from train.resolve import of_set
 from train.settings import InitSettings, LoraSettings, TrainingSettings
 
 
-def policy(run: Results, settings: TrainingSettings, seed: int, frame: pl.DataFrame) -> tuple[Any, Encoder, str]:
-    """The model to train, its encoder and what it started from."""
+def policy(
+    run: Results, settings: TrainingSettings, seed: int, frame: pl.DataFrame, world: World = SINGLE
+) -> tuple[Any, Encoder, str]:
+    """The model to train, its encoder and what it started from. Every rank calls it; each reads its part of the weights, or all
+    of them where only adapters train or the model is made afresh."""
     template, end = settings.template or "chat", settings.end or "eos"
     if settings.init is not None:
         encoder, tokenizer = _fresh_encoder(run, settings.init, template, end, frame)
@@ -31,7 +35,9 @@ def policy(run: Results, settings: TrainingSettings, seed: int, frame: pl.DataFr
         raise ConfigError("no model to start from", "train.runs", "give model, init, or score.references")
     path = run.model_path(settings.model)
     encoder = load_encoder(path, settings.revision, template, end)
-    model, identity = load_model(path, settings.revision), run.revision(settings.model, settings.revision)
+    with world.first_then_all():  # the first one hashes a local model and keeps the hash
+        identity = run.revision(settings.model, settings.revision)
+    model = load_model(path, settings.revision, shard=None if settings.lora else world.shard(settings.precision))
     require_rows(encoder, model)
     return (adapted(model, settings.lora, seed) if settings.lora else model), encoder, identity
 
@@ -122,13 +128,13 @@ def merged(model: Any) -> Any:
     return plain
 
 
-def reference(run: Results, settings: TrainingSettings, objective: Objective) -> Any:
+def reference(run: Results, settings: TrainingSettings, objective: Objective, world: World = SINGLE) -> Any:
     """The primary reference as a model, a copy of what the run started from, for losses that score what no table holds; else
-    None."""
+    None. In shards where there are ranks."""
     if LOSSES[objective.loss].needs != "mismatched":
         return None
     primary = of_set(run.settings, settings.set).score.references[0]
-    return load_model(run.model_path(primary.model), primary.revision)
+    return load_model(run.model_path(primary.model), primary.revision, shard=world.shard(settings.precision))
 
 
 def order_of(data: Sequence[Example], settings: TrainingSettings, objective: Objective, seed: int) -> Order:

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefdata.errors import ConfigError
-from prefdata.models.forward.read_positions import last_layer
+from prefdata.models.forward.read_positions import decoder_layers, last_layer
 from train.settings import TrainingSettings
 
 
@@ -35,7 +34,7 @@ def checkpointed(model: Any) -> Iterator[None]:
     The library's own switch is no help here: it knows nothing of the keys and values that completions read from their
     prompt's forward. Here the graph stays whole (checkpoints without reentry), so their gradient reaches the prompt.
     """
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    layers = decoder_layers(model)
     last = last_layer(model)  # its backward comes first: what it would compute again is what it holds
     if not layers:
         raise ConfigError(

@@ -1,23 +1,24 @@
-"""Several processes on one run (torchrun): FSDP2 shards weights, gradients and optimizer; each rank takes part of a batch.
-Where only adapters train, every rank has the whole model instead, and the adapters' gradients are summed.
+"""Several processes on one run (torchrun): weights, gradients and the optimizer are in shards (train/sharding.py), each rank
+takes part of a batch, and all make the same calls of the model (train/lockstep.py). Where only adapters train, every rank has
+the whole model instead, and the adapters' gradients are summed.
 
-Weights are gathered once a step and stay whole until its end, and gradients are reduced once, by a forward of one token on
-every rank: between the two no rank waits for another, so each may run as many forwards as its prompts need. The sum over
-ranks is the gradient of the whole batch, as without ranks; nothing is drawn by rank.
+The sum over ranks is the gradient of the whole batch, as without ranks; nothing is drawn by rank.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from train.sharding import in_shards, shard
 
 Item = TypeVar("Item")
 
@@ -50,18 +51,19 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def sharded(self, model: Any) -> Any:
-        """The model, sharded in place over all ranks; as it is where there is one, and where weights are frozen: then those
-        that train are the first rank's on all of them."""
-        if self.size == 1:
+    def shard(self, precision: str) -> Callable[[Any], Any] | None:
+        """What puts a model in shards on all ranks; None where there is one."""
+        return None if self.size == 1 else partial(shard, precision=precision)
+
+    def spread(self, model: Any, precision: str = "float32") -> Any:
+        """The model, its weights in shards on all ranks; as it is where there is one rank, and where weights are frozen: then
+        those that train are the first rank's on all of them."""
+        if self.size == 1 or in_shards(model):
             return model
-        if not all(p.requires_grad for p in model.parameters()):
-            for weight in _trained(model):
-                dist.broadcast(weight.data, 0)
-            return model
-        fully_shard(model, reshard_after_forward=False)
-        model.set_requires_gradient_sync(False)
-        model.set_reshard_after_backward(False)
+        if all(p.requires_grad for p in model.parameters()):
+            return shard(model, precision)
+        for weight in _trained(model):
+            dist.broadcast(weight.data, 0)
         return model
 
     @contextmanager
@@ -73,38 +75,15 @@ class World:
         if self.first:
             self.any(False)
 
-    def gather_weights(self, model: Any) -> None:
-        """Make the model's weights whole on every rank, until `settled` or the next reduction."""
-        if _in_shards(model):
-            model.unshard()
-
-    def settled(self, model: Any) -> Any:
-        """The model with its weights sharded again: what an evaluation left whole."""
-        if _in_shards(model):
-            model.reshard()
-        return model
-
-    def reduce_gradients(self, model: Any) -> None:
-        """The mean of the gradients that the ranks have added up each for itself; of shards by one token forward and backward,
-        times zero."""
-        if self.size == 1:
+    def sum_gradients(self, model: Any) -> None:
+        """The mean of the gradients that the ranks have added up each for itself, where weights are not in shards: gradients of
+        shards are means already."""
+        if self.size == 1 or in_shards(model):
             return
-        if not _in_shards(model):
-            for weight in _trained(model):  # a rank without rows has none
-                weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-                dist.all_reduce(weight.grad)
-                weight.grad /= self.size
-            return
-        model.set_requires_gradient_sync(True)
-        model.set_reshard_after_backward(True)
-        token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-        (model(input_ids=token, use_cache=False).logits.double().sum() * 0).backward()
-        model.set_requires_gradient_sync(False)
-        model.set_reshard_after_backward(False)
-
-
-def _in_shards(model: Any) -> bool:
-    return isinstance(model, FSDPModule)
+        for weight in _trained(model):  # a rank without rows has none
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            dist.all_reduce(weight.grad)
+            weight.grad /= self.size
 
 
 def _trained(model: Any) -> list[Any]:
@@ -145,30 +124,37 @@ def like(tensor: Tensor, full: Tensor) -> Tensor:
     return distribute_tensor(full.to(tensor.device), tensor.device_mesh, tensor.placements)
 
 
-def gathered(tensors: Iterable[tuple[str, Tensor]], world: World) -> dict[str, Tensor]:
-    """All of the tensors on the first rank's CPU, nothing on the others; one is whole at a time. Every rank calls it."""
-    made = {}
+def one_by_one(tensors: Iterable[tuple[str, Tensor]], world: World) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor whole on the first rank's CPU, the next one when it is asked for; none on the others, which must go through
+    all of them too."""
     for name, tensor in tensors:
         full = whole(tensor.detach())
         if world.first:
-            made[name] = full.cpu()
-    return made
+            yield name, full.cpu()
+
+
+def gathered(tensors: Iterable[tuple[str, Tensor]], world: World) -> dict[str, Tensor]:
+    """All of the tensors on the first rank's CPU, nothing on the others. Every rank calls it."""
+    return dict(one_by_one(tensors, world))
 
 
 def plain(model: Any, world: World) -> Any:
-    """A model of transformers' own class with the weights of a sharded one, on the first rank; None on the others. Every rank
-    calls it. One that is not sharded is itself."""
+    """A model of transformers' own class with the weights of a sharded one, on the first rank's CPU; None on the others. Every
+    rank calls it. One that is not sharded is itself."""
     from transformers import AutoModelForCausalLM
 
-    if not _in_shards(model):
+    if not in_shards(model):
         return model if world.first else None
     tensors = gathered(model.named_parameters(), world)
     if not world.first:
         return None
-    made = AutoModelForCausalLM.from_config(model.config, dtype=next(iter(tensors.values())).dtype)
-    tensors |= dict(model.named_buffers())
-    with torch.no_grad():
-        for name, tensor in (*made.named_parameters(), *made.named_buffers()):  # tied ones once, as above
-            tensor.copy_(tensors[name])
+    dtype = next(iter(tensors.values())).dtype
+    with torch.device("meta"):  # its weights are those that were gathered, not copies of them
+        made = AutoModelForCausalLM.from_config(model.config, dtype=dtype)
+    own = {name: nn.Parameter(tensor) for name, tensor in tensors.items()}
+    for name, tensor in (own | {n: b.cpu() for n, b in model.named_buffers()}).items():
+        holder, _, last = name.rpartition(".")
+        setattr(made.get_submodule(holder), last, tensor)
+    made.tie_weights()  # tied ones have one name above
     made.generation_config = model.generation_config
     return made.eval()

@@ -71,8 +71,11 @@ def _rule(results: Results, name: str) -> Rule:
         log=str(results.root / "logs" / "train" / f"{name}.log"),
         trigger=with_contents(trigger(results, name), outside, results.hashes),
         command=f"train --run {name}",
-        # each process loads the model, the first one gathers weights and both moments for a checkpoint
-        needs=of_models(results.settings, [f"run:{name}"], own.processes, own.processes + 3, own.processes),
+        # weights and both moments are copied for a checkpoint, by each process its part, and the weights once more: by the
+        # first process at the end, or by each where adapters train
+        needs=of_models(
+            results.settings, [f"run:{name}"], own.processes, 3 + (own.processes if own.lora else 1), own.processes
+        ),
         outside=tuple(outside),
     )
 

@@ -54,8 +54,7 @@ def prepare(results: Results, name: str, world: World, left: LeftOut) -> Prepare
     seed = recipe.seed if settings.seed is None else settings.seed
     frame, data_hash = read_set(results, settings)
     settings = with_alpha(results, settings, recipe)
-    with world.first_then_all():  # the first one hashes a local model and keeps the hash
-        model, encoder, start = policy(results, settings, seed, frame)
+    model, encoder, start = policy(results, settings, seed, frame, world)
     limit, whole = context(model.config), steps_of_all_parts(results, settings)
     here = LeftOut(rows_of(frame, settings))
     data = read_examples(frame, encoder, recipe, settings, objective, limit, here.reasons)
@@ -80,7 +79,7 @@ def prepare(results: Results, name: str, world: World, left: LeftOut) -> Prepare
         data=data,
         held=held,
         order=order,
-        reference=reference(results, settings, objective),
+        reference=reference(results, settings, objective, world),
         limit=limit,
         identity=identity_of(name, settings, seed, rows, start, references_of(recipe, settings), held),
         whole=whole,

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from prefdata.errors import EngineError
 from prefdata.models.forward import logprob
-from prefdata.models.forward.shared_prefix import Prefix
 from train import kernel_scores
 from train.batch_statistics import RunningMean, mean_log_ratio, mean_rewards, mismatched
 from train.examples import Example, micro_batches
+from train.lockstep import InStep, Slot, even
 from train.metrics import Metrics
+from train.micro_batch import Forward, Rows, forward_of, pool_calls, shares
 from train.objectives.compared import Compared
 from train.objectives.losses import LOSSES, Terms
 from train.objectives.negatives import NEGATIVES, Draw, Picked, Vector, effective_size
@@ -44,10 +45,23 @@ class Step:
         most = NEGATIVES[self.objective.negatives].draws(self.settings.negatives.count)
         return micro_batches(batch, self.settings.micro_tokens, most)
 
-    def values(self, model: Any, batch: Sequence[Example], epoch: int | None, metrics: Metrics, shift: float = 0.0) -> Terms:
+    def slot(self, model: Any, batch: Sequence[Example]) -> Slot:
+        """The calls that a micro-batch takes."""
+        first = NEGATIVES[self.objective.negatives].starts_at(self.settings.negatives.include_chosen)
+        return Slot(shares(model, batch), pool_calls(model, batch, first) if any(self._free(batch)) else 0)
+
+    def values(
+        self,
+        model: Any,
+        batch: Sequence[Example],
+        epoch: int | None,
+        metrics: Metrics,
+        shift: float = 0.0,
+        forward: Forward | InStep | None = None,
+    ) -> Terms:
         """The loss's terms [B], fp64 with graph, by what the loop divides their sum by. `epoch`: None draws as the set alone
-        says, the same in every run; `shift`: the optimizer batch's."""
-        compared, picked = self._compared(model, batch, epoch, metrics)
+        says, the same in every run; `shift`: the optimizer batch's; `forward`: the batch's, where the caller has it."""
+        compared, picked = self._compared(forward or forward_of(model, batch), batch, epoch, metrics)
         self._observe(batch, picked, compared.chosen_B, compared.rejected_BM, metrics)
         return LOSSES[self.objective.loss].function(replace(compared, shift=shift), self.settings.loss)
 
@@ -59,59 +73,62 @@ class Step:
         need = LOSSES[self.objective.loss].needs
         if need not in ("mean_reward", "mismatched"):
             return None
-        world.gather_weights(model)  # a rank may have no row of its own
         with torch.no_grad():
             if need == "mean_reward":
-                rewards = _together(world, self._rewards(model, world.share(batch), epoch))
+                rewards = _together(world, self._rewards(model, world.share(batch), epoch, world))
                 return running.add([rewards[e.id] for e in batch])
             # places alone: the samplers of such objectives need no policy
             places = [p for p, _ in self._select(Rows(model, batch), batch, epoch, Metrics())]
             others = mismatched(batch, places, self.limit)
-            policy, reference = (_together(world, self._sums(m, world.share(others))) for m in (model, self.reference))
+            own = world.share(others)
+            policy, reference = (_together(world, self._sums(m, own, world)) for m in (model, self.reference))
             flat = [[s for e in others for s in sums[e.id]] for sums in (policy, reference)]
             return mean_log_ratio(*flat)
 
-    def _rewards(self, model: Any, batch: Sequence[Example], epoch: int) -> dict[str, float]:
+    def _rewards(self, model: Any, batch: Sequence[Example], epoch: int, world: World) -> dict[str, float]:
         """Of each example, however the batch is cut."""
         found: dict[str, float] = {}
-        for micro in self.micro_batches(batch):
-            compared, _ = self._compared(model, micro, epoch, Metrics())
-            rewards = mean_rewards(compared, self.settings.loss.beta).tolist()
-            found |= zip((e.id for e in micro), rewards, strict=True)
+        cut = list(self.micro_batches(batch))
+        with even(model, world, sum(self.slot(model, micro).calls for micro in cut)):
+            for micro in cut:
+                compared, _ = self._compared(forward_of(model, micro), micro, epoch, Metrics())
+                rewards = mean_rewards(compared, self.settings.loss.beta).tolist()
+                found |= zip((e.id for e in micro), rewards, strict=True)
         return found
 
-    def _sums(self, model: Any, batch: Sequence[Example]) -> dict[str, list[float]]:
+    def _sums(self, model: Any, batch: Sequence[Example], world: World) -> dict[str, list[float]]:
         """Log-probs of each example's completions, however the batch is cut."""
         found: dict[str, list[float]] = {}
-        for micro in micro_batches(batch, self.settings.micro_tokens):
-            sums = logprob.grouped_logps(model, [e.prompt for e in micro], [e.completions for e in micro])
-            found |= {e.id: s.tolist() for e, s in zip(micro, sums, strict=True)}
+        cut = list(micro_batches(batch, self.settings.micro_tokens))
+        with even(model, world, sum(Slot(shares(model, micro)).calls for micro in cut)):
+            for micro in cut:
+                sums = logprob.grouped_logps(model, [e.prompt for e in micro], [e.completions for e in micro])
+                found |= {e.id: s.tolist() for e, s in zip(micro, sums, strict=True)}
         return found
 
     def _compared(
-        self, model: Any, batch: Sequence[Example], epoch: int | None, metrics: Metrics
+        self, forward: Forward | InStep, batch: Sequence[Example], epoch: int | None, metrics: Metrics
     ) -> tuple[Compared, list[Picked]]:
-        forward = self._forward(model, batch)
         picked = self._select(forward, batch, epoch, metrics)
         chosen_B, rejected_BM = forward.trained([places for places, _ in picked])
         return self._compare(batch, picked, chosen_B, rejected_BM), picked
 
-    @staticmethod
-    def _forward(model: Any, batch: Sequence[Example]) -> "Forward":
-        """Share the prefix where the model can and it pays."""
-        longest = max(len(e.prompt) + max(map(len, e.completions)) for e in batch)
-        pays = logprob.sharing_pays([e.completions for e in batch])
-        return Shared(model, batch) if pays and logprob.shares_prefix(model, longest) else Rows(model, batch)
+    def _free(self, batch: Sequence[Example]) -> list[bool]:
+        """Of each example whether the policy weighs its candidates: where all are drawn anyway no weight is needed."""
+        sampler, settings = NEGATIVES[self.objective.negatives], self.settings.negatives
+        if not sampler.needs_policy:
+            return [False] * len(batch)
+        first = sampler.starts_at(settings.include_chosen)
+        return [settings.replacement or bool(settings.proposals) or len(e.completions) - first > settings.count for e in batch]
 
-    def _select(self, forward: "Forward", batch: Sequence[Example], epoch: int | None, metrics: Metrics) -> list[Picked]:
+    def _select(self, forward: Forward | InStep, batch: Sequence[Example], epoch: int | None, metrics: Metrics) -> list[Picked]:
         """Places (0 only by `include_chosen`) of the drawn negatives in each example, and their counts."""
         sampler, settings = NEGATIVES[self.objective.negatives], self.settings.negatives
         seed, visit = (None, 0) if settings.redraw != "epoch" or epoch is None else (self.seed, epoch)
         first = sampler.starts_at(settings.include_chosen)
         draw = Draw(seed, visit, settings.count, settings.replacement, settings.steps, settings.proposals)
-        # where all are drawn anyway no weight is needed: the no-grad pass is skipped
-        free = [settings.replacement or settings.proposals or len(e.completions) - first > settings.count for e in batch]
-        policy = forward.weighed(first) if sampler.needs_policy and any(free) else None
+        free = self._free(batch)
+        policy = forward.weighed(first) if any(free) else None
         picked = []
         for i, example in enumerate(batch):
             ids = example.candidate_ids[first:]
@@ -127,7 +144,7 @@ class Step:
             picked.append((places, counts))
             if places:
                 # by the prompt alone, so that how a batch is cut changes no metric
-                self._observe_draw(example, places, counts, scores if sampler.needs_policy and free[i] else None, metrics)
+                self._observe_draw(example, places, counts, scores if free[i] else None, metrics)
         return picked
 
     def _compare(self, batch: Sequence[Example], picked: list[Picked], chosen_B: Tensor, rejected_BM: Tensor) -> Compared:
@@ -196,62 +213,6 @@ def _together(world: World, found: dict[str, Any]) -> dict[str, Any]:
     return {example: value for part in world.gathered(found) for example, value in part.items()}
 
 
-WEIGHED_TOKENS = {"cpu": 3072, "cuda": 16_384}
-"""Tokens of a forward without gradient, by device, prompts counted for each completion: bounds its logits, whatever the pool.
-A GPU is fed by many tokens at once; on a CPU blocks that stay in cache are faster."""
-
-
-class Shared:
-    """The shared-prefix forwards of one micro-batch."""
-
-    def __init__(self, model: Any, batch: Sequence[Example]) -> None:
-        self.model, self.batch = model, batch
-        self.prefix = logprob.prefix(model, [e.prompt for e in batch], [e.completions for e in batch])
-
-    def weighed(self, first: int) -> list[Vector]:
-        """Log-probs of completions[first:], without grad: one fp64 array [pool] a prompt."""
-        return [s.cpu().numpy() for s in self.pooled(first)]
-
-    def pooled(self, first: int) -> list[Tensor]:
-        """As `weighed`, on the model's device."""
-        pools = [e.completions[first:] for e in self.batch]
-        with torch.no_grad():
-            most = WEIGHED_TOKENS.get(self.model.device.type, WEIGHED_TOKENS["cpu"])
-            return logprob.pool_logps(self.model, self.prefix.detached(), pools, most)
-
-    def trained(self, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Log-probs with grad of the chosen [B] and of the negatives [B, M] (0 at padding)."""
-        return _arrange(self._logps(self.prefix, [[0, *p] for p in places]), places)
-
-    def _logps(self, prefix: Prefix, places: Sequence[Sequence[int]]) -> Tensor:
-        owner = [b for b, group in enumerate(places) for _ in group]
-        rows = [self.batch[b].completions[n] for b, group in enumerate(places) for n in group]
-        return logprob.candidate_logps(self.model, prefix, owner, rows)
-
-
-class Rows(Shared):
-    """The same with a prompt for each completion: where there is nothing to share, or the model's attention cannot."""
-
-    def __init__(self, model: Any, batch: Sequence[Example]) -> None:
-        self.model, self.batch = model, batch
-
-    def pooled(self, first: int) -> list[Tensor]:
-        places = [list(range(first, len(e.completions))) for e in self.batch]
-        with torch.no_grad():
-            return list(torch.split(self._rows(places), [len(p) for p in places]))
-
-    def trained(self, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        return _arrange(self._rows([[0, *p] for p in places]), places)
-
-    def _rows(self, places: Sequence[Sequence[int]]) -> Tensor:
-        prompts = [self.batch[b].prompt for b, group in enumerate(places) for _ in group]
-        rows = [self.batch[b].completions[n] for b, group in enumerate(places) for n in group]
-        return logprob.separate_logps(self.model, prompts, rows)
-
-
-Forward = Shared
-
-
 def _labels(batch: Sequence[Example], picked: Sequence[Picked], like_BM: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Scores or win probabilities of the chosen [B] and of the picked [B, M], where the examples carry them."""
     if not batch[0].labels:
@@ -267,11 +228,3 @@ def _labelled(compared: Compared, batch: Sequence[Example]) -> Compared:
     device = compared.chosen_B.device
     reference = torch.tensor([e.logps[0][0] for e in batch], dtype=torch.float64, device=device)
     return replace(compared, reference_B=reference, desirable_B=torch.tensor([e.desirable for e in batch], device=device))
-
-
-def _arrange(sums: Tensor, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Flat log-probs, chosen first in each group, as [B] and [B, M]."""
-    width = max((len(p) for p in places), default=0)
-    groups = torch.split(sums, [1 + len(p) for p in places])
-    rejected = [torch.cat([g[1:], g.new_zeros(width - len(g) + 1)]) for g in groups]
-    return torch.stack([g[0] for g in groups]), torch.stack(rejected)

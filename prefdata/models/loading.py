@@ -1,5 +1,7 @@
 """Loading of models: safetensors only, never remote code; the revision of a model made here is its content hash."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,16 @@ def load_config(path: str, revision: str | None = None) -> Any:
         raise ConfigError(f"no model ({str(error).splitlines()[0]})", path, "correct the model's path or id") from error
 
 
-def load_model(path: str, revision: str | None = None, dtype: str = "float32") -> Any:
-    """A causal LM in evaluation mode, on the GPU if there is one. Raises ConfigError where it cannot be loaded."""
+Shard = Callable[[Any], Any]
+"""Puts a model's weights, which have no memory yet, in shards over all processes, in place."""
+
+
+def load_model(path: str, revision: str | None = None, dtype: str = "float32", shard: Shard | None = None) -> Any:
+    """A causal LM in evaluation mode, on the GPU if there is one; with `shard`, which every process then gives, only this one's
+    part of each weight is read. Raises ConfigError where it cannot be loaded."""
     from transformers import AutoModelForCausalLM
 
-    return _loaded(AutoModelForCausalLM, path, revision, dtype)
+    return _loaded(AutoModelForCausalLM, path, revision, dtype, shard)
 
 
 def load_classifier(path: str, revision: str | None = None, dtype: str = "float32") -> Any:
@@ -31,30 +38,50 @@ def load_classifier(path: str, revision: str | None = None, dtype: str = "float3
     return _loaded(AutoModelForSequenceClassification, path, revision, dtype)
 
 
-def _loaded(kind: Any, path: str, revision: str | None, dtype: str) -> Any:
+def _loaded(kind: Any, path: str, revision: str | None, dtype: str, shard: Shard | None = None) -> Any:
     import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar for a second of work, in every job's log
     capped = getattr(load_config(path, revision).get_text_config(), "attn_logit_softcapping", None)
     try:
-        model, found = kind.from_pretrained(
-            path,
-            revision=revision,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            # fused attention drops Gemma 2's soft cap without a word; transformers' own eager one applies it
-            attn_implementation="eager" if capped else None,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-        )
+        with _in_shards(shard) as options:
+            model, found = kind.from_pretrained(
+                path,
+                revision=revision,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                # fused attention drops Gemma 2's soft cap without a word; transformers' own eager one applies it
+                attn_implementation="eager" if capped else None,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                **options,
+            )
     except (OSError, ValueError) as error:
         made_here = (Path(path) / RECEIPT).exists()
         remedy = "remove the folder, and train it again" if made_here else "correct the model's path or id"
         raise ConfigError(f"no model ({str(error).splitlines()[0]})", path, remedy) from error
     _require_weights(found, path)
-    return model.to(device()).eval()
+    if shard is not None:
+        del model.config.distributed_config  # of how it was loaded, not of what it is
+    return (model.to(device()) if shard is None else model).eval()
+
+
+@contextmanager
+def _in_shards(shard: Shard | None) -> Iterator[dict[str, Any]]:
+    """Within: transformers reads of each weight what a rank has of it, where `shard` put it in shards; gives what to ask for
+    that by. Its own rule needs a plan that not every model has, and gathers the head by itself."""
+    if shard is None:
+        yield {}
+        return
+    from unittest.mock import patch
+
+    import torch.distributed as dist
+    from transformers.distributed import DistributedConfig, mixin
+
+    with patch.object(mixin, "apply_fully_sharded_data_parallelism", lambda model, mesh: shard(model)):
+        yield {"distributed_config": DistributedConfig(fsdp_size=dist.get_world_size())}
 
 
 def _require_weights(found: dict[str, Any], path: str) -> None:

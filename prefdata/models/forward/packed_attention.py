@@ -122,6 +122,16 @@ class Packed:
         return torch.zeros(seen.shape, dtype=dtype, device=self.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
+class Carried:
+    """A packed row among the arguments of a model's call. Sharded modules look for tensors in dicts, lists and dataclasses
+    among theirs and hand copies on: what a layer leaves in a copy is lost, so this is none of these."""
+
+    __slots__ = ("row",)
+
+    def __init__(self, row: Packed) -> None:
+        self.row = row
+
+
 def _spans(lengths: Sequence[int]) -> list[slice]:
     return [slice(stop - length, stop) for length, stop in zip(lengths, accumulate(lengths), strict=True)]
 
@@ -156,21 +166,22 @@ def run(model: Any, rows: Sequence[Sequence[int]], starts: Sequence[int], packed
         # four dimensions: transformers makes no mask of its own; of no width: whoever used it would fail, not err
         attention_mask=torch.empty(1, 1, 1, 0, device=device),
         use_cache=False,
-        packed=packed,
+        packed=Carried(packed),
     )
 
 
 def attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, packed: Packed, **options: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, packed: Carried, **options: Any
 ) -> tuple[Tensor, None]:
     """Attention of a packed row, as transformers calls it: query [1, h, T, d] -> [1, T, h, d]."""
+    row = packed.row
     if torch.is_autocast_enabled(query.device.type):  # positions are added in fp32, values never see them
         query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
     # a layer computed again (activation checkpointing) leaves what completions already read
-    packed.layers.setdefault(module.layer_idx, (key, value))
-    prefix = packed.prefixes.layers[module.layer_idx] if packed.prefixes is not None else None
-    way = _way(query, key) if _plain(query, value, packed.own, options) else _joined
-    return way(module, query, key, value, prefix, packed, **options), None
+    row.layers.setdefault(module.layer_idx, (key, value))
+    prefix = row.prefixes.layers[module.layer_idx] if row.prefixes is not None else None
+    way = _way(query, key) if _plain(query, value, row.own, options) else _joined
+    return way(module, query, key, value, prefix, row, **options), None
 
 
 def _plain(query: Tensor, value: Tensor, own: str, options: dict[str, Any]) -> bool:

@@ -45,11 +45,15 @@ def last_layer_at(model: Any, place: Tensor) -> Iterator[None]:
         yield
 
 
+def decoder_layers(model: Any) -> list[torch.nn.Module]:
+    """The model's decoder layers; none where they cannot be told."""
+    return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+
 def last_layer(model: Any) -> torch.nn.Module:
     """The last of the model's decoder layers; an empty module where it cannot be told."""
     last = model.config.get_text_config().num_hidden_layers - 1
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    holding = (m for m in layers if any(getattr(part, "layer_idx", None) == last for part in m.modules()))
+    holding = (m for m in decoder_layers(model) if any(getattr(part, "layer_idx", None) == last for part in m.modules()))
     return next(holding, torch.nn.Module())
 
 

@@ -28,6 +28,25 @@ class Prefix:
         logits, firsts = (None if x is None else x.detach() for x in (self.logits, self.firsts))
         return replace(self, layers=layers, logits=logits, firsts=firsts)
 
+    def leaves(self) -> "Prefix":
+        """The same prefix as the start of graphs of their own, whose gradients `backward` takes on: gradients of the weights
+        then come from one call of the model at a time."""
+        layers = {i: (_leaf(k), _leaf(v)) for i, (k, v) in self.layers.items()}
+        logits, firsts = (None if x is None else _leaf(x) for x in (self.logits, self.firsts))
+        return replace(self, layers=layers, logits=logits, firsts=firsts)
+
+    def backward(self, leaves: "Prefix") -> None:
+        """The gradients that have come to `leaves`, on through the prompts' own graph. Where none came they are zero: every
+        rank goes through all of the graph."""
+        pairs = list(zip(self._tensors(), leaves._tensors(), strict=True))
+        roots = [(own, leaf) for own, leaf in pairs if own.requires_grad]
+        grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for _, leaf in roots]
+        torch.autograd.backward([own for own, _ in roots], grads)
+
+    def _tensors(self) -> list[Tensor]:
+        own = [x for pair in self.layers.values() for x in pair]
+        return own + [x for x in (self.logits, self.firsts) if x is not None]
+
     @property
     def logits_bytes(self) -> int:
         """What its logits hold, with their copy in fp32 where they are narrower."""
@@ -47,6 +66,10 @@ class Prefix:
         asked = {n: self.places[b, c[0]] for n, (b, c) in enumerate(zip(owner, completions, strict=True)) if len(c)}
         places, found = (torch.tensor(list(some), dtype=torch.int64, device=ids.device) for some in (asked.values(), asked))
         return self.firsts.new_zeros(len(ids)).index_put((found,), self.firsts[places])
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
 def first_ids(completions: Sequence[Sequence[Sequence[int]]]) -> tuple[dict[tuple[int, int], int], list[int]]:
