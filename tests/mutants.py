@@ -6,7 +6,7 @@ ONLINE, ONLINE_FAULTS, ARENA = "test_online.py", "test_online_faults.py", "test_
 UNPAIRED, COST, HUB_PUSH = "test_unpaired.py", "test_cost.py", "test_hub_push.py"
 PUSHED = "test_push_model.py"
 PUBLISHED, GATES, DELTA = "test_published_configs.py", "test_gates.py", "test_delta.py"
-EXPLORE = "test_explore.py"
+EXPLORE, PLAIN = "test_explore.py", "test_plain_rows.py"
 CHUNKED, HEAD = "prefdata/models/forward/chunked_head.py", "prefdata/models/forward/head.py"
 CHUNKED_TEST = "test_chunked_head.py"
 EXPLORE, LEASE, LAUNCH = "test_explore.py", "test_lease.py", "test_launch.py"
@@ -618,7 +618,7 @@ MUTANTS = [
     ("train/from_file.py", 'exclude={"processes"}', "", LAUNCH),
     # the data path at any size
     ("prefdata/tables/files.py", "        if rows:  #", "        if False:  #", "test_files.py"),
-    ("prefdata/stages/spool.py", "count > 1 and own != NOBODY", "count > 1", "test_spool.py"),
+    ("prefdata/stages/spool.py", "count > 1 and own not in (NOBODY, COLUMNS)", "count > 1", "test_spool.py"),
     ("prefdata/stages/sources.py", '"row_hash"] is None and counts', '"row_hash"] is not None and counts', "test_spool.py"),
     (
         "prefdata/stages/shared_reading.py",
@@ -627,7 +627,14 @@ MUTANTS = [
         "test_spool.py",
     ),
     ("prefdata/stages/reading.py", "if not counted[str(p)]", "if False", "test_spool.py"),
-    ("prefdata/sources/rows.py", "len(data.translate(None, _CONTROLS)) < len(data)", "False", SOURCES),
+    ("prefdata/stages/reading.py", "if leaky := leaking(batch)", "if leaky := set[int]()", PLAIN),
+    ("prefdata/stages/plain_rows.py", 'side="right") - 1', 'side="left") - 1', PLAIN),
+    ("prefdata/stages/sources.py", 'rows["prompt_id"].is_duplicated() | ', "", PLAIN),
+    ("prefdata/stages/sources.py", ' | rows["prompt_id"].is_in(other)', "", PLAIN),
+    ("prefdata/sources/plain.py", "limits.controls or len(data.translate(None, CONTROLS)) == len(data)", "True", PLAIN),
+    ("prefdata/sources/plain.py", "sample = seen[key] = seen.get(key, -1) + 1", "sample = 0", PLAIN),
+    ("prefdata/sources/transcripts.py", 'and text.isascii() and "\\r" not in text', "", PLAIN),
+    ("prefdata/sources/rows.py", "len(data.translate(None, CONTROLS)) < len(data)", "False", SOURCES),
     ("prefdata/sources/shapes/nectar.py", "not 1 <= place <= MAX_RANK", "not 0 <= place <= MAX_RANK", "test_shapes.py"),
     ("prefdata/sources/shapes/nectar.py", "isinstance(place, bool) or", "", "test_shapes.py"),
     ("prefdata/stages/signatures.py", "np.uint32(13)", "np.uint32(14)", "test_dedup.py"),
