@@ -39,6 +39,7 @@ def rows() -> list[dict]:
     made = [nectar(f"Say {i % 33}", [(f"answer {i}", 1), ("b", 2.5), ("b", 3)]) for i in range(40)]
     made += [nectar(text, [("a", 1), ("b", 2)]) for text in ODD]
     made += [nectar(f"Odd {i}", [("a", 1), (text, 2)]) for i, text in enumerate(ODD)]
+    made += [nectar("Say 20", [("a", 1), ("", 2)]), nectar("First", [("x\n\nHuman: next", 1), ("a", 2)])]
     made += [nectar("Say 3", [("c", 1)], split="test"), {**nectar("Left out"), "source": ["truthful_qa"]}]
     made += [{"prompt": "scores", "answers": [{"answer": f"{s}", "model": "m", "score": s} for s in (1, 3, 2, 3)]}]
     made += [{"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}], "answers": nectar()["answers"]}]

@@ -33,7 +33,7 @@ ROW_GROUP_BYTES, ROW_GROUP_ROWS = 2**24, 2**16
 """A row group is written when so many bytes in memory, or rows, are held."""
 BATCH_BYTES, BATCH_ROWS = 2**23, 2**13
 """What is decoded at once of a table, at most, as far as its footer tells."""
-TEXTS = ("response", "content", "raw", "reason", "detail", "extras", "prompt_extras", "exact")
+SELDOM_REPEATED = ("response", "content", "raw", "reason", "detail", "extras", "prompt_extras", "exact", "signature")
 """Columns, or fields in them, whose values seldom repeat: a dictionary of them is work for nothing, and hides their size."""
 
 
@@ -162,7 +162,7 @@ class TableWriter:
 
 def _repeating(schema: pa.Schema) -> list[str]:
     """The leaves, by their paths in Parquet, that are written with a dictionary."""
-    return [path for field in schema for path, name in _leaves(field.name, field.name, field.type) if name not in TEXTS]
+    return [path for field in schema for path, name in _leaves(field.name, field.name, field.type) if name not in SELDOM_REPEATED]
 
 
 def _leaves(path: str, name: str, kind: pa.DataType) -> Iterator[tuple[str, str]]:
