@@ -669,4 +669,13 @@ MUTANTS = [
     ("prefdata/workflow/snakefile.py", "if only is None or _name(results, *job) in only", "", "test_rules_of_a_job.py"),
     ("train/rules.py", "if only is None or rule.name in only", "", "test_rules_of_a_job.py"),
     ("prefdata/workflow/slurm.py", 'if not re.fullmatch(r"[\\w.-]+", before)', "if False", "test_slurm_queue.py"),
+    # jobs forked from a warm process
+    ("prefdata/workflow/warm.py", '*os.environ.get(SOCKETS, "").split(), ', "", "test_warm.py"),
+    (
+        "prefdata/workflow/snakefile.py",
+        "results.units(name) and not _engined",
+        "results.units(name) and _engined",
+        "test_warm.py",
+    ),
+    ("prefdata/workflow/snakefile.py", '["train"] if results.settings.runs else []', '["train"]', "test_warm.py"),
 ]

@@ -162,7 +162,9 @@ class TableWriter:
 
 def _repeating(schema: pa.Schema) -> list[str]:
     """The leaves, by their paths in Parquet, that are written with a dictionary."""
-    return [path for field in schema for path, name in _leaves(field.name, field.name, field.type) if name not in SELDOM_REPEATED]
+    return [
+        path for field in schema for path, name in _leaves(field.name, field.name, field.type) if name not in SELDOM_REPEATED
+    ]
 
 
 def _leaves(path: str, name: str, kind: pa.DataType) -> Iterator[tuple[str, str]]:
