@@ -648,7 +648,7 @@ MUTANTS = [
         "test_tables.py",
     ),
     ("prefdata/tables/content.py", "memoryview(data)[edges[0] : edges[-1]]", "memoryview(data)[: edges[-1]]", "test_files.py"),
-    ("prefdata/tables/files.py", "if name not in TEXTS", "if True", "test_files.py"),
+    ("prefdata/tables/files.py", "if name not in SELDOM_REPEATED", "if True", "test_files.py"),
     ("prefdata/recipe/job.py", "() if nothing(job, shard) else", "", "test_parts.py"),
     ("prefdata/recipe/job.py", "PART_BYTES // max(each, 1)", "PART_PROMPTS", "test_parts.py"),
     ("prefdata/output/same_words.py", "looked_at.str.to_lowercase()", "looked_at", "test_same_words.py"),
