@@ -628,7 +628,7 @@ MUTANTS = [
     ),
     ("prefdata/stages/reading.py", "if not counted[str(p)]", "if False", "test_spool.py"),
     ("prefdata/stages/reading.py", "if leaky := leaking(batch)", "if leaky := set[int]()", PLAIN),
-    ("prefdata/stages/plain_rows.py", 'side="right") - 1', 'side="left") - 1', PLAIN),
+    ("prefdata/stages/plain_rows.py", "bisect_right(edges, number) - 1", "bisect_right(edges, number)", PLAIN),
     ("prefdata/stages/sources.py", 'rows["prompt_id"].is_duplicated() | ', "", PLAIN),
     ("prefdata/stages/sources.py", ' | rows["prompt_id"].is_in(other)', "", PLAIN),
     ("prefdata/sources/plain.py", "limits.controls or len(data.translate(None, CONTROLS)) == len(data)", "True", PLAIN),

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -151,3 +153,14 @@ def test_one_turn_is_read_as_any_talk_is(inner: str, around: bool) -> None:
     messages = transcripts.talk(text) if transcripts.is_transcript(text) else [{"role": "user", "content": text}, None]
     broken = not messages or (messages[-1] is not None and (messages[-1]["role"] != "assistant" or messages[-1]["content"]))
     assert transcripts.prompt(text) == (None if broken else messages[:-1])
+
+
+def test_nothing_of_a_job_that_reads_rows_and_writes_tables_loads_pandas(write_rows, tmp_path: Path) -> None:
+    """pyarrow does, where it is installed, to see whether a list is one of its own: longer than many a job's work."""
+    words = "'sources', '--settings', 'r.yaml'"
+    code = f"import sys; sys.argv = ['prefdata', {words}]; from prefdata.workflow.cli import run_command; run_command()"
+    check = "import atexit, sys; atexit.register(lambda: print('pandas' in sys.modules)); "
+    settings = {"max_reject_rate": 1.0, "sources": [{"name": "s", "path": write_rows(rows())}]}
+    (tmp_path / "r.yaml").write_text(json.dumps({"name": "t", "sources": settings}))
+    done = subprocess.run([sys.executable, "-P", "-c", check + code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr

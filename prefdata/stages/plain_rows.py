@@ -1,11 +1,11 @@
 """Plain rows (prefdata/sources/plain.py) in columns: what the spool keeps of them, and how they become tables."""
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -64,27 +64,40 @@ def columns(rows: Sequence[PlainRow]) -> pa.RecordBatch:
     """The rows, of which there is one at least."""
     *single, messages, candidates, _ = zip(*rows, strict=True)
     spoken = [(m["role"], m["content"]) for m in chain.from_iterable(messages)]
-    arrays = [pa.array(values, field.type) for values, field in zip(single, COLUMNS, strict=False)]
+    arrays = [_array(values, field.type) for values, field in zip(single, COLUMNS, strict=False)]
     nested = (_lists(messages, spoken, _MESSAGE), _lists(candidates, chain.from_iterable(candidates), _CANDIDATE))
     return pa.RecordBatch.from_arrays([*arrays, *nested], schema=COLUMNS)
 
 
 def _lists(grouped: Sequence[Sequence[Any]], flat: Iterable[Sequence[Any]], kind: pa.StructType) -> pa.LargeListArray:
     """Lists of structs, `flat` being all of them one after another."""
-    fields = [pa.array(values, field.type) for values, field in zip(zip(*flat, strict=True), kind, strict=True)]
-    edges = [0]
-    for group in grouped:
-        edges.append(edges[-1] + len(group))
-    return pa.LargeListArray.from_arrays(pa.array(edges, pa.int64()), pa.StructArray.from_arrays(fields, fields=list(kind)))
+    fields = [_array(values, field.type) for values, field in zip(zip(*flat, strict=True), kind, strict=True)]
+    edges = _array(list(accumulate(map(len, grouped), initial=0)), pa.int64())
+    return pa.LargeListArray.from_arrays(edges, pa.StructArray.from_arrays(fields, fields=list(kind)))
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """By polars: pyarrow would load pandas to see whether a list of Python's is one of its own."""
+    return pl.Series(values, dtype=_POLARS[kind]).to_arrow().cast(kind)
+
+
+_POLARS = {
+    _TEXT: pl.String,
+    pa.large_binary(): pl.Binary,
+    pa.int32(): pl.Int32,
+    pa.int64(): pl.Int64,
+    pa.float64(): pl.Float64,
+}
 
 
 def leaking(batch: pa.RecordBatch) -> set[int]:
     """The rows with an answer that goes on to play another turn."""
     listed = batch["candidates"]
     responses = pl.Series(listed.flatten().field("response"))
-    named = responses.str.contains_any(list(ROLES)).arg_true().to_numpy()
-    found = named[[leaks(text) for text in responses.gather(named)]]
-    return set((np.searchsorted(listed.offsets.to_numpy(), found, side="right") - 1).tolist())
+    named = responses.str.contains_any(list(ROLES)).arg_true()
+    found = [number for number, text in zip(named, responses.gather(named), strict=True) if leaks(text)]
+    edges = listed.offsets.to_pylist() if found else []
+    return {bisect_right(edges, number) - 1 for number in found}
 
 
 def frame(batches: Sequence[pa.RecordBatch]) -> pl.DataFrame:
