@@ -34,12 +34,21 @@ WITHOUT_MODELS = (
 )
 TARGETS = {"sources": 22, "publish": 20, "dedup": 15, "report": 10}
 OTHERS = 8
-USAGE = (
-    "import json, resource, subprocess, sys, time; started = time.perf_counter(); "
-    "code = subprocess.run(sys.argv[2:], stdout=2, cwd=sys.argv[1]).returncode; took = time.perf_counter() - started; "
-    "used = resource.getrusage(resource.RUSAGE_CHILDREN); "
-    "print(json.dumps([took, used.ru_utime, used.ru_stime, used.ru_maxrss / 1024])); sys.exit(code)"
-)
+USAGE = """
+import ctypes, json, os, resource, subprocess, sys, time
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what a workflow leaves to die is waited for here, and counted
+started = time.perf_counter()
+code = subprocess.run(sys.argv[2:], stdout=2, cwd=sys.argv[1]).returncode
+took = time.perf_counter() - started
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        break
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([took, used.ru_utime, used.ru_stime, used.ru_maxrss / 1024]))
+sys.exit(code)
+"""
 """A process so small that a fork of it hides nobody's peak: Linux counts what a child had before its exec."""
 SCAN = (
     "import sys; from pathlib import Path; from prefdata.output import sensitive; "

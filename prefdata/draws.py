@@ -59,6 +59,12 @@ def hashed(key: bytes) -> str:
     return hashlib.blake2b(key, digest_size=8).hexdigest()
 
 
+def hex_id_of_json(text: str) -> str:
+    """`hex_id(text)` of a text that is JSON in ASCII: of what JSON escapes it has quotes and backslashes alone."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return hashed(f'["{escaped}"]'.encode("ascii"))
+
+
 def item_key(*key: Key | None) -> str:
     """32 hex digits that name a piece of finished work in a chunk store."""
     return hashlib.blake2b(_written(key), digest_size=16).hexdigest()

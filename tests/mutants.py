@@ -6,7 +6,7 @@ ONLINE, ONLINE_FAULTS, ARENA = "test_online.py", "test_online_faults.py", "test_
 UNPAIRED, COST, HUB_PUSH = "test_unpaired.py", "test_cost.py", "test_hub_push.py"
 PUSHED = "test_push_model.py"
 PUBLISHED, GATES, DELTA = "test_published_configs.py", "test_gates.py", "test_delta.py"
-EXPLORE = "test_explore.py"
+EXPLORE, PLAIN = "test_explore.py", "test_plain_rows.py"
 CHUNKED, HEAD = "prefdata/models/forward/chunked_head.py", "prefdata/models/forward/head.py"
 CHUNKED_TEST = "test_chunked_head.py"
 EXPLORE, LEASE, LAUNCH = "test_explore.py", "test_lease.py", "test_launch.py"
@@ -638,7 +638,7 @@ MUTANTS = [
     ),
     # the data path at any size
     ("prefdata/tables/files.py", "        if rows:  #", "        if False:  #", "test_files.py"),
-    ("prefdata/stages/spool.py", "count > 1 and own != NOBODY", "count > 1", "test_spool.py"),
+    ("prefdata/stages/spool.py", "count > 1 and own not in (NOBODY, COLUMNS)", "count > 1", "test_spool.py"),
     ("prefdata/stages/sources.py", '"row_hash"] is None and counts', '"row_hash"] is not None and counts', "test_spool.py"),
     (
         "prefdata/stages/shared_reading.py",
@@ -647,7 +647,14 @@ MUTANTS = [
         "test_spool.py",
     ),
     ("prefdata/stages/reading.py", "if not counted[str(p)]", "if False", "test_spool.py"),
-    ("prefdata/sources/rows.py", "len(data.translate(None, _CONTROLS)) < len(data)", "False", SOURCES),
+    ("prefdata/stages/reading.py", "if leaky := leaking(batch)", "if leaky := set[int]()", PLAIN),
+    ("prefdata/stages/plain_rows.py", "bisect_right(edges, number) - 1", "bisect_right(edges, number)", PLAIN),
+    ("prefdata/stages/sources.py", 'rows["prompt_id"].is_duplicated() | ', "", PLAIN),
+    ("prefdata/stages/sources.py", ' | rows["prompt_id"].is_in(other)', "", PLAIN),
+    ("prefdata/sources/plain.py", "limits.controls or len(data.translate(None, CONTROLS)) == len(data)", "True", PLAIN),
+    ("prefdata/sources/plain.py", "sample = seen[key] = seen.get(key, -1) + 1", "sample = 0", PLAIN),
+    ("prefdata/sources/transcripts.py", 'and text.isascii() and "\\r" not in text', "", PLAIN),
+    ("prefdata/sources/rows.py", "len(data.translate(None, CONTROLS)) < len(data)", "False", SOURCES),
     ("prefdata/sources/shapes/nectar.py", "not 1 <= place <= MAX_RANK", "not 0 <= place <= MAX_RANK", "test_shapes.py"),
     ("prefdata/sources/shapes/nectar.py", "isinstance(place, bool) or", "", "test_shapes.py"),
     ("prefdata/stages/signatures.py", "np.uint32(13)", "np.uint32(14)", "test_dedup.py"),
@@ -661,7 +668,7 @@ MUTANTS = [
         "test_tables.py",
     ),
     ("prefdata/tables/content.py", "memoryview(data)[edges[0] : edges[-1]]", "memoryview(data)[: edges[-1]]", "test_files.py"),
-    ("prefdata/tables/files.py", "if name not in TEXTS", "if True", "test_files.py"),
+    ("prefdata/tables/files.py", "if name not in SELDOM_REPEATED", "if True", "test_files.py"),
     ("prefdata/recipe/job.py", "() if nothing(job, shard) else", "", "test_parts.py"),
     ("prefdata/recipe/parts.py", "PART_BYTES // max(each, 1)", "PART_PROMPTS", "test_parts.py"),
     ("prefdata/output/same_words.py", "looked_at.str.to_lowercase()", "looked_at", "test_same_words.py"),
@@ -682,4 +689,13 @@ MUTANTS = [
     ("prefdata/workflow/snakefile.py", "if only is None or _name(results, *job) in only", "", "test_rules_of_a_job.py"),
     ("train/rules.py", "if only is None or rule.name in only", "", "test_rules_of_a_job.py"),
     ("prefdata/workflow/slurm.py", 'if not re.fullmatch(r"[\\w.-]+", before)', "if False", "test_slurm_queue.py"),
+    # jobs forked from a warm process
+    ("prefdata/workflow/warm.py", '*os.environ.get(SOCKETS, "").split(), ', "", "test_warm.py"),
+    (
+        "prefdata/workflow/snakefile.py",
+        "results.units(name) and not _engined",
+        "results.units(name) and _engined",
+        "test_warm.py",
+    ),
+    ("prefdata/workflow/snakefile.py", '["train"] if results.settings.runs else []', '["train"]', "test_warm.py"),
 ]

@@ -35,6 +35,7 @@ def test_a_stage_is_its_file_and_a_line_of_the_registry() -> None:
         "graph",
         "joined_rows",
         "labels",
+        "plain_rows",
         "reading",
         "segmented",
         "shared_reading",

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from prefdata.workflow import devices, lease, warm
+from prefdata.workflow import devices, lease, snakefile, warm
 
 COMMAND = [sys.executable, "-P", "-m", "prefdata"]
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux only")
@@ -35,7 +35,7 @@ def server() -> Iterator["subprocess.Popen[bytes]"]:
 @pytest.fixture
 def call(server: "subprocess.Popen[bytes]", tmp_path: Path) -> Call:
     """call("settings") -> the command, started as a job of a workflow is."""
-    ours = {k: os.environ[k] for k in (warm.SOCKET, warm.COMMANDS)}
+    ours = {warm.SOCKETS: os.environ[warm.SOCKETS]}
 
     def start(*words: str, **environment: str) -> "subprocess.Popen[str]":
         given = {**os.environ, **ours, "PREFDATA_RUN_PID": str(os.getpid()), **environment}
@@ -43,6 +43,11 @@ def call(server: "subprocess.Popen[bytes]", tmp_path: Path) -> Call:
         return subprocess.Popen([*COMMAND, *words], cwd=tmp_path, env=given, text=True, **pipes)
 
     return start
+
+
+def name_of(command: str) -> str:
+    """The socket of the process that serves a command."""
+    return dict(pair.split("=") for pair in os.environ[warm.SOCKETS].split())[command]
 
 
 def children(pid: int) -> list[int]:
@@ -75,14 +80,12 @@ def test_it_runs_in_the_callers_folder_and_environment(call: Call, tmp_path: Pat
 
 
 def test_another_command_or_a_batch_system_runs_by_itself(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(warm.COMMANDS, "train,settings")
     assert warm.call(["objectives"]) is None
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert warm.call(["settings"]) is None, "though the process listens"
     assert warm.start(["train"], 1) is None
     monkeypatch.delenv("SLURM_JOB_ID")
-    monkeypatch.setenv(warm.SOCKET, "prefdata-nobody")
-    monkeypatch.setenv(warm.COMMANDS, "train")
+    monkeypatch.setenv(warm.SOCKETS, "train=prefdata-nobody")
     assert warm.call(["train"]) is None, "nobody listens"
 
 
@@ -111,11 +114,10 @@ def test_a_signal_is_passed_on(call: Call, server: "subprocess.Popen[bytes]", tm
 
 
 def test_nothing_outlives_the_process(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(warm.SOCKET, "")
-    monkeypatch.setenv(warm.COMMANDS, "")
+    monkeypatch.setenv(warm.SOCKETS, "")
     process = warm.start(["sources"], threads=1)
     assert process is not None
-    job = call(*long_job(tmp_path), **{warm.SOCKET: os.environ[warm.SOCKET], warm.COMMANDS: "sources"})
+    job = call(*long_job(tmp_path), **{warm.SOCKETS: os.environ[warm.SOCKETS]})
     (pid,) = forked(process)
     process.kill()
     process.wait()
@@ -162,11 +164,11 @@ def test_the_process_that_forks_asks_cuda_nothing() -> None:
     code = """
 import sys, torch
 from importlib import import_module
-from prefdata.workflow import devices, lease, warm
+from prefdata.workflow import devices, lease, snakefile, warm
 asked = []
 for name in ("is_available", "device_count", "init", "_lazy_init", "current_device", "get_device_capability"):
     setattr(torch.cuda, name, lambda *given, name=name, **keys: asked.append(name) or 0)
-for name in (*warm.LIBRARIES, *warm.MODULES):
+for name in warm.MODELS:
     import_module(name)
 print(asked, "train.loop" in sys.modules)
 """
@@ -183,7 +185,7 @@ def test_another_user_is_turned_away(server: "subprocess.Popen[bytes]", monkeypa
     """The name is open to everybody on the machine; the process looks at who calls."""
     if os.getuid() != 0:
         pytest.skip("only root can be somebody else")
-    code = f"import os, socket; os.setuid(65534); s = socket.socket(socket.AF_UNIX); s.connect('\\0{os.environ[warm.SOCKET]}'); print(s.recv(1))"
+    code = f"import os, socket; os.setuid(65534); s = socket.socket(socket.AF_UNIX); s.connect('\\0{name_of('sources')}'); print(s.recv(1))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=WAIT_S)
     assert done.stdout == "b''\n"
     assert children(server.pid) == []
@@ -192,10 +194,38 @@ def test_another_user_is_turned_away(server: "subprocess.Popen[bytes]", monkeypa
 def test_who_calls_and_says_nothing_or_nonsense_ends_nobody(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     for sent in (b"", b"\0\0", warm.CODE.pack(5) + b"{{{{{"):
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(f"\0{os.environ[warm.SOCKET]}")
+            connection.connect(f"\0{name_of('sources')}")
             if sent:
                 socket.send_fds(connection, [sent], [0, 1, 2])
     assert call("settings").communicate(timeout=WAIT_S)[0].startswith("\nsources") or True
     job = call("settings")
     job.communicate(timeout=WAIT_S)
     assert job.returncode == 0
+
+
+def test_data_stages_have_a_process_without_torch(make_run: Callable[..., Any]) -> None:
+    rows = {"sources": [{"name": "s", "path": "nowhere.jsonl"}]}
+    scored = make_run(sources=rows, score={"references": [{"name": "a", "model": "/models/a"}]})
+    modelless, loading = snakefile.without_models(scored), snakefile.served(scored)
+    assert {"sources", "split", "rank", "sets", "report", "publish"} <= set(modelless)
+    assert set(loading) >= {"score"}
+    assert not set(modelless) & set(loading)
+    assert snakefile.served(make_run(name="plain", sources=rows)) == [], "nothing to load"
+    assert warm.start([], 1) is None
+    code = f"import sys; from importlib import import_module; [import_module(n) for n in {warm.DATA}]; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=WAIT_S)
+    assert done.stdout == "False\n"
+
+
+def test_two_processes_serve_their_own_commands(server: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(warm.SOCKETS, os.environ[warm.SOCKETS])
+    other = warm.start(["objectives"], 1, warm.DATA)
+    assert other is not None
+    try:
+        assert name_of("objectives") != name_of("train") == name_of("sources")
+        assert warm.call(["objectives", "--nothing"]) == 2
+        other.kill()
+        other.wait()
+        assert warm.call(["objectives"]) is None, "it is gone"
+    finally:
+        other.kill()

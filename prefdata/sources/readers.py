@@ -1,7 +1,6 @@
 """Rows of a source, one dict at a time in bounded memory: JSON lines, Parquet, or a data set on the Hub."""
 
 import glob
-import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -9,10 +8,11 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from prefdata.draws import hex_id
+from prefdata.draws import hex_id_of_json
 from prefdata.errors import ConfigError, DataError, snippet
 from prefdata.sources import json_columns, parquet, strict_json
 from prefdata.sources.conversations import Columnar
+from prefdata.sources.row_json import RowJson
 from prefdata.sources.rows import Fields
 from prefdata.sources.settings import SourceSettings
 from prefdata.sources.shapes import COMMON_FIELDS, SHAPES
@@ -119,12 +119,16 @@ def _json_array(path: Path) -> Iterator[tuple[str, Row]]:
         yield where, row
 
 
+Place = tuple[str, int]
+"""The path of a file, and where a line of it begins."""
+
+
 class Line(Row):
-    """A row of a file of JSON lines, which can be read again: `place` is the file's path and where its line begins."""
+    """A row of a file of JSON lines, which can be read again at its `place`."""
 
     __slots__ = ("place",)
 
-    def __init__(self, row: Row, place: tuple[str, int]) -> None:
+    def __init__(self, row: Row, place: Place) -> None:
         super().__init__(row)
         self.place = place
 
@@ -220,13 +224,10 @@ def _hub(source: SourceSettings) -> Iterator[tuple[str, Row]]:
         ) from error
 
 
-_COMPACT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str).encode
-
-
-def row_id(fields: Fields, source: SourceSettings) -> str:
+def row_id(fields: Fields, source: SourceSettings, written: RowJson) -> str:
     """What names a row of a source in our tables: the id it has, else a hash of it. Raises DataError."""
     if "id" not in source.fields:
-        return hex_id(_COMPACT(fields.row))
+        return hex_id_of_json(written(fields.row))
     value = str(fields.get("id", str, int))
     if not ids.is_text(value):
         raise DataError(f"an id that cannot be stored: {snippet(value)}", fields.at("id"), "correct the row")
@@ -235,7 +236,8 @@ def row_id(fields: Fields, source: SourceSettings) -> str:
 
 def place_of(wanted: str, source: SourceSettings) -> str | None:
     """file:row of the row of that id, by reading the source again; None where it is not found."""
+    names, written = {**SHAPES[source.format].fields, **source.fields}, RowJson()
     for where, row in rows(source, files_of(source)):
-        if row_id(Fields(row, {**SHAPES[source.format].fields, **source.fields}, where), source) == wanted:
+        if row_id(Fields(row, names, where), source, written) == wanted:
             return where
     return None

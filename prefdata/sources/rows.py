@@ -7,7 +7,7 @@ texts that cannot be kept, ranks, the drops. A row whose shape is wrong is an er
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefdata.errors import DataError, snippet
 from prefdata.kinds import Message
@@ -110,8 +110,7 @@ def as_rank(value: Any, at: str) -> float:
     return float(value)
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """One answer of a row. `doubt` is a reason not to keep it, for what the shape itself knows to be wrong; `label`: whether
     the source calls it desirable, where it says so of each answer alone."""
 
@@ -164,7 +163,7 @@ class Shape:
     labels: bool = False
 
 
-_CONTROLS = bytes(code for code in range(32) if chr(code) not in "\t\n\r")
+CONTROLS = bytes(code for code in range(32) if chr(code) not in "\t\n\r")
 """Each is one byte in utf-8, and in no other character."""
 
 
@@ -181,7 +180,7 @@ class Limits:
             data = text.encode("utf-8")
         except UnicodeEncodeError:
             return "bad_text"
-        if not self.controls and len(data.translate(None, _CONTROLS)) < len(data):
+        if not self.controls and len(data.translate(None, CONTROLS)) < len(data):
             return "control_characters"
         return "too_many_chars" if len(text) > self.max_chars else None
 
@@ -273,7 +272,8 @@ def finish(candidates: list[Record]) -> tuple[list[Record], list[Record]]:
     """
     seen: dict[tuple[str, str, str | None], int] = {}
     kept, drops = [], []
-    ranks = _ranks(candidates)
+    scores = [None if "dropped" in c else c["source_score"] for c in candidates]
+    ranks = ranks_of([c["source_rank"] for c in candidates], scores)
     for given, rank in zip(candidates, ranks, strict=True):
         key = (given["producer"], given["response"], given["extras"])
         sample = seen[key] = seen.get(key, -1) + 1
@@ -286,12 +286,11 @@ def finish(candidates: list[Record]) -> tuple[list[Record], list[Record]]:
     return kept, drops
 
 
-def _ranks(candidates: list[Record]) -> list[float | None]:
-    given = [c["source_rank"] for c in candidates]
-    scores = [None if "dropped" in c else c["source_score"] for c in candidates]
+def ranks_of(given: list[float | None], scores: list[float | None]) -> list[float | None]:
+    """A prompt's ranks: as given, else by the scores, None for an answer that is dropped."""
     if any(r is not None for r in given):
         return given
     if any(s is not None for s in scores):
         order = sorted({s for s in scores if s is not None}, reverse=True)
         return [None if s is None else 1.0 + order.index(s) for s in scores]
-    return [1.0] if len(candidates) == 1 else given
+    return [1.0] if len(given) == 1 else given

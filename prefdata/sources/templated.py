@@ -3,8 +3,7 @@ meant."""
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 _MARKERS = re.compile(
     r"<\|(?:im_start|im_end|start_header_id|end_header_id|eot_id|begin_of_text|user|assistant|system|end|endoftext"
@@ -19,15 +18,14 @@ class Templated:
     def __init__(self) -> None:
         self.rows, self.first = 0, ""
 
-    def look(self, where: str, prompt: Mapping[str, Any] | None, candidates: Sequence[Mapping[str, Any]]) -> None:
-        """Look at one row."""
-        texts = [("prompt", m["content"]) for m in (prompt["messages"] if prompt else [])]
-        texts += [("answer", c["response"]) for c in candidates]
-        for field, text in texts:
-            if ("<" in text or "[" in text) and (found := _MARKERS.search(text)):
-                self.rows += 1
-                self.first = self.first or f"{where}:{field}: {found[0]}"
-                return
+    def look(self, where: str, asked: Iterable[str], said: Iterable[str]) -> None:
+        """Look at one row: the texts of its prompt and of its answers."""
+        for field, texts in (("prompt", asked), ("answer", said)):
+            for text in texts:
+                if ("<" in text or "[" in text) and (found := _MARKERS.search(text)):
+                    self.rows += 1
+                    self.first = self.first or f"{where}:{field}: {found[0]}"
+                    return
 
     def add(self, other: "Templated") -> None:
         """What was found in later rows."""

@@ -46,9 +46,23 @@ def ends_open(text: str) -> bool:
     return last[1] == "Assistant" and not _plain(text)[last.end() :].strip()
 
 
+def _one_turn(text: str) -> str | None:
+    """What is asked in "\\n\\nHuman: ...\\n\\nAssistant:", as nearly all are, without a search for markers; None for others."""
+    end = text.rstrip()
+    if not (text.startswith(_FIRST) and end.endswith(_LAST) and text.isascii() and "\r" not in text):
+        return None
+    once = text.count("Human") == 1 and text.count("Assistant") == 1
+    return end[len(_FIRST) : -len(_LAST)].strip() if once else None
+
+
+_FIRST, _LAST = "\n\nHuman: ", "\n\nAssistant:"
+
+
 def prompt(text: str) -> list[Message] | None:
     """The messages of a text that ends before the answer ("Assistant:" last, with nothing after it); a text without markers is
     one user message. None where it is a broken transcript."""
+    if (asked := _one_turn(text)) is not None:
+        return [{"role": "user", "content": asked}]
     if not is_transcript(text):
         return [{"role": "user", "content": text}]
     messages = talk(text)

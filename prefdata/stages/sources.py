@@ -8,9 +8,12 @@ one answer a row); else the one with the smaller row hash stays.
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+
+import polars as pl
 
 from prefdata.errors import DataError, PrefdataError, snippet
 from prefdata.recipe import places
@@ -22,9 +25,10 @@ from prefdata.sources.pairs import together
 from prefdata.sources.rows import Record
 from prefdata.sources.settings import SourceSettings
 from prefdata.sources.shapes import SHAPES
-from prefdata.stages import reading, spool
+from prefdata.stages import plain_rows, reading, spool
 from prefdata.stages.graph import asked
 from prefdata.stages.joined_rows import contradicting, resolve
+from prefdata.tables.views import Frames
 
 SPOOL = "tables/.spool"
 MIN_BUCKETS = 128
@@ -46,9 +50,20 @@ def run(job: Job) -> None:
         for shard in job.shards:
             with job.written_behind(shard) as write:
                 for paths in spool.together(folder, range(shard * per_shard, (shard + 1) * per_shard)):
-                    write(resolve(_hashed(spool.lines(paths)), job.settings))
+                    write(_resolved(job.settings, paths))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _resolved(settings: Settings, paths: Sequence[Path]) -> Frames:
+    """The tables of the rows in these files. Plain rows are looked at one by one only where their prompt has other rows."""
+    lines, rows = list(spool.lines(paths)), plain_rows.frame(spool.columns(paths, plain_rows.COLUMNS))
+    other = [line["prompt"]["prompt_id"] for line in lines if line["prompt"]]
+    again = rows["prompt_id"].is_duplicated() | rows["prompt_id"].is_in(other)
+    sources = settings.sources.sources
+    made = resolve(_hashed([*lines, *plain_rows.records(rows.filter(again), sources)]), settings)
+    plain = plain_rows.tables(rows.filter(~again), sources)
+    return {table: pl.concat([frame, plain[table]]) if table in plain else frame for table, frame in made.items()}
 
 
 def _hashed(lines: Iterable[Record]) -> list[Record]:
@@ -98,7 +113,11 @@ def _count_contradictions(job: Job, folder: Path, counts: Counter[str]) -> None:
         return
     found = list[Record]()
     for paths in spool.buckets(folder):
-        found += contradicting(_hashed(spool.lines(paths, spool.repeated(paths))), job.settings)
+        repeated = spool.repeated(paths)
+        rows = plain_rows.frame(spool.columns(paths, plain_rows.COLUMNS)) if repeated else plain_rows.frame([])
+        same = rows.filter(pl.col("prompt_id").is_in([own.decode() for own in repeated]))
+        lines = chain(spool.lines(paths, repeated), plain_rows.records(same, job.settings.sources.sources))
+        found += contradicting(_hashed(lines), job.settings)
     if found:
         counts["contradictory"] += len(found)
         text = snippet(found[0]["messages"][-1]["content"])

@@ -2,7 +2,8 @@
 whatever the order they come in.
 
 A record is the prompt's id, its length, and the row's line as `marshal` writes it: the fastest that Python has, and lone
-surrogates come back. Only this run writes these files, in an empty folder, and reads them; no code is made of what is read.
+surrogates come back. Plain rows (prefdata/stages/plain_rows.py) stand together, as Arrow writes them. Only this run writes
+these files, in an empty folder, and reads them; no code is made of what is read.
 """
 
 import marshal
@@ -14,12 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+import pyarrow as pa
+
 from prefdata.sources.rows import Record
 from prefdata.tables.atomic import writing
 
 HEAD = struct.Struct("<16sQ")
-NOBODY = b" " * 16
-"""The id of a row that is no prompt."""
+NOBODY, COLUMNS = b" " * 16, b"columns".ljust(16)
+"""In place of an id: of a row that is no prompt, and of plain rows."""
 BUFFER_BYTES = 2**16
 """Of each file: a line is some kilobytes, and so is Python's own buffer."""
 TOGETHER_BYTES = 2**24
@@ -41,10 +44,19 @@ class Spool:
         """Append a row's line; `line["prompt"]` is None or has a prompt_id."""
         data = marshal.dumps(line)
         own = line["prompt"]["prompt_id"].encode("ascii") if line["prompt"] else NOBODY
+        self._append(bucket, HEAD.pack(own, len(data)) + data)
+
+    def write_columns(self, bucket: int, batch: pa.RecordBatch) -> None:
+        """Append plain rows."""
+        data = batch.serialize()
+        self._append(bucket, HEAD.pack(COLUMNS, data.size), data)
+
+    def _append(self, bucket: int, *written: bytes | pa.Buffer) -> None:
         with writing(self.folder):
             if bucket not in self._files:
                 self._files[bucket] = (self.folder / str(bucket)).open("wb", buffering=BUFFER_BYTES)
-            self._files[bucket].write(HEAD.pack(own, len(data)) + data)
+            for data in written:
+                self._files[bucket].write(data)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with writing(self.folder) if kind is None else suppress(OSError), ExitStack() as closing:
@@ -74,23 +86,29 @@ def together(folder: Path, wanted: Iterable[int]) -> Iterator[list[Path]]:
 
 def lines(paths: Iterable[Path], only: Collection[bytes] | None = None) -> Iterator[Record]:
     """The lines of these files, or those of some prompts, which alone are decoded."""
+    for own, file, length in _records(paths):
+        if own != COLUMNS and (only is None or own in only):
+            yield marshal.loads(file.read(length))
+
+
+def columns(paths: Iterable[Path], known: pa.Schema) -> list[pa.RecordBatch]:
+    """The plain rows of these files."""
+    found = ((file, length) for own, file, length in _records(paths) if own == COLUMNS)
+    return [pa.ipc.read_record_batch(pa.py_buffer(file.read(length)), known) for file, length in found]
+
+
+def _records(paths: Iterable[Path]) -> Iterator[tuple[bytes, BinaryIO, int]]:
+    """(id, the file, which stands where the record begins, its length), whether it is then read or not."""
     for path in paths:
         with path.open("rb") as file:
             while head := file.read(HEAD.size):
                 own, length = HEAD.unpack(head)
-                if only is None or own in only:
-                    yield marshal.loads(file.read(length))
-                else:
-                    file.seek(length, 1)
+                after = file.tell() + length
+                yield own, file, length
+                file.seek(after)
 
 
 def repeated(paths: Iterable[Path]) -> set[bytes]:
     """The ids of prompts with several lines in these files."""
-    counts: Counter[bytes] = Counter()
-    for path in paths:
-        with path.open("rb") as file:
-            while head := file.read(HEAD.size):
-                own, length = HEAD.unpack(head)
-                counts[own] += 1
-                file.seek(length, 1)
-    return {own for own, count in counts.items() if count > 1 and own != NOBODY}
+    counts = Counter(own for own, _, _ in _records(paths))
+    return {own for own, count in counts.items() if count > 1 and own not in (NOBODY, COLUMNS)}

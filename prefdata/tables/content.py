@@ -1,6 +1,7 @@
 """The content hash of a table: over rows and schema, not over the bytes of a file."""
 
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,21 +34,20 @@ class ContentHash:
             return self._add(stream, array.cast(kind.value_type))
         if isinstance(array, pa.ExtensionArray):  # JSON: its text
             return self._add(stream, array.storage)
-        self._bytes(f"{stream}?", np.asarray(array.is_valid()).tobytes())
+        self._bytes(f"{stream}?", _plain(array.is_valid()))
         if pa.types.is_struct(kind):
             for field, child in zip(kind, array.flatten(), strict=True):
                 self._add(f"{stream}.{field.name}", child)
         elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            lengths = pc.fill_null(pc.list_value_length(array), 0).cast(pa.int64())
-            self._bytes(f"{stream}#", np.asarray(lengths).tobytes())
+            counts = pc.list_value_length(array).cast(pa.int64())
+            self._bytes(f"{stream}#", _plain(_filled(counts)))
             self._add(f"{stream}[]", array.flatten())
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
             lengths, data = _utf8(array)
             self._bytes(f"{stream}#", lengths)
             self._bytes(stream, data)
         elif pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            zero = pa.scalar(0).cast(kind)
-            self._bytes(f"{stream}:{kind}", np.asarray(pc.fill_null(array, zero)).tobytes())
+            self._bytes(f"{stream}:{kind}", _plain(_filled(array)))
         elif not pa.types.is_null(kind):
             raise TypeError(f"no content hash for {kind}")
         return None
@@ -59,10 +59,27 @@ class ContentHash:
         return total.hexdigest()
 
 
+def _plain(values: pa.Array) -> bytes:
+    """The values one after another, a byte each where they are booleans. By polars: pyarrow's way to NumPy loads pandas, which
+    takes as long as many a job."""
+    return pl.Series(values).to_numpy().tobytes()
+
+
+def _filled(values: pa.Array) -> pa.Array:
+    """The values, 0, False or "" where there are none."""
+    return pc.fill_null(values, _nothing(values.type)) if values.null_count else values
+
+
+@lru_cache
+def _nothing(kind: pa.DataType) -> pa.Scalar:
+    """By polars too: `pa.scalar` loads pandas."""
+    text = pa.types.is_large_string(kind)
+    return pl.Series([""] if text else [0]).to_arrow().cast(kind)[0]
+
+
 def _utf8(texts: pa.Array) -> tuple[bytes, bytes | memoryview]:
     """(the texts' lengths in bytes as int64, their bytes one after another), null as "": out of Arrow's own memory."""
-    known = texts.cast(pa.large_string())
-    known = pc.fill_null(known, "") if known.null_count else known
+    known = _filled(texts.cast(pa.large_string()))
     _, places, data = known.buffers()
     if len(known) == 0 or data is None:
         return np.zeros(len(known), np.int64).tobytes(), b""

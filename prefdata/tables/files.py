@@ -11,6 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,7 +33,7 @@ ROW_GROUP_BYTES, ROW_GROUP_ROWS = 2**24, 2**16
 """A row group is written when so many bytes in memory, or rows, are held."""
 BATCH_BYTES, BATCH_ROWS = 2**23, 2**13
 """What is decoded at once of a table, at most, as far as its footer tells."""
-TEXTS = ("response", "content", "raw", "reason", "detail", "extras", "prompt_extras", "exact")
+SELDOM_REPEATED = ("response", "content", "raw", "reason", "detail", "extras", "prompt_extras", "exact", "signature")
 """Columns, or fields in them, whose values seldom repeat: a dictionary of them is work for nothing, and hides their size."""
 
 
@@ -51,6 +52,8 @@ class TableWriter:
         self._last: tuple[Any, ...] | None = None
         self._held: list[pa.Table] = []
         self._writer: pq.ParquetWriter | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._waiting: Future[None] | None = None
 
     def __enter__(self) -> "TableWriter":
         try:
@@ -82,14 +85,23 @@ class TableWriter:
         self._rows += frame.height
         self._held.append(arrow)
         if sum(t.nbytes for t in self._held) >= ROW_GROUP_BYTES or sum(t.num_rows for t in self._held) >= ROW_GROUP_ROWS:
-            self._flush()
+            self._flush_behind()
 
-    def _flush(self) -> None:
-        """Write what is held as one row group: small ones cost more to read than their rows."""
-        if self._held:
-            with writing(self.path):
-                self._writer.write_table(pa.concat_tables(self._held))  # type: ignore[union-attr]
-            self._held = []
+    def _flush_behind(self) -> None:
+        """Write what is held as one row group, since small ones cost more to read than their rows, while more rows are checked
+        and hashed: to compress leaves Python. What was written before is waited for, so that no more is held than that."""
+        self._settle()
+        self._thread = self._thread or ThreadPoolExecutor(1)
+        self._waiting, self._held = self._thread.submit(self._write_group, self._held), []
+
+    def _settle(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.result()
+
+    def _write_group(self, held: list[pa.Table]) -> None:
+        with writing(self.path):
+            self._writer.write_table(pa.concat_tables(held))  # type: ignore[union-attr]
 
     def _require_after(self, frame: pl.DataFrame) -> None:
         first, last = frame["prompt_id"][0] or "", frame["prompt_id"][-1] or ""
@@ -109,7 +121,10 @@ class TableWriter:
     def complete(self) -> None:
         """Write the manifest and all that is left, and flush the file to the disk; it is not in its place yet."""
         assert self._writer is not None
-        self._flush()
+        self._settle()
+        if self._held:
+            self._write_group(self._held)
+            self._held = []
         with writing(self.path):
             self._writer.add_key_value_metadata({MANIFEST: sealed(self._manifest())})
             self._writer.close()
@@ -127,6 +142,8 @@ class TableWriter:
 
     def discard(self) -> None:
         """Close and remove what has not appeared."""
+        if self._thread is not None:
+            self._thread.shutdown()
         if self._writer is not None and self._writer.is_open:
             with contextlib.suppress(OSError):
                 self._writer.close()
@@ -145,7 +162,9 @@ class TableWriter:
 
 def _repeating(schema: pa.Schema) -> list[str]:
     """The leaves, by their paths in Parquet, that are written with a dictionary."""
-    return [path for field in schema for path, name in _leaves(field.name, field.name, field.type) if name not in TEXTS]
+    return [
+        path for field in schema for path, name in _leaves(field.name, field.name, field.type) if name not in SELDOM_REPEATED
+    ]
 
 
 def _leaves(path: str, name: str, kind: pa.DataType) -> Iterator[tuple[str, str]]:

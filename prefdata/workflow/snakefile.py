@@ -19,6 +19,7 @@ from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.results import Results
 from prefdata.recipe.rule import Needs, Rule, of_models, with_contents
 from prefdata.recipe.settings.whole import Settings
+from prefdata.recipe.stage import Stage
 from prefdata.sources import readers
 from prefdata.stages.registry import STAGES
 from prefdata.tables import atomic
@@ -147,6 +148,8 @@ def begin(results: Results, queued_as: str | None = None) -> None:
         sys.exit(f"error: {error}")
     if queued_as is not None:  # its jobs call Snakemake by `python -m`, which must not take a user's own train.py for ours
         os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ.pop(warm.SOCKETS, None)  # of a workflow that this one is a job of
+    warm.start(without_models(results), results.settings.threads, warm.DATA)
     warm.start(served(results), results.settings.threads)
     atomic.atomic_text(
         results.path(places.SETTINGS), json.dumps(results.settings.model_dump(mode="json"), indent=1, sort_keys=True)
@@ -165,7 +168,17 @@ def _require(problems: list[str]) -> None:
 
 def served(results: Results) -> list[str]:
     """Commands that load a model or a tokenizer by transformers: training, and stages whose engines start no process."""
-    return [*(name for name in results.stages if _loads(results, name)), "train"]
+    return [*(name for name in results.stages if _loads(results, name)), *(["train"] if results.settings.runs else [])]
+
+
+def without_models(results: Results) -> list[str]:
+    """Stages of which no job runs a model, nor asks a server."""
+    return [name for name, row in results.stages.items() if results.units(name) and not _engined(results, row)]
+
+
+def _engined(results: Results, row: Stage) -> bool:
+    settings = results.settings
+    return any(row.models(settings, u) or row.engine(settings, u) is not None for u in results.units(row.name))
 
 
 def _loads(results: Results, stage: str) -> bool:

@@ -1,8 +1,10 @@
-"""A process that has loaded torch and transformers once, and forks for each job of a workflow that needs them.
+"""Processes that have loaded once what jobs need, and fork for each job of a workflow: one has torch and transformers, the
+other what the data stages need.
 
-Loading them costs some three seconds of a processor, more than a small job's own work. The workflow starts this process; the
-command of a job finds its socket, hands over its words, environment and standard files, and waits for the exit code. Where
-there is none (another machine, a batch system, not Linux) the command runs by itself: nothing else differs.
+Loading costs some three seconds of a processor, or nearly one without models: more than a small job's own work. The workflow
+starts these processes; the command of a job finds the socket of the one that serves it, hands over its words, environment and
+standard files, and waits for the exit code. Where there is none (another machine, a batch system, not Linux) the command runs
+by itself: nothing else differs.
 
 No forked job outlives this process, nor this process the workflow (PR_SET_PDEATHSIG); a job whose command is gone is killed.
 """
@@ -18,16 +20,21 @@ import struct
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import Any
 
 from prefdata.children import die_with
 from prefdata.progress import in_batch_system
 
-SOCKET, COMMANDS = "PREFDATA_WARM", "PREFDATA_WARM_COMMANDS"
-LIBRARIES = ("torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto")
-MODULES = ("prefdata.workflow.cli", "prefdata.models.forward.logprob", "prefdata.models.engines.transformers", "train.run")
+SOCKETS = "PREFDATA_WARM"
+"""Who serves which command: command=name of a socket, with spaces between."""
+DATA = ("prefdata.workflow.cli", "pyarrow.parquet")
+MODELS = (
+    *("torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", *DATA),
+    *("prefdata.models.forward.logprob", "prefdata.models.engines.transformers", "train.run"),
+)
+"""What each of the two loads."""
 CODE = struct.Struct("!i")
 PASSED_ON = (signal.SIGTERM, signal.SIGINT)
 PATIENCE_S = 10.0
@@ -37,9 +44,10 @@ PATIENCE_S = 10.0
 # ---- the workflow's side ----
 
 
-def start(commands: Iterable[str], threads: int) -> "subprocess.Popen[bytes] | None":
-    """Start the process and tell the jobs of it by the environment; None where the system has not what it needs."""
-    if not sys.platform.startswith("linux") or not hasattr(os, "pidfd_open") or in_batch_system():
+def start(commands: Collection[str], threads: int, modules: Sequence[str] = MODELS) -> "subprocess.Popen[bytes] | None":
+    """Start a process that serves these commands and tell the jobs of it by the environment, beside those that were started
+    before; None where there are no commands, or the system has not what it needs."""
+    if not commands or not sys.platform.startswith("linux") or not hasattr(os, "pidfd_open") or in_batch_system():
         return None
     here, name = os.getpid(), f"prefdata-{os.getpid()}-{secrets.token_hex(8)}"
     # before torch is loaded; a process that has asked the driver itself could fork no job that uses a device
@@ -48,13 +56,13 @@ def start(commands: Iterable[str], threads: int) -> "subprocess.Popen[bytes] | N
         listening.bind(f"\0{name}")  # a name without a file: nothing is left behind
         listening.listen(64)  # a job that comes while libraries are loaded waits
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "prefdata.workflow.warm", str(listening.fileno()), str(here)],
+            [sys.executable, "-P", "-m", "prefdata.workflow.warm", str(listening.fileno()), str(here), *modules],
             stdin=subprocess.DEVNULL,
             env=environment,
             pass_fds=[listening.fileno()],
             start_new_session=True,
         )
-    os.environ[SOCKET], os.environ[COMMANDS] = name, ",".join(commands)
+    os.environ[SOCKETS] = " ".join([*os.environ.get(SOCKETS, "").split(), *(f"{command}={name}" for command in commands)])
     return process
 
 
@@ -63,14 +71,12 @@ def start(commands: Iterable[str], threads: int) -> "subprocess.Popen[bytes] | N
 
 def call(words: list[str]) -> int | None:
     """The exit code of `prefdata WORDS` in a fork of the workflow's process; None where this process must run it itself."""
-    name = os.environ.get(SOCKET)
-    if name is None or not words or words[0] not in os.environ.get(COMMANDS, "").split(","):
-        return None
-    if in_batch_system():
+    names = dict(pair.split("=") for pair in os.environ.get(SOCKETS, "").split())
+    if not words or words[0] not in names or in_batch_system():
         return None
     with socket.socket(socket.AF_UNIX) as connection:
         try:
-            connection.connect(f"\0{name}")
+            connection.connect(f"\0{names[words[0]]}")
             if _user(connection) != os.getuid():  # such a name is open to everybody on the machine
                 return None
             task = json.dumps({"words": words, "environment": dict(os.environ), "folder": os.getcwd()}).encode()
@@ -116,11 +122,11 @@ def _received(connection: socket.socket, count: int) -> bytes:
 # ---- the process itself ----
 
 
-def main(listening_file: int, parent: int) -> None:
+def main(listening_file: int, parent: int, modules: Sequence[str]) -> None:
     """Load, and fork for whoever calls until the workflow ends."""
     die_with(parent)
     with socket.socket(fileno=listening_file) as listening, selectors.DefaultSelector() as selector:
-        for name in (*LIBRARIES, *MODULES):
+        for name in modules:
             import_module(name)
         selector.register(listening, selectors.EVENT_READ)
         jobs: dict[int, tuple[socket.socket, int]] = {}
@@ -249,4 +255,4 @@ def _become(task: dict[str, Any], files: list[int], parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -15,18 +15,14 @@ from prefdata.sources.rows import MAX_RANK, Answer, Fields, Shape, Shaped, as_ra
 
 def prompt(row: Fields) -> Shaped:
     """A row's prompt. Raises DataError (file:row:field) where its shape is wrong."""
-    value = row.get("prompt", str, list)
-    messages = transcripts.prompt(row.text("prompt")) if isinstance(value, str) else row.prompt("prompt")
-    if messages is None:
-        return Shaped([{"role": "user", "content": value}], problem="bad_dialogue")
-    return Shaped(messages, subsets=_subsets(row.row.get("source")))
+    return _shaped(row, [])
 
 
 def read(row: Fields) -> Shaped:
     """One row. Raises DataError (file:row:field) where its shape is wrong."""
-    shaped = prompt(row)
-    if (plain := _plain_answers(row)) is not None:
-        return replace(shaped, answers=plain)
+    shaped = _shaped(row, _plain_answers(row) or [])
+    if shaped.answers:
+        return shaped
     answers = row.objects("answers")
     _require_count(row, len(answers))
     made = [Answer(a.text("answer"), a.get("model", str), _rank(row, a), a.number("score")) for a in answers]
@@ -34,6 +30,14 @@ def read(row: Fields) -> Shaped:
     if any(ranked) and not all(ranked):
         raise DataError("some answers have a rank and some have none", row.at("answers"), "rank all of them or none")
     return replace(shaped, answers=made)
+
+
+def _shaped(row: Fields, answers: list[Answer]) -> Shaped:
+    value = row.get("prompt", str, list)
+    messages = transcripts.prompt(row.text("prompt")) if isinstance(value, str) else row.prompt("prompt")
+    if messages is None:
+        return Shaped([{"role": "user", "content": value}], answers, problem="bad_dialogue")
+    return Shaped(messages, answers, subsets=_subsets(row.row.get("source")))
 
 
 def _plain_answers(row: Fields) -> list[Answer] | None:
@@ -77,6 +81,8 @@ def _rank(row: Fields, answer: Fields) -> float | None:
 
 
 def _subsets(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
     listed = value if isinstance(value, list) else [value]
     return tuple(v for v in listed if isinstance(v, str))
 

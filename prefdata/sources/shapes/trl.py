@@ -55,7 +55,7 @@ def read_unpaired(row: Fields) -> Shaped:
     """One labelled answer. Raises DataError (file:row:field) where its shape is wrong."""
     shaped, label = prompt(row), row.get("label", bool)
     answer = _answer(row, "completion", shaped.messages, 1.0 if label else 2.0)
-    return replace(shaped, answers=[replace(answer, label=label)])
+    return replace(shaped, answers=[answer._replace(label=label)])
 
 
 def _answer(row: Fields, name: str, prompt: list[Message], rank: float) -> Answer:
