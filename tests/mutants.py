@@ -7,6 +7,7 @@ UNPAIRED, COST, HUB_PUSH = "test_unpaired.py", "test_cost.py", "test_hub_push.py
 PUSHED = "test_push_model.py"
 PUBLISHED, GATES, DELTA = "test_published_configs.py", "test_gates.py", "test_delta.py"
 EXPLORE = "test_explore.py"
+SPLIT, ROTARY = "prefdata/models/forward/split_attention.py", "prefdata/models/forward/rotary.py"
 CHUNKED, HEAD = "prefdata/models/forward/chunked_head.py", "prefdata/models/forward/head.py"
 CHUNKED_TEST = "test_chunked_head.py"
 EXPLORE, LEASE, LAUNCH = "test_explore.py", "test_lease.py", "test_launch.py"
@@ -105,30 +106,22 @@ MUTANTS = [
     ("prefdata/models/forward/shared_prefix.py", ".logsumexp(1)[rows]) * mask", ".logsumexp(1)[rows])", "test_logprob.py"),
     ("prefdata/models/forward/logprob.py", "_places([len(c) - 1 for", "_places([len(c) - 2 for", "test_logprob.py"),
     ("prefdata/models/forward/logprob.py", "[shared.lengths[b] for b in owners]", "[0 for b in owners]", "test_logprob.py"),
+    (SPLIT, "torch.sigmoid(their - mine)", "torch.sigmoid(mine - their)", "test_attention.py"),
+    (SPLIT, "torch.logaddexp(mine, their, out=mine)", "torch.maximum(mine, their, out=mine)", "test_attention.py"),
+    (SPLIT, "share(True, *some)", "share(False, *some)", "test_attention.py"),
+    (SPLIT, "made[0] += _row(some[0] for some in found.values())", "pass", "test_attention.py"),
+    (SPLIT, "if b in found else torch.zeros_like(p[0])", "", "test_attention.py"),
+    (SPLIT, "query[:, :, -1:], key", "query[:, :, :1], key", "test_attention.py"),
+    (SPLIT, "ctx.where, ctx.scale = where, scale", "ctx.where, ctx.scale, ctx.made = where, scale, out", "test_forwards.py"),
+    (ROTARY, "_turned(grads[0], cos, -sin.roll(", "_turned(grads[0], cos, sin.roll(", "test_rotary.py"),
+    (ROTARY, "sin.roll(sin.shape[-1] // 2, -1)", "sin", "test_rotary.py"),
+    (ROTARY, "isinstance(theirs, _Ours) or not _halves(theirs)", "not _halves(theirs)", "test_rotary.py"),
+    (ROTARY, "if more or options or not (plain and alike)", "if more or options or not plain", "test_rotary.py"),
+    (ROTARY, "        setattr(home, NAME, theirs)\n", "        pass\n", "test_rotary.py"),
     (
-        "prefdata/models/forward/packed_attention.py",
-        "torch.sigmoid(their - mine)",
-        "torch.sigmoid(mine - their)",
-        "test_attention.py",
-    ),
-    (
-        "prefdata/models/forward/packed_attention.py",
-        "torch.logaddexp(mine, their, out=mine)",
-        "torch.maximum(mine, their, out=mine)",
-        "test_attention.py",
-    ),
-    (
-        "prefdata/models/forward/packed_attention.py",
-        "value[:, :, s], True), strict",
-        "value[:, :, s], False), strict",
-        "test_attention.py",
-    ),
-    ("prefdata/models/forward/packed_attention.py", "made[0][:, :, family] += found[0]", "pass", "test_attention.py"),
-    ("prefdata/models/forward/packed_attention.py", "query[:, :, -1:], key", "query[:, :, :1], key", "test_attention.py"),
-    (
-        "prefdata/models/forward/packed_attention.py",
-        "ctx.families, ctx.scale = packed.families, scale",
-        "ctx.families, ctx.scale, ctx.packed = packed.families, scale, packed",
+        "train/precision.py",
+        "packed_attention.packing(model) if packed else",
+        "nullcontext() if packed else",
         "test_forwards.py",
     ),
     ("prefdata/models/forward/log_softmax.py", "mul_(-grad[rows])", "mul_(grad[rows])", "test_log_softmax.py"),
