@@ -118,12 +118,6 @@ MUTANTS = [
     (ROTARY, "isinstance(theirs, _Ours) or not _halves(theirs)", "not _halves(theirs)", "test_rotary.py"),
     (ROTARY, "if more or options or not (plain and alike)", "if more or options or not plain", "test_rotary.py"),
     (ROTARY, "        setattr(home, NAME, theirs)\n", "        pass\n", "test_rotary.py"),
-    (
-        "train/precision.py",
-        "packed_attention.packing(model) if packed else",
-        "nullcontext() if packed else",
-        "test_forwards.py",
-    ),
     ("prefdata/models/forward/log_softmax.py", "mul_(-grad[rows])", "mul_(grad[rows])", "test_log_softmax.py"),
     (
         "prefdata/models/forward/log_softmax.py",
@@ -290,7 +284,7 @@ MUTANTS = [
     ("train/loop.py", "world.share(batch)", "batch", "test_world.py"),
     ("train/loop.py", "(loss * world.size)", "loss", "test_world.py"),
     ("train/precision.py", 'settings.precision == "bfloat16"', 'settings.precision == "x"', "test_forwards.py"),
-    ("train/precision.py", "nullcontext(), _attention(config, attention)", "nullcontext(), nullcontext()", "test_forwards.py"),
+    ("train/precision.py", "packed_attention.packing(model) if packed", "nullcontext() if packed", "test_forwards.py"),
     ("train/from_file.py", 'len(row["candidates"]) > 1 and', "", "test_from_file.py"),
     ("train/from_file.py", "if getattr(facts, k) != v]", "if getattr(facts, k) == 0]", "test_from_file.py"),
     ("train/loop.py", "json.dumps([references, [", "json.dumps([[], [", RUNS),

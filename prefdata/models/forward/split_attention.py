@@ -57,7 +57,7 @@ def _last(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Ten
 
 
 def _parts(lengths: list[int], *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Of each tensor [1, h, T, ...] the parts of so many tokens. Not slices: the gradient of each would be a whole row of zeros."""
+    """Of each tensor [1, h, T, ...] the parts of so many tokens. Not slices, whose gradients are whole rows of zeros."""
     return zip(*(torch.split(x, lengths, 2) for x in rows), strict=True)
 
 
