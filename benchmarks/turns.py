@@ -32,9 +32,9 @@ def turns(commands: Mapping[str, list[str]]) -> Iterator[dict[str, Turn]]:
         made = {}
         for name, arguments in commands.items():
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            process = held.enter_context(subprocess.Popen([sys.executable, "-P", *arguments], **pipes))
+            process = held.enter_context(subprocess.Popen([sys.executable, *arguments], **pipes))
             assert process.stdin is not None
-            held.callback(process.stdin.close)
+            held.callback(process.stdin.close)  # it ends, and is waited for
             made[name] = Turn(process)
         yield made
 
