@@ -7,7 +7,7 @@ UNPAIRED, COST, HUB_PUSH = "test_unpaired.py", "test_cost.py", "test_hub_push.py
 PUSHED = "test_push_model.py"
 PUBLISHED, GATES, DELTA = "test_published_configs.py", "test_gates.py", "test_delta.py"
 EXPLORE = "test_explore.py"
-FUSED = "prefdata/models/forward/fused_modules.py"
+NORMS = "prefdata/models/forward/norms.py"
 SPLIT, ROTARY = "prefdata/models/forward/split_attention.py", "prefdata/models/forward/rotary.py"
 CHUNKED, HEAD = "prefdata/models/forward/chunked_head.py", "prefdata/models/forward/head.py"
 CHUNKED_TEST = "test_chunked_head.py"
@@ -114,18 +114,11 @@ MUTANTS = [
     (SPLIT, "if b in found else torch.zeros_like(p[0])", "", "test_attention.py"),
     (SPLIT, "query[:, :, -1:], key", "query[:, :, :1], key", "test_attention.py"),
     (SPLIT, "ctx.where, ctx.scale = where, scale", "ctx.where, ctx.scale, ctx.made = where, scale, out", "test_forwards.py"),
-    (FUSED, "mul_(by.pow(3)).div_(-x", "mul_(by.pow(3)).div_(x", "test_fused_modules.py"),
-    (FUSED, "of_weight.add_(torch.mv(both.t(), by.squeeze(1)))", "pass", "test_fused_modules.py"),
-    (FUSED, "silu.out(g, out=to_up).mul_(grad)", "silu.out(u, out=to_up).mul_(grad)", "test_fused_modules.py"),
-    (FUSED, "silu_backward.grad_input(grad * u, g", "silu_backward.grad_input(grad, g", "test_fused_modules.py"),
-    (
-        FUSED,
-        "given is not None and torch.equal(given, _normed(",
-        "torch.equal(x, x) or torch.equal(x, _normed(",
-        "test_fused_modules.py",
-    ),
-    (FUSED, 'if "forward" not in vars(module)]', "]", "test_fused_modules.py"),
-    (FUSED, "            del module.forward\n", "            pass\n", "test_fused_modules.py"),
+    (NORMS, ".div_(-x.shape[-1])", ".div_(x.shape[-1])", "test_norms.py"),
+    (NORMS, "torch.mv(both.t(), scale.flatten())", "both.sum(0)", "test_norms.py"),
+    (NORMS, "isinstance(given, Tensor) and torch.equal(given", "isinstance(given, Tensor) or torch.equal(x", "test_norms.py"),
+    (NORMS, '"forward" not in vars(module) and', "", "test_norms.py"),
+    (NORMS, "            del module.forward\n", "            pass\n", "test_norms.py"),
     (ROTARY, "_turned(grads[0], cos, -sin.roll(", "_turned(grads[0], cos, sin.roll(", "test_rotary.py"),
     (ROTARY, "sin.roll(sin.shape[-1] // 2, -1)", "sin", "test_rotary.py"),
     (ROTARY, "isinstance(theirs, _Ours) or not _halves(theirs)", "not _halves(theirs)", "test_rotary.py"),

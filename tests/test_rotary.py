@@ -14,12 +14,6 @@ from prefdata.models.forward import logprob, rotary
 OWN = modeling_llama.apply_rotary_pos_emb
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several blocks, the last one shorter."""
-    monkeypatch.setattr(rotary, "BLOCK", 200)
-
-
 def given(dtype: torch.dtype, heads: int = 3, width: int = 16) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
     """Queries and keys as layers have them, heads beside one another, and angles whose halves differ."""
     draw = torch.Generator().manual_seed(0)

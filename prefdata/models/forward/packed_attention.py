@@ -27,7 +27,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prefdata.models.forward import flash_attention, flex_attention, split_attention
-from prefdata.models.forward.fused_modules import fused
+from prefdata.models.forward.norms import norming
 from prefdata.models.forward.rotary import rotating
 
 NAME = "prefdata_packed"
@@ -126,13 +126,13 @@ def _index(spans: Sequence[slice], device: torch.device) -> Tensor:
 
 @contextmanager
 def packing(model: Any) -> Iterator[str]:
-    """Within: the model's attention is this module's, for calls that pass `packed`, and its positions, norms and MLPs run
-    by rotary.py and fused_modules.py; gives the name of its own attention."""
+    """Within: the model's attention is this module's, for calls that pass `packed`, and its positions and norms run by
+    rotary.py and norms.py; gives the name of its own attention."""
     config = model.config.get_text_config()
     own = config._attn_implementation
     config._attn_implementation = NAME
     try:
-        with rotating(model), fused(model):
+        with rotating(model), norming(model):
             yield own
     finally:
         config._attn_implementation = own

@@ -18,8 +18,6 @@ from torch.autograd.function import once_differentiable
 
 NAME = "apply_rotary_pos_emb"
 """What files of transformers' models call it."""
-BLOCK = 2**17
-"""Numbers of a block, on a CPU: a few such tensors fit in a core's cache, and torch gives half of it to one core alone."""
 
 
 @contextmanager
@@ -74,13 +72,11 @@ class _Ours:
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [B, h, T, d] by angles [B, T, d]: the halves (a, b) of each head become (a cos - b sin, b cos + a sin)."""
-    half, made = x.shape[-1] // 2, torch.empty_like(x)
-    size = max(1, BLOCK // (x.shape[0] * x.shape[1] * x.shape[3])) if x.device.type == "cpu" else max(1, x.shape[2])
-    rows = (torch.split(some, size, 2) for some in (x, made, cos.unsqueeze(1), sin.unsqueeze(1)))
-    for some, out, c, s in zip(*rows, strict=True):
-        torch.mul(some, c, out=out)
-        out[..., :half].sub_(some[..., half:] * s[..., :half])
-        out[..., half:].add_(some[..., :half] * s[..., half:])
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    half = x.shape[-1] // 2
+    made = x * cos
+    made[..., :half].sub_(x[..., half:] * sin[..., :half])
+    made[..., half:].add_(x[..., :half] * sin[..., half:])
     return made
 
 
