@@ -1,8 +1,13 @@
 """Figures of a benchmark: one JSON line each on stdout, with its target and whether it holds; and fair turns."""
 
 import json
+import os
+import platform
+import re
 import time
 from collections.abc import Callable
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 ROUNDS = 11
@@ -16,6 +21,24 @@ def line(name: str, value: float | None, unit: str, target: str) -> None:
     print(json.dumps(made), flush=True)
 
 
+def machine(command: str) -> None:
+    """The line that tells what machine the figures below are of, when and how they were made."""
+    import torch
+
+    where = f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
+    print(json.dumps({"machine": where, "date": str(date.today()), "command": command}), flush=True)
+
+
+def processor() -> str:
+    """The processor by its own name, with what makes products fast."""
+    told = Path("/proc/cpuinfo").read_text()
+    name = re.search(r"model name\s*: (.*)", told)
+    flags = (re.search(r"flags\s*: (.*)", told) or [None, ""])[1].split()
+    widest = [shown for flag, shown in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags][:1]
+    fast = widest + (["AMX"] if "amx_tile" in flags else [])
+    return f"{name[1] if name else platform.machine()} ({', '.join(fast)})"
+
+
 def holds(value: float, target: str) -> bool | None:
     if not target:
         return None
@@ -27,12 +50,14 @@ def holds(value: float, target: str) -> bool | None:
 
 
 def interleaved(calls: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """Seconds of each call in ROUNDS rounds that take turns, after one that does not count."""
+    """Seconds of each call in ROUNDS rounds that take turns, after one that does not count. A call that gives a float has timed
+    itself."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(ROUNDS + 1):
         for name, call in calls.items():
             started = time.perf_counter()
-            call()
+            given = call()
+            taken = given if isinstance(given, float) else time.perf_counter() - started
             if round_:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(taken)
     return seconds

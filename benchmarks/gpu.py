@@ -16,7 +16,8 @@ from typing import Any
 import llama
 import torch
 from figures import interleaved, line
-from trainer import Ours, examples, first_pair, ratio_of, step_flops
+from steps import Ours, examples, first_pair, step_flops
+from trainer import ratio_of
 
 from prefdata.models.forward import packed_attention
 

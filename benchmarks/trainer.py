@@ -1,19 +1,18 @@
-"""The trainer's speed: our steps against plain row-wise ones, side by side, optimizer step included.
+"""The trainer's speed: our steps against plain row-wise ones and TRL's, optimizer step included, each in a process of its own.
 
-The peer is what a good engineer writes without a shared prefix: padded rows of prompt + completion, sorted by length, hidden
-states gathered at the completion tokens only, one head and one fused log-softmax over those; for MC-PO a pass without
-gradient over all rejected rows first. Same model, dtype, threads, data and optimizer; both cut their batch into
-micro-batches of MICRO_TOKENS, where the peer is fastest here.
+The peer is what a good engineer writes without a shared prefix (rows_peer.py): padded rows of prompt + completion, sorted by
+length, hidden states gathered at the completion tokens only, one head and one fused log-softmax over those; for MC-PO a pass
+without gradient over all rejected rows first. Same model, dtype, threads, data and optimizer; both cut their batch into
+micro-batches of MICRO_TOKENS, where the peer is fastest.
 
-TRL's DPO step and reference pass (`make bench-env`) take their turns in a process of their own: plain, in its default batches
-of 8 pairs, and in batches of 2 with accumulation, where TRL is fastest here. Without that environment their rows say not run.
+TRL's DPO step and reference pass (`make bench-env`) take their turns in batches of each size, and the ratio is to the size at
+which TRL is fastest; without that environment their rows say not run.
 
-python benchmarks/trainer.py >> benchmarks/results/trainer.jsonl && python benchmarks/render.py
+python benchmarks/trainer.py [SECTION ...] >> benchmarks/results/trainer.jsonl && python benchmarks/render.py
 """
 
 import json
 import math
-import random
 import subprocess
 import sys
 import tempfile
@@ -25,167 +24,106 @@ from statistics import median
 from typing import Any
 
 import llama
-import numpy as np
 import torch
-from figures import ROUNDS, interleaved, line
-from llama import VOCABULARY
-from torch import Tensor
-from torch.nn.functional import cross_entropy, logsigmoid
+from figures import ROUNDS, interleaved, line, machine
+from rows_peer import Rows
+from steps import BETA, LARGEST, MICRO_TOKENS, PRODUCTS, PROMPTS, Ours, examples, first_pair, products, step_flops
 from torch.profiler import ProfilerActivity, profile
 from trl_peer import Peer, pairs, peer
+from turns import serve, turns
 
-from prefdata.models.forward import logprob, read_positions
+from prefdata.models.forward import logprob
 from prefdata.models.forward.logprob import grouped_logps
-from train import loop
-from train.batch_statistics import RunningMean
-from train.examples import Example, Order
-from train.objectives.registry import OBJECTIVES
-from train.settings import TrainingSettings, with_defaults
-from train.step import Step
+from train.examples import Example
 
-PROMPT, COMPLETION = 192, 96
-PROMPTS = 8
-"""In a step."""
-MICRO_TOKENS = 4096
-TRL = {"": 8, "_in_twos": 2}
-"""Pairs a batch: its default, and where it is fastest here."""
+TRL_PAIRS = (1, 2, 4, 8)
+"""Pairs a batch; 8 is its default."""
 THREADS = 2
-BETA = 0.1
 SHORT = ((4, 32, 2), (16, 32, 2), (8, 32, 4), (32, 32, 2), (32, 32, 4), (16, 96, 2), (64, 96, 2))
 """Tokens of a prompt and a completion, candidates: where sharing begins to pay."""
-MCPO = {4: (1.7, 0.90), 8: (1.9, 1.15)}
+MCPO = {4: (1.7, 0.88), 8: (1.9, 1.12)}
 """Candidates: the speed-up over row-wise MC-PO, the time over row-wise DPO."""
-LARGEST, PRODUCTS = (MICRO_TOKENS // 2, 320, 864), 20
-"""Rows, width and outputs of the model's largest product, and how often it makes the clock of a round."""
-Row = tuple[list[int], list[int]]
 
 
-def examples(count: int, prompt_tokens: int = 0, completion_tokens: int = 0, prompts: int = PROMPTS) -> list[Example]:
-    """Random ids whose lengths vary by a quarter to either side."""
-    draw = random.Random(count)
-
-    def ids(about: int) -> list[int]:
-        return [draw.randrange(3, VOCABULARY) for _ in range(draw.randint(about * 3 // 4, about * 5 // 4))]
-
-    made = []
-    for number in range(prompts):
-        prompt = ids(prompt_tokens or PROMPT)
-        completions = [ids(completion_tokens or COMPLETION) for _ in range(count)]
-        names, logps = [f"{number:08x}{k:08x}" for k in range(count)], [[-8.3 * len(c) for c in completions]]
-        made.append(Example(f"{number:016x}", prompt, completions, names, ["source"] * count, logps, []))
-    return made
+# ---- calls, by the name that a process of their own is started with ----
 
 
-# ---- ours ----
+def scored(data: list[Example]) -> Callable[[], list[list[float]]]:
+    """One reference over all candidates, as the score stage runs it."""
+    lm = llama.small()
 
-
-class Ours:
-    """The trainer's own step of an objective, over the same batch again and again."""
-
-    def __init__(
-        self, objective: str, data: list[Example], micro_tokens: int = MICRO_TOKENS, model: Any = None, **keys: Any
-    ) -> None:
-        shape = {"batch_prompts": len(data), "micro_tokens": micro_tokens, "steps": 1000, "loss": {"beta": BETA}}
-        settings = TrainingSettings.model_validate({**shape, **keys})
-        row = OBJECTIVES[objective]
-        self.model, self.data = llama.small() if model is None else model, data
-        self.settings = with_defaults(settings, row)
-        self.optimizer = loop.make_optimizer(self.model, self.settings)
-        self.plan = loop.Plan.of(self.settings, Order(tuple(e.prompt_id for e in data), len(data), 0), {"step": 0})
-        self.step, self.running = Step(row, self.settings, 0), RunningMean()
-
-    def __call__(self) -> None:
-        loop.one_step(self.model, self.optimizer, self.step, self.data, self.plan, 0, self.running)
-
-
-# ---- the peer ----
-
-
-class Rows:
-    """DPO or MC-PO over padded rows."""
-
-    def __init__(self, data: list[Example], kernel: bool) -> None:
-        self.model, self.data, self.kernel = llama.small(), data, kernel
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
-        self.draw = np.random.default_rng(0)
-
-    def __call__(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        drawn = self.drawn() if self.kernel else [1] * len(self.data)
-        order = sorted(range(len(self.data)), key=lambda i: len(self.data[i].prompt) + len(self.data[i].completions[0]))
-        rows = 2 * max(sum(map(len, self.row(i, 0))) for i in order)
-        width = max(1, MICRO_TOKENS // rows)
-        for start in range(0, len(order), width):
-            some = order[start : start + width]
-            logps = sums(self.model, [self.row(i, k) for i in some for k in (0, drawn[i])]).view(-1, 2)
-            reference = torch.tensor([[self.data[i].logps[0][k] for k in (0, drawn[i])] for i in some])
-            ratio = logps - reference
-            (-logsigmoid(BETA * (ratio[:, 0] - ratio[:, 1])).sum() / len(order)).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-
-    def row(self, number: int, place: int) -> Row:
-        return self.data[number].prompt, self.data[number].completions[place]
-
-    def drawn(self) -> list[int]:
-        """The kernel's draw for each prompt: every rejected row once, without gradient, like lengths together."""
-        places = [(i, k) for i, e in enumerate(self.data) for k in range(1, len(e.completions))]
-        places.sort(key=lambda p: sum(map(len, self.row(*p))))
-        scores: list[list[float]] = [[0.0] * (len(e.completions) - 1) for e in self.data]
-        width = max(1, MICRO_TOKENS // sum(map(len, self.row(*places[-1]))))
+    def call() -> list[list[float]]:
         with torch.no_grad():
-            for start in range(0, len(places), width):
-                some = places[start : start + width]
-                for (i, k), value in zip(some, sums(self.model, [self.row(*p) for p in some]).tolist(), strict=True):
-                    scores[i][k - 1] = BETA * (value - self.data[i].logps[0][k])
-        return [1 + int(np.argmax(np.array(s) + self.draw.gumbel(size=len(s)))) for s in scores]
+            sums = grouped_logps(lm, [e.prompt for e in data], [e.completions for e in data], MICRO_TOKENS)
+        return [s.tolist() for s in sums]
+
+    return call
 
 
-def sums(policy: Any, rows: Sequence[Row]) -> Tensor:
-    """Log-probs of the completions by one padded forward: [rows]."""
-    longest = max(len(p) + len(c) for p, c in rows)
-    ids = torch.tensor([[*p, *c, *[0] * (longest - len(p) - len(c))] for p, c in rows])
-    starts, stops = (
-        torch.tensor(v).unsqueeze(1) for v in zip(*[(len(p) - 1, len(p) + len(c) - 1) for p, c in rows], strict=True)
-    )
-    places = torch.arange(longest - 1)
-    hidden = policy.model(input_ids=ids[:, :-1], attention_mask=(places < stops).long(), use_cache=False).last_hidden_state
-    scored = (places >= starts) & (places < stops)
-    logps = -cross_entropy(policy.lm_head(hidden[scored]), ids[:, 1:][scored], reduction="none")
-    return torch.stack([part.sum() for part in torch.split(logps, [len(c) for _, c in rows])])
+CALLS: dict[str, Callable[[list[Example]], Callable[[], Any]]] = {
+    "ours": lambda data: Ours("mcpo", data),
+    "our_dpo": lambda data: Ours("dpo", [first_pair(e) for e in data]),
+    "rows_mcpo": lambda data: Rows(data, kernel=True),
+    "rows_dpo": lambda data: Rows(data, kernel=False),
+    "scored": scored,
+    "products": lambda data: products,
+}
+
+
+def commands(names: Sequence[str], count: int) -> dict[str, list[str]]:
+    """How each of these is run over examples of so many candidates."""
+    return {name: [__file__, "turn", name, str(count)] for name in names}
+
+
+def trl_calls(trl: Peer | None, do: str, listed: Sequence[Any]) -> dict[str, Callable[[], float]]:
+    """TRL's seconds for these pairs, by the size of its batches; none where it is not there."""
+    if trl is None:
+        return {}
+    return {f"trl_{size}": partial(_seconds, trl, do, _batches(listed, size)) for size in TRL_PAIRS}
+
+
+def _seconds(trl: Peer, do: str, batches: list[list[Any]]) -> float:
+    return float(trl.ask(do, batches=batches)["seconds"])
 
 
 # ---- figures ----
 
 
-def speed(trl: Peer | None) -> None:
-    for count, (faster, slower) in MCPO.items():
-        data = examples(count)
-        calls: dict[str, Callable[[], Any]] = {
-            "ours": Ours("mcpo", data),
-            "rows_mcpo": Rows(data, kernel=True),
-            "rows_dpo": Rows(data, kernel=False),
-        }
-        if count == 4:
-            calls["our_dpo"] = Ours("dpo", [first_pair(e) for e in data])
-            if trl is not None:
-                for suffix, size in TRL.items():
-                    calls[f"trl_dpo{suffix}"] = partial(trl.ask, "step", batches=_batches(pairs(data), size))
-        seconds = interleaved({**calls, "products": products})
-        clock = seconds.pop("products")
-        for name, taken in seconds.items():
-            line(f"step_s_n{count}_{name}", median(taken), "s", "")
-        line(f"mcpo_vs_rows_mcpo_n{count}", ratio_of(seconds["rows_mcpo"], seconds["ours"]), "x speed", f">= {faster}")
-        line(f"mcpo_vs_rows_dpo_n{count}", ratio_of(seconds["ours"], seconds["rows_dpo"]), "x time", f"<= {slower:.2f}")
-        if count == 4:
-            line("dpo_speedup_vs_rows", ratio_of(seconds["rows_dpo"], seconds["our_dpo"]), "x speed", ">= 1.38")
-            for suffix, size in TRL.items():
-                if trl is None:
-                    line(f"mcpo_speedup_vs_trl_dpo_n4{suffix}", None, "x TRL's DPO step", "" if suffix else ">= 3")
-                else:
-                    ratio, target = ratio_of(seconds[f"trl_dpo{suffix}"], seconds["ours"]), "" if suffix else ">= 3"
-                    line(f"mcpo_speedup_vs_trl_dpo_n4{suffix}", ratio, f"x TRL's DPO step, {size} pairs a batch", target)
-        matmul_share(count, data, seconds["ours"], clock)
+def speed(count: int) -> None:
+    """Our MC-PO step of so many candidates a prompt against the row-wise ones."""
+    faster, slower = MCPO[count]
+    data = examples(count)
+    names = ["ours", "rows_mcpo", "rows_dpo", *(["our_dpo"] if count == 4 else []), "products"]
+    with turns(commands(names, count)) as own:
+        seconds = interleaved(own)
+    clock = seconds.pop("products")
+    for name, taken in seconds.items():
+        line(f"step_s_n{count}_{name}", median(taken), "s", "")
+    line(f"mcpo_vs_rows_mcpo_n{count}", ratio_of(seconds["rows_mcpo"], seconds["ours"]), "x speed", f">= {faster}")
+    line(f"mcpo_vs_rows_dpo_n{count}", ratio_of(seconds["ours"], seconds["rows_dpo"]), "x time", f"<= {slower:.2f}")
+    if count == 4:
+        line("dpo_speedup_vs_rows", ratio_of(seconds["rows_dpo"], seconds["our_dpo"]), "x speed", ">= 1.38")
+    matmul_share(count, data, seconds["ours"], clock)
+
+
+def speed_vs_trl(trl: Peer | None) -> None:
+    """Our MC-PO step, which weighs three rejected candidates, against TRL's DPO step, which trains on a pair."""
+    with turns(commands(["ours"], 4)) as own:
+        seconds = interleaved({**own, **trl_calls(trl, "step", pairs(examples(4)))}) if trl is not None else {}
+    for name, taken in seconds.items():
+        line(f"step_s_n4_{name}_beside_trl", median(taken), "s", "")
+    against_trl("mcpo_speedup_vs_trl_dpo_n4", "TRL's DPO step", seconds, ">= 1.5")
+
+
+def against_trl(name: str, what: str, seconds: dict[str, list[float]], target: str) -> None:
+    """Ours against TRL's best size of batches, and against its default."""
+    sizes = {size: seconds[f"trl_{size}"] for size in TRL_PAIRS if f"trl_{size}" in seconds}
+    if not sizes:
+        line(name, None, f"x {what}", target)
+        return
+    best = min(sizes, key=lambda size: median(sizes[size]))
+    for suffix, size, wanted in (("", best, target), ("_default", TRL_PAIRS[-1], "")):
+        line(name + suffix, ratio_of(sizes[size], seconds["ours"]), f"x {what}, {size} pairs a batch", wanted)
 
 
 def sharing() -> None:
@@ -208,31 +146,19 @@ def sharing() -> None:
 
 def scoring(trl: Peer | None) -> None:
     """One reference over eight candidates a prompt: TRL scores them as four pairs, each with its own copies of the prompt."""
-    if trl is None:
-        line("score_speedup_vs_trl_n8", None, "x TRL's reference pass", ">= 4")
-        return
-    data, lm = examples(8), llama.small()
+    data = examples(8)
     listed = [p for e in data for k in range(0, 8, 2) for p in pairs([_only(e, k)])]
-
-    def ours() -> list[list[float]]:
-        with torch.no_grad():
-            sums = grouped_logps(lm, [e.prompt for e in data], [e.completions for e in data], MICRO_TOKENS)
-        return [s.tolist() for s in sums]
-
-    theirs = trl.ask("score", batches=_batches(listed, 8))["logps"]
-    flat = [v for chosen, rejected in theirs for pair in zip(chosen, rejected, strict=True) for v in pair]
-    apart = max(abs(a - b) / abs(a) for a, b in zip([v for some in ours() for v in some], flat, strict=True))
-    line("score_difference_from_trl", apart, "largest relative difference of a log-prob", "<= 1e-5")
-    calls: dict[str, Callable[[], Any]] = {"ours": ours}
-    for suffix, size in TRL.items():
-        calls[f"trl{suffix}"] = partial(trl.ask, "score", batches=_batches(listed, size))
-    seconds = interleaved(calls)
+    if trl is not None:
+        theirs = trl.ask("score", batches=_batches(listed, 8))["logps"]
+        flat = [v for chosen, rejected in theirs for pair in zip(chosen, rejected, strict=True) for v in pair]
+        apart = max(abs(a - b) / abs(a) for a, b in zip([v for some in scored(data)() for v in some], flat, strict=True))
+        line("score_difference_from_trl", apart, "largest relative difference of a log-prob", "<= 1e-5")
+    with turns(commands(["scored"], 8)) as own:
+        seconds = interleaved({"ours": own["scored"], **trl_calls(trl, "score", listed)})
     tokens = sum(len(c) for e in data for c in e.completions)
     for name, taken in seconds.items():
         line(f"score_tokens_per_s_n8_{name}", tokens / median(taken), "completion tokens/s", "")
-    for suffix, size in TRL.items():
-        ratio, target = ratio_of(seconds[f"trl{suffix}"], seconds["ours"]), "" if suffix else ">= 4"
-        line(f"score_speedup_vs_trl_n8{suffix}", ratio, f"x TRL's reference pass, {size} pairs a batch", target)
+    against_trl("score_speedup_vs_trl_n8", "TRL's reference pass", seconds, ">= 3")
 
 
 def _only(example: Example, place: int) -> Example:
@@ -250,54 +176,24 @@ def _batches(listed: Sequence[Any], size: int) -> list[list[Any]]:
     return [list(listed[i : i + size]) for i in range(0, len(listed), size)]
 
 
-def first_pair(example: Example) -> Example:
-    """The chosen and the first rejected candidate: the pair that the peer trains on."""
-    return Example(*(v[:2] if k in ("completions", "candidate_ids", "origins") else v for k, v in vars(example).items()))
-
-
 def ratio_of(above: Sequence[float], below: Sequence[float]) -> float:
     """The median of the rounds' ratios."""
     return median(a / b for a, b in zip(above, below, strict=True))
 
 
-def step_flops(model: Any, data: list[Example], weighed: bool) -> float:
-    """Of the products with weights in a step that trains on the chosen and one negative: 2 a weight and token forward, 4
-    backward; the head at scored tokens, prompts without what the last layer spares; `weighed`: after a forward of all
-    rejected."""
-    trunk = sum(p.numel() for n, p in model.named_parameters() if "layers" in n)
-    spared = sum(
-        p.numel()
-        for n, p in read_positions.last_layer(model).named_parameters()
-        if any(part in n for part in read_positions.BY_TOKEN)
-    )
-    head = model.get_output_embeddings().weight.numel()
-    flops = 0.0
-    for e in data:
-        rejected = [len(c) for c in e.completions[1:]]
-        trained, pool = len(e.completions[0]) + sum(rejected) / len(rejected), sum(rejected) if weighed else 0
-        flops += 6 * (trunk - spared) * len(e.prompt) + (trunk + head) * (2 * pool + 6 * trained)
-    return flops
-
-
-def matmul_share(count: int, data: list[Example], steps: Sequence[float], products: Sequence[float]) -> None:
+def matmul_share(count: int, data: list[Example], steps: Sequence[float], clock: Sequence[float]) -> None:
     """FLOPs of our step over its time and the measured rate of the model's own largest product."""
-    rate = 2 * math.prod(LARGEST) / median(products) * PRODUCTS
+    rate = 2 * math.prod(LARGEST) / median(clock) * PRODUCTS
     share = step_flops(llama.small(), data, weighed=True) / median(steps) / rate
-    line(f"matmul_share_n{count}", share, "of the measured matmul rate", ">= 0.6" if count == 4 else "")
-
-
-def products() -> None:
-    """The model's largest product, as a clock for the machine as it is in this round."""
-    a, b = torch.ones(*LARGEST[:2]), torch.ones(*LARGEST[1:])
-    for _ in range(PRODUCTS):
-        a @ b
+    line(f"matmul_rate_n{count}", rate / 1e9, "GFLOP/s, the model's largest product", "")
+    line(f"matmul_share_n{count}", share, "of the measured matmul rate", ">= 0.65" if count == 4 else "")
 
 
 def activations() -> None:
     """Peak memory of an MC-PO step by the number of candidates: what its tensors take, as torch counts, gradients among them,
     and the process's growth, which has the allocator's holes in it. Each in a process, all prompts of the step in one forward,
     so that more candidates do not mean fewer prompts at once."""
-    peaks = {n: json.loads(subprocess.check_output([sys.executable, __file__, str(n)])) for n in (4, 16)}
+    peaks = {n: json.loads(subprocess.check_output([sys.executable, __file__, "peak", str(n)])) for n in (4, 16)}
     for kind, unit, target in (("activation", "MiB", "<= 1.2"), ("resident", "MiB over what was held before", "")):
         for n, found in peaks.items():
             line(f"mcpo_{kind}_mib_n{n}", found[kind], unit, "")
@@ -333,19 +229,30 @@ def _status(name: str) -> float:
 
 
 def main() -> None:
-    if len(sys.argv) == 2:
-        peak(int(sys.argv[1]))
-        return
     torch.set_num_threads(THREADS)
+    match sys.argv[1:]:
+        case ["peak", count]:
+            peak(int(count))
+            return
+        case ["turn", name, count]:
+            serve(CALLS[name](examples(int(count))))
+            return
+    machine(f"python benchmarks/{' '.join(['trainer.py', *sys.argv[1:]])}")
     print(f"{THREADS} threads, {PROMPTS} prompts a step, {ROUNDS} rounds", file=sys.stderr)
-    activations()
-    sharing()
     with peer() as trl, tempfile.TemporaryDirectory() as folder:
         llama.write(llama.small(), folder)
-        for run in (scoring, speed):  # each from the same weights; references are scored before anything is trained
-            if trl is not None:
-                trl.ask("load", model=folder, loss="sigmoid", beta=BETA)
-            run(trl)
+        sections: dict[str, Callable[[], None]] = {
+            "activations": activations,
+            "sharing": sharing,
+            "scoring": partial(scoring, trl),  # before anything is trained
+            "step_n4": partial(speed, 4),
+            "step_n8": partial(speed, 8),
+            "step_vs_trl": partial(speed_vs_trl, trl),
+        }
+        if trl is not None:
+            trl.ask("load", model=folder, loss="sigmoid", beta=BETA)
+        for name in sys.argv[1:] or sections:
+            sections[name]()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ UNPAIRED, COST, HUB_PUSH = "test_unpaired.py", "test_cost.py", "test_hub_push.py
 PUSHED = "test_push_model.py"
 PUBLISHED, GATES, DELTA = "test_published_configs.py", "test_gates.py", "test_delta.py"
 EXPLORE, PLAIN = "test_explore.py", "test_plain_rows.py"
+EXPLORE = "test_explore.py"
+NORMS = "prefdata/models/forward/norms.py"
+SPLIT, ROTARY = "prefdata/models/forward/split_attention.py", "prefdata/models/forward/rotary.py"
 CHUNKED, HEAD = "prefdata/models/forward/chunked_head.py", "prefdata/models/forward/head.py"
 CHUNKED_TEST = "test_chunked_head.py"
 EXPLORE, LEASE, LAUNCH = "test_explore.py", "test_lease.py", "test_launch.py"
@@ -106,32 +109,22 @@ MUTANTS = [
     ("prefdata/models/forward/shared_prefix.py", ".logsumexp(1)[rows]) * mask", ".logsumexp(1)[rows])", "test_logprob.py"),
     ("prefdata/models/forward/logprob.py", "_places([len(c) - 1 for", "_places([len(c) - 2 for", "test_logprob.py"),
     ("prefdata/models/forward/logprob.py", "[shared.lengths[b] for b in owners]", "[0 for b in owners]", "test_logprob.py"),
-    (
-        "prefdata/models/forward/packed_attention.py",
-        "torch.sigmoid(their - mine)",
-        "torch.sigmoid(mine - their)",
-        "test_attention.py",
-    ),
-    (
-        "prefdata/models/forward/packed_attention.py",
-        "torch.logaddexp(mine, their, out=mine)",
-        "torch.maximum(mine, their, out=mine)",
-        "test_attention.py",
-    ),
-    (
-        "prefdata/models/forward/packed_attention.py",
-        "value[:, :, s], True), strict",
-        "value[:, :, s], False), strict",
-        "test_attention.py",
-    ),
-    ("prefdata/models/forward/packed_attention.py", "made[0][:, :, family] += found[0]", "pass", "test_attention.py"),
-    ("prefdata/models/forward/packed_attention.py", "query[:, :, -1:], key", "query[:, :, :1], key", "test_attention.py"),
-    (
-        "prefdata/models/forward/packed_attention.py",
-        "ctx.families, ctx.scale = packed.families, scale",
-        "ctx.families, ctx.scale, ctx.packed = packed.families, scale, packed",
-        "test_forwards.py",
-    ),
+    (SPLIT, "torch.sigmoid(their - mine)", "torch.sigmoid(mine - their)", "test_attention.py"),
+    (SPLIT, "torch.logaddexp(mine, their, out=mine)", "torch.maximum(mine, their, out=mine)", "test_attention.py"),
+    (SPLIT, "share(True, *some)", "share(False, *some)", "test_attention.py"),
+    (SPLIT, "made[0] += _row(some[0] for some in found.values())", "pass", "test_attention.py"),
+    (SPLIT, "if b in found else torch.zeros_like(p[0])", "", "test_attention.py"),
+    (SPLIT, "query[:, :, -1:], key", "query[:, :, :1], key", "test_attention.py"),
+    (SPLIT, "ctx.where, ctx.scale = where, scale", "ctx.where, ctx.scale, ctx.made = where, scale, out", "test_forwards.py"),
+    (NORMS, ".div_(-x.shape[-1])", ".div_(x.shape[-1])", "test_norms.py"),
+    (NORMS, "torch.mv(both.t(), scale.flatten())", "both.sum(0)", "test_norms.py"),
+    (NORMS, "isinstance(given, Tensor) and torch.equal(given", "isinstance(given, Tensor) or torch.equal(x", "test_norms.py"),
+    (NORMS, '"forward" not in vars(module) and', "", "test_norms.py"),
+    (NORMS, "            del module.forward\n", "            pass\n", "test_norms.py"),
+    (ROTARY, "_turned(grads[0], cos, -sin.roll(", "_turned(grads[0], cos, sin.roll(", "test_rotary.py"),
+    (ROTARY, "sin.roll(sin.shape[-1] // 2, -1)", "sin", "test_rotary.py"),
+    (ROTARY, "if more or options or not (plain and alike)", "if more or options or not plain", "test_rotary.py"),
+    (ROTARY, "        setattr(home, NAME, theirs)\n", "        pass\n", "test_rotary.py"),
     ("prefdata/models/forward/log_softmax.py", "mul_(-grad[rows])", "mul_(grad[rows])", "test_log_softmax.py"),
     (
         "prefdata/models/forward/log_softmax.py",
@@ -298,7 +291,7 @@ MUTANTS = [
     ("train/loop.py", "world.share(batch)", "batch", "test_world.py"),
     ("train/loop.py", "(loss * world.size)", "loss", "test_world.py"),
     ("train/precision.py", 'settings.precision == "bfloat16"', 'settings.precision == "x"', "test_forwards.py"),
-    ("train/precision.py", "nullcontext(), _attention(config, attention)", "nullcontext(), nullcontext()", "test_forwards.py"),
+    ("train/precision.py", "packed_attention.packing(model) if packed", "nullcontext() if packed", "test_forwards.py"),
     ("train/from_file.py", 'len(row["candidates"]) > 1 and', "", "test_from_file.py"),
     ("train/from_file.py", "if getattr(facts, k) != v]", "if getattr(facts, k) == 0]", "test_from_file.py"),
     ("train/loop.py", "json.dumps([references, [", "json.dumps([[], [", RUNS),

@@ -81,10 +81,11 @@ def test_a_model_that_does_not_pass_the_packing_on_fails_loudly() -> None:
 def test_a_prompt_without_candidates_and_prompts_out_of_order() -> None:
     """A prompt between two others may have no completion to run; owners in any other order are refused."""
     lm = model()
-    with torch.no_grad():
-        shared = logprob.prefix(lm, PROMPTS)
-        ours = logprob.candidate_logps(lm, shared, [0, 2], [[10, 11, 2], [19, 19, 19]])
-        exact = torch.stack([oracle(lm, PROMPTS[0], [10, 11, 2]), oracle(lm, PROMPTS[2], [19, 19, 19])])
-        assert (ours - exact).abs().max() < 1e-9
-        with pytest.raises(ValueError, match="ascending"):
-            logprob.candidate_logps(lm, shared, [2, 0], [[10, 11, 2], [19, 19, 19]])
+    shared = logprob.prefix(lm, PROMPTS)
+    ours = logprob.candidate_logps(lm, shared, [0, 2], [[10, 11, 2], [19, 19, 19]])
+    exact = torch.stack([oracle(lm, PROMPTS[0], [10, 11, 2]), oracle(lm, PROMPTS[2], [19, 19, 19])])
+    assert (ours - exact).abs().max() < 1e-9
+    grads, others = (torch.autograd.grad((x * WEIGHTS[:2]).sum(), list(lm.parameters())) for x in (ours, exact))
+    assert all((a - b).norm() <= 1e-7 * (1 + b.norm()) for a, b in zip(grads, others, strict=True))
+    with pytest.raises(ValueError, match="ascending"):
+        logprob.candidate_logps(lm, shared, [2, 0], [[10, 11, 2], [19, 19, 19]])

@@ -11,6 +11,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from prefdata.errors import ConfigError
+from prefdata.models.forward import packed_attention
 from prefdata.models.forward.read_positions import decoder_layers, last_layer
 from train.settings import TrainingSettings
 
@@ -42,7 +43,7 @@ def checkpointed(model: Any) -> Iterator[None]:
         )
     layers = [layer for layer in layers if layer is not last]
     for layer in layers:
-        layer.forward = partial(_again, layer.forward, model.config.get_text_config())
+        layer.forward = partial(_again, layer.forward, model)
     try:
         yield
     finally:
@@ -50,25 +51,16 @@ def checkpointed(model: Any) -> Iterator[None]:
             del layer.forward
 
 
-def _again(forward: Callable[..., Any], config: Any, *args: Any, **options: Any) -> Any:
+def _again(forward: Callable[..., Any], model: Any, *args: Any, **options: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **options)
-    attention = config._attn_implementation
+    packed = model.config.get_text_config()._attn_implementation == packed_attention.NAME
 
     def contexts() -> tuple[Any, Any]:
-        return nullcontext(), _attention(config, attention)
+        # what the forward had, which is gone by the time of its backward
+        return nullcontext(), packed_attention.packing(model) if packed else nullcontext()
 
     return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts, **options)
-
-
-@contextmanager
-def _attention(config: Any, name: str) -> Iterator[None]:
-    """Within: the attention that the forward had, which is another one's by the time of its backward."""
-    now, config._attn_implementation = config._attn_implementation, name
-    try:
-        yield
-    finally:
-        config._attn_implementation = now
 
 
 def warn_of_slow_bf16(model: Any) -> None:

@@ -46,6 +46,10 @@ class _LogSoftmaxAt(torch.autograd.Function):
         logits, ids = ctx.saved_tensors
         made, grad = torch.empty_like(logits), grads[0].unsqueeze(1)
         for rows in _blocks(logits):
-            shares = torch.softmax(logits[rows], 1, dtype=grad.dtype)
-            made[rows] = shares.mul_(-grad[rows]).scatter_add_(1, ids[rows].unsqueeze(1), grad[rows])
+            some = made[rows]
+            shares = some if some.dtype == grad.dtype else torch.empty_like(some, dtype=grad.dtype)
+            torch.softmax(logits[rows], 1, dtype=grad.dtype, out=shares)
+            shares.mul_(-grad[rows]).scatter_add_(1, ids[rows].unsqueeze(1), grad[rows])
+            if shares is not some:
+                some.copy_(shares)
         return made, None

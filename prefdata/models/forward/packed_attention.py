@@ -5,9 +5,8 @@ on single tokens and needs to know nothing. Attention comes here: a segment sees
 also sees its prompt, whose keys and values an earlier packed row left. They are read in place, whatever the number of
 completions. Three exact ways, one chosen by what the model and the device can do:
 
-- `_Split`: attention within the segment and attention to the prefix, each by a fused kernel, joined by their log-sum-exp.
-  With the joined output and log-sum-exp, the kernels' own backward is exact for either part (as in Ring Attention, Liu et
-  al. 2023, arXiv 2310.01889). Plain scaled dot products on a CPU.
+- split_attention.py: attention within the segment and attention to the prefix, each by a fused kernel, joined by their
+  log-sum-exp. Plain scaled dot products on a CPU.
 - flex.py: one kernel under a block mask. Plain scaled dot products on a GPU that computes it rightly.
 - `_joined`: segments padded, prefixes repeated, and the model's own attention under a mask. Anything else.
 
@@ -18,26 +17,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, groupby
-from operator import itemgetter
+from itertools import accumulate
 from sys import modules
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from prefdata.models.forward import flash_attention, flex_attention
+from prefdata.models.forward import flash_attention, flex_attention, split_attention
+from prefdata.models.forward.norms import norming
+from prefdata.models.forward.rotary import rotating
 
 NAME = "prefdata_packed"
 KeysValues = tuple[Tensor, Tensor]
 """A layer's keys and values after position embedding: [1, h, tokens, d] each."""
 EXTRAS = ("softcap", "s_aux", "position_bias", "head_mask")
-"""What attention functions of transformers take beyond scaled dot products; the kernels of `_Split` know none of them."""
-_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+"""What attention functions of transformers take beyond scaled dot products; the fused kernels know none of them."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +67,9 @@ class Packed:
         return _spans(self.lengths)
 
     @cached_property
-    def families(self) -> list[tuple[slice, list[slice], slice]]:
-        """By prompt: where its segments lie together, where each lies, and where the prompt lies in `prefixes`."""
-        assert self.prefixes is not None
-        places = _spans(self.prefixes.lengths)
-        made = []
-        for owner, several in groupby(zip(self.owners, self.spans, strict=True), key=itemgetter(0)):
-            spans = [span for _, span in several]
-            made.append((slice(spans[0].start, spans[-1].stop), spans, places[owner]))
-        return made
+    def split_places(self) -> split_attention.Places:
+        """For the kernels of all layers."""
+        return split_attention.places(self.lengths, self.owners, self.prefixes.lengths if self.prefixes else ())
 
     @cached_property
     def block_mask(self) -> Any:
@@ -145,12 +136,14 @@ def _index(spans: Sequence[slice], device: torch.device) -> Tensor:
 
 @contextmanager
 def packing(model: Any) -> Iterator[str]:
-    """Within: the model's attention is this module's, for calls that pass `packed`; gives the name of its own."""
+    """Within: the model's attention is this module's, for calls that pass `packed`, and its positions and norms run by
+    rotary.py and norms.py; gives the name of its own attention."""
     config = model.config.get_text_config()
     own = config._attn_implementation
     config._attn_implementation = NAME
     try:
-        yield own
+        with rotating(model), norming(model):
+            yield own
     finally:
         config._attn_implementation = own
 
@@ -194,7 +187,7 @@ def _way(query: Tensor, key: Tensor) -> Callable[..., Tensor]:
     """For plain scaled dot products, the fastest that this device has."""
     device = query.device
     if device.type == "cpu":
-        return split
+        return _split
     if device.type != "cuda":
         return _joined
     shape = (query.shape[1], key.shape[1], query.shape[3], query.dtype, device)
@@ -219,73 +212,14 @@ def _flexed(
     return flex_attention.attend(query, key, value, packed.block_mask, options.get("scaling")).transpose(1, 2)
 
 
-def split(
+def _split(
     module: Any, query: Tensor, key: Tensor, value: Tensor, prefix: KeysValues | None, packed: Packed, **options: Any
 ) -> Tensor:
-    """Within the segments and to the prefixes apart, joined by log-sum-exp."""
+    """A kernel for each segment and each prompt's segments."""
     scale = options.get("scaling")
-    if prefix is None:
-        attended = _ends if module.layer_idx == packed.ends_only else _causal
-        # split, not slices: the gradient of each slice would be a whole row of zeros first
-        rows = zip(*(torch.split(x, list(packed.lengths), 2) for x in (query, key, value)), strict=True)
-        return torch.cat([attended(q, k, v, scale) for q, k, v in rows], 2).transpose(1, 2)
-    made: Tensor = _Split.apply(query, key, value, *prefix, packed, scale)  # type: ignore[no-untyped-call]
-    return made.transpose(1, 2)
-
-
-def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
-
-
-def _ends(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    """The last token's attention; zeros before it."""
-    last = F.scaled_dot_product_attention(query[:, :, -1:], key, value, scale=scale, enable_gqa=True)
-    return F.pad(last, (0, 0, query.shape[2] - 1, 0))
-
-
-class _Split(torch.autograd.Function):
-    """Each segment's attention to itself and to its prefix."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, packed: Packed, scale: float | None
-    ) -> Tensor:
-        out = query.new_empty(query.transpose(1, 2).shape).transpose(1, 2)
-        sums = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
-        for family, segments, place in packed.families:
-            for s in segments:
-                out[:, :, s], sums[:, :, s] = _fused(query[:, :, s], key[:, :, s], value[:, :, s], 0.0, True, scale=scale)
-            there, their = _fused(query[:, :, family], keys[:, :, place], values[:, :, place], 0.0, False, scale=scale)
-            here, mine = out[:, :, family], sums[:, :, family]
-            # softmax over both parts is the mean of either's, weighed by its share exp(lse) of the whole sum
-            here.lerp_(there, torch.sigmoid(their - mine).to(out.dtype).unsqueeze(-1))
-            torch.logaddexp(mine, their, out=mine)
-        ctx.save_for_backward(query, key, value, keys, values, out, sums)
-        # not `packed`: it holds keys and values whose graph leads back here, a circle that nothing would ever free
-        ctx.families, ctx.scale = packed.families, scale
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, keys, values, out, sums = ctx.saved_tensors
-        grad = grads[0]
-        made = [torch.empty_like(x) for x in (query, key, value)]
-        before = [torch.zeros_like(x) for x in (keys, values)]  # a prompt may have no completion here
-
-        def share(mine: slice, keys: Tensor, values: Tensor, causal: bool) -> Sequence[Tensor]:
-            """Given the whole's output and sum: this part's share of the whole's gradient."""
-            parts = (grad[:, :, mine], query[:, :, mine], keys, values, out[:, :, mine], sums[:, :, mine])
-            return _fused_backward(*parts, 0.0, causal, scale=ctx.scale)  # type: ignore[no-any-return]
-
-        for family, segments, place in ctx.families:
-            for s in segments:
-                for whole, some in zip(made, share(s, key[:, :, s], value[:, :, s], True), strict=True):
-                    whole[:, :, s] = some
-            found = share(family, keys[:, :, place], values[:, :, place], False)
-            made[0][:, :, family] += found[0]
-            for whole, some in zip(before, found[1:], strict=True):
-                whole[:, :, place] = some
-        return (*made, *before, None, None)
+    if prefix is None and module.layer_idx == packed.ends_only:
+        return split_attention.last_only(query, key, value, packed.lengths, scale)
+    return split_attention.attend(query, key, value, prefix, packed.split_places, scale)
 
 
 def _joined(
