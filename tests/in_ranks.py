@@ -178,7 +178,7 @@ def resumed(folder: Path, world: processes.World) -> dict[str, bool]:
     state, again, other = found()
     same_row = step(1, again, other) == done[1]
     one, two = bits(lm, optimizer), bits(again, other)
-    parts = {p.name: p.stat().st_size for p in (folder / "step-00000001" / shard_checkpoint.PARTS).glob("*.distcp")}
+    parts = {p.name: p.stat().st_size for p in (folder / "step-00000001" / shard_checkpoint.PARTS).glob("*.safetensors")}
     world.any(False)
     saver.save(2, settled(lm), optimizer, {**identity.state(), "rows": []})
     saver.finish()

@@ -36,7 +36,7 @@ def test_a_job_asks_for_what_its_models_take() -> None:
     assert found["score_p"] == Needs(1, 3, 4_000 + 32_000, 1_440), "8 billion weights in fp32"
     assert found["score_t"] == Needs(1, 3, 4_000, 1_440), "a fresh model is small"
     assert found["train_dpo_one"] == Needs(1, 3, 4_000 + 4 * 32_000, 1_440)
-    assert found["train_dpo_four"] == Needs(4, 12, 4 * 4_000 + 4 * 32_000, 1_440), "each has its part"
+    assert found["train_dpo_four"] == Needs(4, 12, 4 * 4_000 + 7 * 32_000, 1_440), "each has its part"
     assert found["train_dpo_adapters"] == Needs(4, 12, 4 * 4_000 + 7 * 32_000, 1_440), "each has all of it"
 
 

@@ -71,13 +71,16 @@ def _rule(results: Results, name: str) -> Rule:
         log=str(results.root / "logs" / "train" / f"{name}.log"),
         trigger=with_contents(trigger(results, name), outside, results.hashes),
         command=f"train --run {name}",
-        # weights and both moments are copied for a checkpoint, by each process its part, and the weights once more: by the
-        # first process at the end, or by each where adapters train
-        needs=of_models(
-            results.settings, [f"run:{name}"], own.processes, 3 + (own.processes if own.lora else 1), own.processes
-        ),
+        needs=of_models(results.settings, [f"run:{name}"], own.processes, _copies(own), own.processes),
         outside=tuple(outside),
     )
+
+
+def _copies(own: TrainingSettings) -> int:
+    """How often a run holds its weights, or as much, in the memory of the machine: both moments and they for a checkpoint, in
+    shards once more while they become a file; and the model that it leaves, where adapters train one of each process."""
+    in_shards = own.processes > 1 and own.lora is None
+    return (6 if in_shards else 3) + (own.processes if own.lora else 1)
 
 
 def _reference(results: Results, name: str, own: TrainingSettings) -> str | None:

@@ -1,11 +1,10 @@
-"""Checkpoints of weights in shards: every rank writes and reads its part of weights and moments (torch.distributed.checkpoint),
-and writes while the next steps run. No rank ever has the whole of either.
+"""Checkpoints of weights in shards: every rank writes and reads its part of weights and moments (torch.distributed.checkpoint)
+as safetensors, and writes while the next steps run. No rank ever has the whole of either.
 
 What a checkpoint is, and when it counts, is as in train/checkpoint.py: a folder step-<n> that is renamed last.
 """
 
 import copy
-import pickle
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
@@ -48,7 +48,7 @@ class Saver:
             checkpoint.begin(temporary)
         # copied here: async_save's own copying failed at times (docs/log.md)
         parts = {"model": _copied(dict(checkpoint.unique(model))), "optimizer": _copied(checkpoint.moments(optimizer))}
-        writer = FileSystemWriter(temporary / PARTS)
+        writer = HuggingFaceStorageWriter(str(temporary / PARTS), save_distributed=True)
         written = self.thread.submit(save_parts, parts, storage_writer=writer, process_group=self.group)
         kept = copy.deepcopy(state)  # it is written later, and the next steps add their rows to it
         self.begun = Begun(written, temporary, final, {"step": step, "world": self.world.size, "parts": True, **kept})
@@ -101,17 +101,16 @@ def load(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> bool:
     """Fill model and optimizer from a checkpoint; whether it could be read. Every rank must call it."""
     moments: dict[str, Tensor] = {}
     try:
-        kept = FileSystemReader(path / PARTS).read_metadata().state_dict_metadata
-    except (OSError, ValueError, EOFError, pickle.UnpicklingError):
+        kept = HuggingFaceStorageReader(str(path / PARTS)).read_metadata().state_dict_metadata
+    except (OSError, ValueError, KeyError, SafetensorError):
         return False
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name in (n.removeprefix("optimizer.") for n in kept if n.startswith("optimizer.")):
         own = parameters[int(name.partition(".")[0])].detach()
         moments[name] = torch.zeros((), dtype=torch.float32) if name.endswith(".step") else torch.zeros_like(own)
     try:
-        load_parts(
-            {"model": dict(checkpoint.unique(model)), "optimizer": moments}, storage_reader=FileSystemReader(path / PARTS)
-        )
+        wanted = {"model": dict(checkpoint.unique(model)), "optimizer": moments}
+        load_parts(wanted, storage_reader=HuggingFaceStorageReader(str(path / PARTS)))
     except CheckpointException:
         return False
     checkpoint.load_optimizer(optimizer, moments)
