@@ -17,14 +17,16 @@ CHECKED = 4
 """Prompts of the check."""
 
 
-def check(model: Any, data: Sequence[Example], batch_prompts: int, micro_tokens: int, world: World = SINGLE) -> None:
+def check(
+    model: Any, data: Sequence[Example], batch_prompts: int, micro_tokens: int, world: World = SINGLE, narrow: bool = False
+) -> None:
     """Compare one small batch's log-probs with plain rows, which stops the run where they differ (EngineError); the first rank
-    says how rows are run, of the first batch's size, and what the clock says to it.
+    says how rows are run, of the first batch's size, and what the clock says to it. `narrow`: products are in bf16.
 
     The clock decides nothing: a choice by it would make two runs of one recipe differ.
     """
     few = next(micro_batches(data[:CHECKED], micro_tokens))
-    logprob.require_equal_rows(model, [e.prompt for e in few], [e.completions for e in few])
+    logprob.require_equal_rows(model, [e.prompt for e in few], [e.completions for e in few], not narrow)
     said = _description(model, data[:batch_prompts], few)  # of all ranks alike: their weights may be in shards
     settled(model)
     if world.first:

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
@@ -93,7 +94,9 @@ def steps(run: Prepared, world: World = SINGLE) -> Trained | None:
     """
     settings = run.settings
     model = world.spread(run.model, settings.precision)
-    check(model, run.data, settings.batch_prompts, settings.micro_tokens, world)
+    narrow = settings.precision == "bfloat16" and in_shards(model)  # then layers are gathered in bf16
+    with forwards(model, settings) if narrow else nullcontext():
+        check(model, run.data, settings.batch_prompts, settings.micro_tokens, world, narrow)
     if settings.precision == "bfloat16":
         warn_of_slow_bf16(model)
     optimizer = make_optimizer(model, settings)
@@ -238,7 +241,7 @@ def evaluate(
     the set: runs of other seeds are evaluated on the same."""
     metrics, counts, total = Metrics(), _counts(held), 0.0
     cut = list(step_of.micro_batches(world.share(held)))
-    with even(model, world, sum(step_of.slot(model, micro).calls for micro in cut)), forwards(model, step_of.settings):
+    with forwards(model, step_of.settings), even(model, world, sum(step_of.slot(model, micro).calls for micro in cut)):
         for micro in cut:
             terms = step_of.values(model, micro, None, metrics, shift)
             total += sum(float(values.sum()) / counts[per] for per, values in terms.items())

@@ -29,7 +29,8 @@ def policy(
     of them where only adapters train or the model is made afresh."""
     template, end = settings.template or "chat", settings.end or "eos"
     if settings.init is not None:
-        encoder, tokenizer = _fresh_encoder(run, settings.init, template, end, frame)
+        with world.first_then_all():  # the first one hashes a local tokenizer and keeps the hash
+            encoder, tokenizer = _fresh_encoder(run, settings.init, template, end, frame)
         return fresh(settings.init, encoder, seed), encoder, hex_id("init", settings.init.model_dump_json(), tokenizer)
     if settings.model is None:
         raise ConfigError("no model to start from", "train.runs", "give model, init, or score.references")

@@ -43,9 +43,10 @@ class Saver:
         after `finish`, `poll` or the next `save`. Raises DataError where the one before could not be written."""
         self.finish()
         final = checkpoint.place(self.folder, step)
-        temporary = self.world.gathered(beside(final))[0]
-        if self.world.first:  # which tells the others what to write
-            checkpoint.begin(temporary)
+        own = beside(final)
+        if self.world.first:
+            checkpoint.begin(own)
+        temporary = self.world.gathered(own)[0]  # nobody writes before it is there
         # copied here: async_save's own copying failed at times (docs/log.md)
         parts = {"model": _copied(dict(checkpoint.unique(model))), "optimizer": _copied(checkpoint.moments(optimizer))}
         writer = HuggingFaceStorageWriter(str(temporary / PARTS), save_distributed=True)
