@@ -691,4 +691,8 @@ MUTANTS = [
         "test_warm.py",
     ),
     ("prefdata/workflow/snakefile.py", '["train"] if results.settings.runs else []', '["train"]', "test_warm.py"),
+    # weights on the disk
+    ("train/saving.py", 'max(entry["data_offsets"][1]', 'min(entry["data_offsets"][1]', "test_saving.py"),
+    ("train/saving.py", "if not (folder / INDEX).exists()", "if (folder / INDEX).exists()", "test_saving.py"),
+    ("train/push.py", "if known != hashes[name]", "if known is None", PUSHED),
 ]
