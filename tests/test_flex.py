@@ -81,4 +81,4 @@ def test_devices_choose_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
     for works, way in ((True, packed_attention._flexed), (False, packed_attention._joined)):
         monkeypatch.setattr(flex_attention, "works", lambda *args, works=works: works)
         assert packed_attention._way(There(), There()) is way
-    assert packed_attention._way(torch.zeros(1, 4, 5, 16), torch.zeros(1, 2, 5, 16)) is packed_attention.split
+    assert packed_attention._way(torch.zeros(1, 4, 5, 16), torch.zeros(1, 2, 5, 16)) is packed_attention._split

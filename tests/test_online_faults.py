@@ -561,9 +561,9 @@ def test_kto_compares_mismatched_answers_with_the_first_policy(
     first, start = (run.model_path(f"run:{name}") for name in ("sft/policy", f"{KTO}-1of2"))
     loaded = list[str]()
 
-    def load(path: str, revision: str | None = None) -> Any:
+    def load(path: str, revision: str | None = None, shard: None = None) -> Any:
         loaded.append(path)
-        return load_model(path, revision)
+        return load_model(path, revision, shard=shard)
 
     def unclipped(policy: list[float], reference: list[float]) -> float:
         return sum(p - r for p, r in zip(policy, reference, strict=True)) / len(policy)
