@@ -4,15 +4,14 @@ LOSSES, STEP, STAGES, SOURCES = "test_losses.py", "test_train.py", "test_stages.
 OBJECTIVES, RUNS, PROCEDURES = "test_objectives.py", "test_runs.py", "test_procedures.py"
 ONLINE, ONLINE_FAULTS, ARENA = "test_online.py", "test_online_faults.py", "test_arena_hard.py"
 UNPAIRED, COST, HUB_PUSH = "test_unpaired.py", "test_cost.py", "test_hub_push.py"
-PUSHED = "test_push_model.py"
+PUSHED, SAVING = "test_push_model.py", "test_saving.py"
 PUBLISHED, GATES, DELTA = "test_published_configs.py", "test_gates.py", "test_delta.py"
 EXPLORE, PLAIN = "test_explore.py", "test_plain_rows.py"
-EXPLORE = "test_explore.py"
 NORMS = "prefdata/models/forward/norms.py"
 SPLIT, ROTARY = "prefdata/models/forward/split_attention.py", "prefdata/models/forward/rotary.py"
 CHUNKED, HEAD = "prefdata/models/forward/chunked_head.py", "prefdata/models/forward/head.py"
 CHUNKED_TEST = "test_chunked_head.py"
-EXPLORE, LEASE, LAUNCH = "test_explore.py", "test_lease.py", "test_launch.py"
+LEASE, LAUNCH = "test_lease.py", "test_launch.py"
 LOCKSTEP = "test_lockstep.py"
 MACHINES, QUEUE = "test_several_machines.py", "test_slurm_queue.py"
 MUTANTS = [
@@ -117,7 +116,7 @@ MUTANTS = [
     (SPLIT, "query[:, :, -1:], key", "query[:, :, :1], key", "test_attention.py"),
     (SPLIT, "ctx.where, ctx.scale = where, scale", "ctx.where, ctx.scale, ctx.made = where, scale, out", "test_forwards.py"),
     (NORMS, ".div_(-x.shape[-1])", ".div_(x.shape[-1])", "test_norms.py"),
-    (NORMS, "torch.mv(both.t(), scale.flatten())", "both.sum(0)", "test_norms.py"),
+    (NORMS, "torch.mv(both.t(), scale.reshape(-1))", "both.sum(0)", "test_norms.py"),
     (NORMS, "isinstance(given, Tensor) and torch.equal(given", "isinstance(given, Tensor) or torch.equal(x", "test_norms.py"),
     (NORMS, '"forward" not in vars(module) and', "", "test_norms.py"),
     (NORMS, "            del module.forward\n", "            pass\n", "test_norms.py"),
@@ -692,7 +691,7 @@ MUTANTS = [
     ),
     ("prefdata/workflow/snakefile.py", '["train"] if results.settings.runs else []', '["train"]', "test_warm.py"),
     # weights on the disk
-    ("train/saving.py", 'max(entry["data_offsets"][1]', 'min(entry["data_offsets"][1]', "test_saving.py"),
-    ("train/saving.py", "if not (folder / INDEX).exists()", "if (folder / INDEX).exists()", "test_saving.py"),
+    ("train/saving.py", 'max(entry["data_offsets"][1]', 'min(entry["data_offsets"][1]', SAVING),
+    ("train/saving.py", "if not (folder / INDEX).exists()", "if (folder / INDEX).exists()", SAVING),
     ("train/push.py", "if known != hashes[name]", "if known is None", PUSHED),
 ]

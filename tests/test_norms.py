@@ -30,6 +30,15 @@ def test_a_norms_gradient_is_that_of_its_formula(scale: float) -> None:
         assert (found - true).norm() <= 2e-6 * true.norm()
 
 
+def test_heads_that_lie_apart_have_the_gradient_of_rows_side_by_side() -> None:
+    """Queries whose heads were turned to the front before they are normed."""
+    x, weight, grad = drawn(2, 5, 3, 8), drawn(8), drawn(2, 3, 5, 8).detach()
+    apart = x.transpose(1, 2)
+    found = torch.autograd.grad(norms._Norm.apply(apart, weight, 1e-6), (x, weight), grad)
+    true = torch.autograd.grad(norms._Norm.apply(apart.contiguous(), weight, 1e-6), (x, weight), grad)
+    assert all((a - b).norm() <= 2e-6 * b.norm() for a, b in zip(found, true, strict=True))
+
+
 def test_known_classes_and_no_others() -> None:
     """Gemma's norm adds one to its weight."""
     assert all(norms._is_norm(kind) for kind in (LlamaRMSNorm, Qwen2RMSNorm))

@@ -72,7 +72,7 @@ class _Norm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
-        both = (x * grads[0]).view(-1, x.shape[-1])
-        of_weight = torch.mv(both.t(), scale.flatten())
-        share = torch.mv(both, weight).view_as(scale).mul_(scale.pow(3)).div_(-x.shape[-1])
+        both = (x * grads[0]).reshape(-1, x.shape[-1])
+        of_weight = torch.mv(both.t(), scale.reshape(-1))
+        share = torch.mv(both, weight).reshape(scale.shape).mul_(scale.pow(3)).div_(-x.shape[-1])
         return (grads[0] * weight).mul_(scale).addcmul_(x, share), of_weight, None
