@@ -16,6 +16,7 @@ from models import model
 from safetensors.torch import load_file
 from test_train import example
 
+from prefdata.errors import DataError
 from prefdata.models.forward import logprob
 from train import checkpoint, lockstep
 from train.lockstep import Slot, agreed
@@ -127,6 +128,12 @@ def test_what_as_many_ranks_wrote_whole_is_not_in_the_way_of_parts(tmp_path: Pat
         (checkpoint.place(tmp_path, step) / "state.json").write_text(json.dumps(state))
     checkpoint._discard_of_other_form(tmp_path, World(0, world), parts=True)
     assert [p.name for p in checkpoint.checkpoints(tmp_path)] == kept
+
+
+def test_a_checkpoint_that_cannot_be_begun_says_so(tmp_path: Path) -> None:
+    (tmp_path / "steps").write_text("no folder")
+    with pytest.raises(DataError, match="cannot write a checkpoint: Not a directory"):
+        checkpoint.begin(tmp_path / "steps" / ".step-1.tmp", checkpoint.place(tmp_path / "steps", 1))
 
 
 def test_more_calls_than_agreed_on_are_an_error() -> None:

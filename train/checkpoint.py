@@ -76,7 +76,7 @@ def place(folder: Path, step: int) -> Path:
 def appearing(temporary: Path, final: Path, state: dict[str, Any], keep: int) -> Iterator[Path]:
     """Within: a folder to write to, which is the checkpoint afterwards. Raises DataError."""
     try:
-        begin(temporary)
+        begin(temporary, final)
         yield temporary
         appear(temporary, final, state, keep)
     except OSError as error:
@@ -85,11 +85,14 @@ def appearing(temporary: Path, final: Path, state: dict[str, Any], keep: int) ->
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def begin(temporary: Path) -> None:
-    """Make the folder, and remove what a killed run left: the run's lock makes us its only writer."""
+def begin(temporary: Path, final: Path) -> None:
+    """Make the folder, and remove what a killed run left: the run's lock makes us its only writer. Raises DataError."""
     for stale in temporary.parent.glob(".step-*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise unwritten(error.strerror, final) from error
 
 
 def appear(temporary: Path, final: Path, state: dict[str, Any], keep: int) -> None:

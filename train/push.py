@@ -65,7 +65,8 @@ def _wanted(settings: Settings, model: PublishedModel, folder: Path, built: Path
     chosen = _chosen(folder, model.weights)
     for name, path in chosen.items():
         (built / name).symlink_to(path.resolve())
-    weights = {n: facts["weights"].get(p.relative_to(folder).as_posix()) for n, p in chosen.items() if p.suffix == WEIGHTS}
+    known = facts.get("weights", {})  # which earlier versions did not write
+    weights = {n: known.get(p.relative_to(folder).as_posix()) for n, p in chosen.items() if p.suffix == WEIGHTS}
     _rewrite(built / RECEIPT, {**_public(facts), "weights": weights})
     if model.weights == "adapter":
         adapter = json.loads((built / "adapter_config.json").read_text(encoding="utf-8"))
@@ -90,9 +91,7 @@ def _chosen(folder: Path, weights: str) -> dict[str, Path]:
 def _require_as_trained(folder: Path, weights: Mapping[str, str | None], hashes: Mapping[str, str]) -> None:
     """Raise PublishError where a file of weights is not the one that the run wrote."""
     if other := sorted(name for name, known in weights.items() if known != hashes[name]):
-        raise PublishError(
-            f"{other[0]} is not what the run wrote", str(folder), "remove the folder, and the same command trains it again"
-        )
+        raise PublishError(f"{other[0]} is not what the run wrote", str(folder), "remove the folder, and train it again")
 
 
 def _public(facts: Facts) -> Facts:

@@ -40,12 +40,12 @@ class Saver:
 
     def save(self, step: int, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         """Begin the checkpoint of `step` finished steps: weights and moments are copied before it returns, and on the disk
-        after `finish`, `poll` or the next `save`. Raises DataError where the one before could not be written."""
+        after `finish`, `poll` or the next `save`. Raises DataError where it, or the one before, could not be written."""
         self.finish()
         final = checkpoint.place(self.folder, step)
         own = beside(final)
         if self.world.first:
-            checkpoint.begin(own)
+            checkpoint.begin(own, final)
         temporary = self.world.gathered(own)[0]  # nobody writes before it is there
         # copied here: async_save's own copying failed at times (docs/log.md)
         parts = {"model": _copied(dict(checkpoint.unique(model))), "optimizer": _copied(checkpoint.moments(optimizer))}
