@@ -646,7 +646,7 @@ MUTANTS = [
     ("prefdata/sources/plain.py", "limits.controls or len(data.translate(None, CONTROLS)) == len(data)", "True", PLAIN),
     ("prefdata/sources/plain.py", "sample = seen[key] = seen.get(key, -1) + 1", "sample = 0", PLAIN),
     ("prefdata/sources/transcripts.py", 'and text.isascii() and "\\r" not in text', "", PLAIN),
-    ("prefdata/sources/rows.py", "len(data.translate(None, CONTROLS)) < len(data)", "False", SOURCES),
+    ("prefdata/sources/rows.py", "len(data.translate(None, CONTROLS)) < len(data)", "False", "test_shapes.py"),
     ("prefdata/sources/shapes/nectar.py", "not 1 <= place <= MAX_RANK", "not 0 <= place <= MAX_RANK", "test_shapes.py"),
     ("prefdata/sources/shapes/nectar.py", "isinstance(place, bool) or", "", "test_shapes.py"),
     ("prefdata/stages/signatures.py", "np.uint32(13)", "np.uint32(14)", "test_dedup.py"),

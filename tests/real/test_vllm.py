@@ -107,12 +107,18 @@ def test_an_online_run_answers_each_segment_with_the_checkpoint_of_that_moment_o
 def test_the_tiny_recipe_has_the_same_tables_on_vllm(ours: Path, tmp_path: Path) -> None:
     snakemake(tmp_path, recipe({"vllm": VLLM}))
     for table, stage in [("candidates", "generate"), ("verdicts", "judge"), ("ranks", "rank"), ("sets", "sets")]:
-        one, other = rows(ours, table, stage), rows(tmp_path, table, stage)
-        assert one.schema == other.schema == TABLES[table].schema
-        if table != "sets":  # which prompts end without a preference depends on the texts
-            assert one.height == other.height
-    verdicts = rows(tmp_path, "verdicts", "judge").filter(pl.col("judge").str.starts_with("small@"))
-    assert verdicts.height == 2 * (16 * 11 + 8 * 5), "six of seven answers stay, train has six more; n - 1 in both orders"
+        assert rows(ours, table, stage).schema == rows(tmp_path, table, stage).schema == TABLES[table].schema
+    for folder in (ours, tmp_path):
+        # a small model's answer may be nothing but white space, and which is depends on the engine's last bits
+        said_nothing = rows(folder, "drops", "generate").filter(pl.col("scope") == "row").height
+        assert said_nothing < 4
+        generated = rows(folder, "candidates", "generate")["candidate_id"]
+        assert generated.len() == 16 * 6 - said_nothing
+        ranks = rows(folder, "ranks", "rank").filter(pl.col("method") == "small")
+        assert generated.is_in(ranks["candidate_id"].implode()).all()
+        answers = 16 * 12 + 8 * 6 - said_nothing  # six of seven of the source's stay, train has six more
+        verdicts = rows(folder, "verdicts", "judge").filter(pl.col("judge").str.starts_with("small@"))
+        assert verdicts.height == 2 * (answers - 24), "n - 1 of each prompt, in both orders"
     assert set(verdicts["outcome"]) <= {"a", "b", "tie"}
     assert verdicts["margin"].null_count() == 0
     assert all(json.loads(raw).keys() == {"A", "B"} for raw in verdicts["raw"])
