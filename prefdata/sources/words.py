@@ -48,7 +48,7 @@ def words(text: str) -> list[str]:
 
 def ngrams(listed: Sequence[str], n: int) -> list[str]:
     """Every run of n words; a shorter text is one run."""
-    return [" ".join(listed[i : i + n]) for i in range(max(len(listed) - n + 1, 1))]
+    return [*map(" ".join, zip(*(listed[i:] for i in range(n)), strict=False))] or [" ".join(listed)]
 
 
 def user_text(messages: Iterable[dict[str, str]]) -> str:

@@ -49,9 +49,11 @@ def minhashes(listed: Sequence[Sequence[str]], settings: DedupSettings) -> npt.N
     digests = b"".join([sha1(gram.encode()).digest()[:4] for own in grams for gram in own])
     mixed = _mixed(np.frombuffer(digests, "<u4").astype(np.uint32))
     factors, shifts = _permutations(settings.permutations)
-    made = np.empty((settings.permutations, len(grams)), np.uint32)
+    made, permuted = np.empty((settings.permutations, len(grams)), np.uint32), np.empty_like(mixed)
     for row, factor, shift in zip(made, factors, shifts, strict=True):
-        np.minimum.reduceat(mixed * factor + shift, starts, out=row)
+        np.multiply(mixed, factor, out=permuted)
+        np.add(permuted, shift, out=permuted)
+        np.minimum.reduceat(permuted, starts, out=row)
     return made.T
 
 
