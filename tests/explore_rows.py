@@ -8,7 +8,7 @@ from literal_sets import candidate, row
 
 from prefdata.draws import hex_id, uniform
 from prefdata.recipe import places
-from prefdata.tables import files, schema
+from prefdata.tables import schema, table_writer
 
 Row = dict[str, Any]
 REFERENCES = ("sft-1b", "base-7b")
@@ -111,6 +111,6 @@ def results(folder: Path) -> Path:
     for name, listed in tables.items():
         path = folder / "tables" / name / where[name] / "00000-of-00001.parquet"
         stage, unit = where[name].split("/")
-        files.write_table(path, name, schema.frame(name, listed), {"stage": stage, "unit": unit})
+        table_writer.write_table(path, name, schema.frame(name, listed), {"stage": stage, "unit": unit})
     (folder / places.SETTINGS).write_text('{"seed": 11, "sets": {"origins": ["source", "generated"]}}')
     return folder

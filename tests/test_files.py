@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from prefdata.draws import hex_id
 from prefdata.errors import DataError
-from prefdata.tables import content, files, schema
+from prefdata.tables import content, files, schema, table_writer
 
 
 def ranks(n: int = 50, rank: int = 1) -> pl.DataFrame:
@@ -43,7 +43,7 @@ def test_rows_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, r
         for i, (text, score) in enumerate(rows)
     ]
     frame = schema.frame("candidates", made)
-    files.write_table(path, "candidates", frame, {"stage": "s"})
+    table_writer.write_table(path, "candidates", frame, {"stage": "s"})
     assert files.read_table(path, "candidates").equals(frame)
     assert files.manifest(path)["content_hash"] == content.content_hash(frame) or frame.is_empty()
 
@@ -51,8 +51,8 @@ def test_rows_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, r
 def test_content_hash_ignores_batches_and_sees_every_cell(tmp_path: Path) -> None:
     whole, parts = tmp_path / "a.parquet", tmp_path / "b.parquet"
     frame = ranks()
-    files.write_table(whole, "ranks", frame)
-    with files.TableWriter(parts, schema.TABLES["ranks"], {}) as writer:
+    table_writer.write_table(whole, "ranks", frame)
+    with table_writer.TableWriter(parts, schema.TABLES["ranks"], {}) as writer:
         for start in range(0, 50, 7):
             writer.write(frame[start : start + 7])
     assert files.manifest(whole)["content_hash"] == files.manifest(parts)["content_hash"]
@@ -71,7 +71,7 @@ def test_content_hash_sees_where_strings_and_lists_end() -> None:
 def test_parts_out_of_order_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     frame = ranks()
-    with pytest.raises(DataError, match="before"), files.TableWriter(path, schema.TABLES["ranks"], {}) as writer:
+    with pytest.raises(DataError, match="before"), table_writer.TableWriter(path, schema.TABLES["ranks"], {}) as writer:
         writer.write(frame[10:20])
         writer.write(frame[:10])
     assert list(tmp_path.iterdir()) == []
@@ -79,9 +79,9 @@ def test_parts_out_of_order_are_refused_and_leave_nothing(tmp_path: Path) -> Non
 
 def test_an_exception_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    files.write_table(path, "ranks", ranks())
+    table_writer.write_table(path, "ranks", ranks())
     before = path.read_bytes()
-    with pytest.raises(RuntimeError), files.TableWriter(path, schema.TABLES["ranks"], {}) as writer:
+    with pytest.raises(RuntimeError), table_writer.TableWriter(path, schema.TABLES["ranks"], {}) as writer:
         writer.write(ranks(rank=2))
         raise RuntimeError
     assert path.read_bytes() == before
@@ -94,7 +94,7 @@ def test_the_nth_failing_operation_keeps_a_whole_version(
 ) -> None:
     """Old or new, never a third; the error names the path."""
     path = tmp_path / "a.parquet"
-    files.write_table(path, "ranks", ranks())
+    table_writer.write_table(path, "ranks", ranks())
     real, calls = getattr(os, operation), []
 
     def failing(*arguments: object, **keys: object) -> object:
@@ -105,7 +105,7 @@ def test_the_nth_failing_operation_keeps_a_whole_version(
 
     monkeypatch.setattr(os, operation, failing)
     with pytest.raises(DataError, match=r"a\.parquet: cannot write: No space left"):
-        files.write_table(path, "ranks", ranks(rank=2))
+        table_writer.write_table(path, "ranks", ranks(rank=2))
     monkeypatch.undo()
     ranked = files.read_table(path, "ranks")["rank"].unique().to_list()
     assert ranked == ([2] if (operation, nth) == ("fsync", 2) else [1]), "only the folder's fsync comes after the rename"
@@ -115,17 +115,17 @@ def test_the_nth_failing_operation_keeps_a_whole_version(
 def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path) -> None:
     """A real write that the system refuses: the process may write no more than 4 KiB to a file."""
     path = tmp_path / "a.parquet"
-    files.write_table(path, "ranks", ranks(10))
+    table_writer.write_table(path, "ranks", ranks(10))
     before = path.read_bytes()
     code = f"""
 import resource, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from prefdata.tables import files
+from prefdata.tables import table_writer
 from test_files import ranks
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-files.write_table(Path({str(path)!r}), "ranks", ranks(5000))
+table_writer.write_table(Path({str(path)!r}), "ranks", ranks(5000))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "DataError" in done.stderr
@@ -136,7 +136,7 @@ files.write_table(Path({str(path)!r}), "ranks", ranks(5000))
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    files.write_table(path, "ranks", ranks())
+    table_writer.write_table(path, "ranks", ranks())
     whole = path.read_bytes()
     for keep in (0, 3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:keep])
@@ -147,7 +147,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
 def test_a_flipped_byte_never_reads_back_as_other_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     frame = ranks(400)
-    files.write_table(path, "ranks", frame)
+    table_writer.write_table(path, "ranks", frame)
     whole, rng, caught = bytearray(path.read_bytes()), random.Random(0), 0
     for _ in range(150):
         flipped = bytearray(whole)
@@ -169,7 +169,7 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
 def test_prompt_reader_gives_every_row_once_in_ranges(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     frame = ranks(101)
-    files.write_table(path, "ranks", frame)
+    table_writer.write_table(path, "ranks", frame)
     reader = files.PromptReader(path, "ranks")
     ids = frame["prompt_id"].to_list()
     got = [reader.until(ids[i]) for i in (0, 0, 49, 99)] + [reader.until("f" * 16)]
@@ -180,7 +180,7 @@ def test_prompt_reader_gives_every_row_once_in_ranges(tmp_path: Path) -> None:
 def test_a_changed_manifest_is_refused(tmp_path: Path) -> None:
     """A Parquet footer has no checksum; the manifest in it has its own."""
     path = tmp_path / "t.parquet"
-    files.write_table(path, "drops", schema.TABLES["drops"].empty(), {"stage": "s", "slice": {"seed": 1}})
+    table_writer.write_table(path, "drops", schema.TABLES["drops"].empty(), {"stage": "s", "slice": {"seed": 1}})
     assert files.manifest(path)["slice"] == {"seed": 1}
     data = path.read_bytes()
     path.write_bytes(data.replace(b'{"seed": 1}', b'{"seed": 2}'))
@@ -210,7 +210,7 @@ def test_the_hash_of_texts_is_that_of_their_bytes(texts: list[str | None], skipp
 
 def test_only_the_columns_that_are_asked_for_are_read(tmp_path: Path) -> None:
     path, frame = tmp_path / "a.parquet", ranks(50)
-    files.write_table(path, "ranks", frame)
+    table_writer.write_table(path, "ranks", frame)
     (read,) = files.iter_table(path, "ranks", columns=("prompt_id", "rank"))
     assert read.equals(frame.select("prompt_id", "rank"))
     rows, size = files.size_of(path, ("prompt_id",))
@@ -222,7 +222,7 @@ def test_texts_are_written_without_a_dictionary_so_that_footers_tell_their_size(
     path = tmp_path / "c.parquet"
     one = {"origin": "source", "producer": "m", "sample": 0, "finish": "stop", "response": "same " * 200}
     rows = [{"prompt_id": hex_id(i), "candidate_id": hex_id(i), **one} for i in range(100)]
-    files.write_table(path, "candidates", schema.frame("candidates", rows))
+    table_writer.write_table(path, "candidates", schema.frame("candidates", rows))
     assert files.size_of(path, ("response",))[1] > 100 * 1000
     assert files.size_of(path, ("producer",))[1] < 1000
 
@@ -230,7 +230,7 @@ def test_texts_are_written_without_a_dictionary_so_that_footers_tell_their_size(
 def test_a_page_that_is_passed_over_is_missed(tmp_path: Path) -> None:
     """The kind of a page stands in its header, which has no checksum; readers pass over kinds that they do not know."""
     path = tmp_path / "r.parquet"
-    files.write_table(path, "ranks", ranks(9))
+    table_writer.write_table(path, "ranks", ranks(9))
     data = path.read_bytes()
     for place in range(4, len(data) - 8 - int.from_bytes(data[-8:-4], "little")):
         for bit in (1, 16):

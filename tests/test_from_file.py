@@ -20,7 +20,8 @@ from prefdata.recipe.results import Results
 from prefdata.recipe.units import Part
 from prefdata.stages.registry import STAGES
 from prefdata.tables import schema
-from prefdata.tables.files import read_table, write_table
+from prefdata.tables.files import read_table
+from prefdata.tables.table_writer import write_table
 from prefdata.workflow.execute import bring_up
 from train import from_file
 from train import run as run_

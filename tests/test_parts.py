@@ -10,7 +10,7 @@ from prefdata.recipe import parts
 from prefdata.recipe.job import Job
 from prefdata.recipe.units import Part
 from prefdata.stages.registry import STAGES
-from prefdata.tables import files
+from prefdata.tables import files, table_writer
 from prefdata.tables.schema import TABLES
 
 PATH = ("sources", "signatures", "dedup", "split", "prune", "rank", "noise", "sets")
@@ -37,7 +37,7 @@ def test_tables_do_not_depend_on_what_is_held_at_once(made, monkeypatch: pytest.
     large = hashes(made("large"))
     monkeypatch.setattr(parts, "PART_BYTES", 1)
     monkeypatch.setattr(files, "BATCH_ROWS", 3)
-    monkeypatch.setattr(files, "ROW_GROUP_ROWS", 2)
+    monkeypatch.setattr(table_writer, "ROW_GROUP_ROWS", 2)
     assert hashes(made("small")) == large
     assert sum(name.startswith("sets/") for name in large) == 4
 

@@ -27,7 +27,7 @@ from prefdata.recipe.units import Part, evaluation_unit
 from prefdata.sources.toy import tasks
 from prefdata.stages import win_rate as stage
 from prefdata.stages.registry import STAGES
-from prefdata.tables import files, schema
+from prefdata.tables import files, schema, table_writer
 from prefdata.tables.finished import ChunkStore
 from prefdata.workflow.cli import app
 from prefdata.workflow.recipes import checked
@@ -227,7 +227,7 @@ def test_trained_models_are_compared_with_fixed_answers(
             for p, text in zip(tests, texts, strict=True)
         ]
         part = Part("candidates", "evaluate", evaluation_unit(name))
-        files.write_table(run.table(part, 0), "candidates", schema.frame("candidates", made))
+        table_writer.write_table(run.table(part, 0), "candidates", schema.frame("candidates", made))
     given = [
         {"instruction": p["messages"][-1]["content"], "output": tasks.solve(p["messages"][-1]["content"]), "generator": "gpt"}
         for p in tests[:6]

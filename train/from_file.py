@@ -30,7 +30,7 @@ from prefdata.recipe.settings.whole import Settings
 from prefdata.recipe.units import Part, reference_unit
 from prefdata.sources import readers
 from prefdata.sources.shapes import SHAPES
-from prefdata.tables import files
+from prefdata.tables import table_writer
 from prefdata.tables.finished import ChunkStore
 from train.file_settings import PUBLISHED, DataSettings, FileSettings, own_keys
 from train.left_out import LeftOut, of_preparation
@@ -272,7 +272,7 @@ def prepare(run: FileRun, bring_up: BringUp) -> LeftOut:
     left.say()
     left.require_some(place)
     for unit in ("preference", "sft"):
-        files.write_table(results.table(Part("sets", "sets", unit), 0), "sets", rows)
+        table_writer.write_table(results.table(Part("sets", "sets", unit), 0), "sets", rows)
     return left
 
 

@@ -22,6 +22,7 @@ from prefdata.recipe.units import Part, in_segment, split_unit
 from prefdata.tables import atomic, files, schema
 from prefdata.tables.finished import ChunkStore
 from prefdata.tables.schema import TABLES
+from prefdata.tables.table_writer import TableWriter
 from prefdata.tables.views import Frames
 
 
@@ -215,12 +216,12 @@ class Job:
         yield from parts.ahead(parts.frames(paths, prompts, {**self.stage.columns, **(columns or {})}))
 
     @contextmanager
-    def writers(self, shard: int) -> Iterator[dict[str, files.TableWriter]]:
+    def writers(self, shard: int) -> Iterator[dict[str, TableWriter]]:
         """The writers of the stage's tables for one shard; all files appear when the block ends well."""
-        opened: dict[str, files.TableWriter] = {}
+        opened: dict[str, TableWriter] = {}
         try:
             for name in self.stage.writes:
-                opened[name] = files.TableWriter(self._output(name, shard), TABLES[name], self.manifest(shard)).__enter__()
+                opened[name] = TableWriter(self._output(name, shard), TABLES[name], self.manifest(shard)).__enter__()
             yield opened
         except BaseException as error:
             for writer in opened.values():
@@ -253,7 +254,7 @@ class Job:
             if waiting:
                 waiting.pop().result()
 
-    def write(self, writers: dict[str, files.TableWriter], made: Frames) -> None:
+    def write(self, writers: dict[str, TableWriter], made: Frames) -> None:
         """Sort and append what a pure stage function made."""
         for name in self.stage.writes:
             if name in made:

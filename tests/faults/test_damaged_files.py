@@ -13,7 +13,7 @@ from prefdata.draws import hash64
 from prefdata.errors import PrefdataError
 from prefdata.sources import readers
 from prefdata.sources.settings import SourceSettings
-from prefdata.tables import files, schema
+from prefdata.tables import files, schema, table_writer
 
 from .cases import Case, Error, Fault, as_parameters, require_error
 from .place import Place, good_row
@@ -208,7 +208,7 @@ def test_a_table_of_ours_that_explodes_by_its_dictionary_is_refused(tmp_path: Pa
     path = tmp_path / "drops.parquet"
     row = {"scope": "row", "source": "s", "stage": "s", "reason": "r", "detail": "y" * 10_000}
     rows = [{**row, "source_row": str(i)} for i in range(2000)]
-    files.write_table(path, "drops", schema.frame("drops", rows))
+    table_writer.write_table(path, "drops", schema.frame("drops", rows))
     assert path.stat().st_size < 2**20
     with pytest.raises(PrefdataError, match="decodes to "):
         files.read_table(path, "drops")

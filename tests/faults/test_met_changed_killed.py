@@ -11,7 +11,7 @@ import pytest
 from prefdata.recipe.read import read_recipe
 from prefdata.recipe.results import Results
 from prefdata.stages.registry import STAGES
-from prefdata.tables import files
+from prefdata.tables import files, table_writer
 from prefdata.tables.locks import lock, take_lock
 from prefdata.workflow import execute, snakefile
 
@@ -83,7 +83,7 @@ def changed_package(place: Place, name: str) -> None:
     for path in place.paths("splits", "split"):
         frame, manifest = files.read_table(path, "splits"), files.manifest(path)
         manifest["slice"]["version"] = 0
-        files.write_table(path, "splits", frame, manifest)
+        table_writer.write_table(path, "splits", frame, manifest)
 
 
 def changed_model(place: Place, name: str) -> None:

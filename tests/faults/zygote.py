@@ -196,17 +196,18 @@ def atomic_folder(path: str, version: int) -> None:
 
 
 def write_table(path: str, version: int) -> None:
-    from prefdata.tables import files
+    from prefdata.tables import table_writer as writers
 
-    files.write_table(Path(path), "ranks", ranks(version), {"stage": "s"})
+    writers.write_table(Path(path), "ranks", ranks(version), {"stage": "s"})
 
 
 def table_writer(path: str, version: int) -> None:
     """In four parts."""
-    from prefdata.tables import files, schema
+    from prefdata.tables import schema
+    from prefdata.tables import table_writer as writers
 
     rows = ranks(version)
-    with files.TableWriter(Path(path), schema.TABLES["ranks"], {"stage": "s"}) as writer:
+    with writers.TableWriter(Path(path), schema.TABLES["ranks"], {"stage": "s"}) as writer:
         for start in range(0, ROWS, ROWS // 4):
             writer.write(rows[start : start + ROWS // 4])
 
