@@ -75,13 +75,15 @@ def _in_shards(shard: Shard | None) -> Iterator[dict[str, Any]]:
     if shard is None:
         yield {}
         return
-    from unittest.mock import patch
-
     import torch.distributed as dist
     from transformers.distributed import DistributedConfig, mixin
 
-    with patch.object(mixin, "apply_fully_sharded_data_parallelism", lambda model, mesh: shard(model)):
+    theirs = mixin.apply_fully_sharded_data_parallelism
+    mixin.apply_fully_sharded_data_parallelism = lambda model, mesh: shard(model)
+    try:
         yield {"distributed_config": DistributedConfig(fsdp_size=dist.get_world_size())}
+    finally:
+        mixin.apply_fully_sharded_data_parallelism = theirs
 
 
 def _require_weights(found: dict[str, Any], path: str) -> None:
