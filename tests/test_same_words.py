@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 import polars as pl
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prefdata.output.same_words import ENDS, PLAIN, with_the_chosens_words
@@ -32,6 +32,7 @@ def rows(chosen: str, rejected: list[str]) -> pl.DataFrame:
 
 
 @given(TEXTS, st.lists(TEXTS, max_size=4), st.text("ab ", max_size=3 * ENDS), st.text("a.!", max_size=2 * ENDS))
+@example("Ab", ["ab"], "", "")
 def test_as_by_splitting_every_text(chosen: str, rejected: list[str], before: str, behind: str) -> None:
     own, others = f"{before}{chosen}{behind}", [f"{before}{text}{behind}" for text in rejected]
     expected = ["p"] if any(words(own) == words(text) for text in others) else []

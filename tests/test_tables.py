@@ -2,7 +2,7 @@
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prefdata.draws import hex_id
@@ -94,6 +94,7 @@ def test_sets_from_before_candidates_had_extras_are_read() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("abc"), st.none() | st.just("x")), max_size=8))
+@example([("b", "a", "x"), ("a", "b", "x")])
 def test_order_is_looked_at_in_one_pass(rows: list[tuple[str, str, str | None]]) -> None:
     frame = pl.DataFrame(rows, schema=dict.fromkeys(("one", "two", "three"), pl.String), orient="row")
     keys = frame.select("one", "two")
@@ -102,6 +103,7 @@ def test_order_is_looked_at_in_one_pass(rows: list[tuple[str, str, str | None]])
 
 
 @given(st.integers(1, 300), st.text("0123456789abcdef", min_size=16, max_size=16))
+@example(3, "5" * 16)
 def test_a_shard_begins_at_its_first_id(num_shards: int, own: str) -> None:
     shard = schema.shard_of(own, num_shards)
     assert schema.first_of(shard, num_shards) <= own < schema.first_of(shard + 1, num_shards)
