@@ -9,6 +9,7 @@ from conftest import nectar, run_stages
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefdata.draws import hash64
 from prefdata.errors import ConfigError
 from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.settings.data import DedupSettings
@@ -16,7 +17,7 @@ from prefdata.recipe.units import Part
 from prefdata.sources.words import ngrams, user_text, words
 from prefdata.stages import decontaminate, dedup
 from prefdata.stages.dedup import Clusters
-from prefdata.stages.signatures import minhashes
+from prefdata.stages.signatures import minhashes, runs
 from prefdata.tables import files
 
 LONG = "please explain in simple words how the heart of a small bird can beat a thousand times in every single minute of flight"
@@ -115,14 +116,37 @@ def test_the_estimate_is_near_the_jaccard_similarity(sets) -> None:
     assert abs(float((one == other).mean()) - true) < 0.08
 
 
-@given(st.lists(st.lists(st.sampled_from(["a", "b", "ö", "c"]), min_size=1, max_size=9), min_size=1, max_size=6))
+TEXTS = st.lists(st.lists(st.sampled_from(["a", "b", "ö", "c"]), min_size=1, max_size=9), min_size=1, max_size=6)
+
+
+@given(TEXTS)
 def test_signatures_are_those_of_datasketch(listed) -> None:
     from datasketch import MinHash
 
     settings = DedupSettings(ngram=2, permutations=32, bands=8)
-    grams = ([g.encode() for g in ngrams(own, 2)] for own in listed)
-    theirs = [m.hashvalues.tolist() for m in MinHash.generator(grams, num_perm=32, scheme="affine32")]
+    hashes, starts = runs(listed, 2)
+    own = [part.tolist() for part in np.split(hashes, starts[1:])]
+    theirs = [m.hashvalues.tolist() for m in MinHash.generator(own, num_perm=32, scheme="affine32", hashfunc=int)]
     assert minhashes(listed, settings).tolist() == theirs
+
+
+@given(TEXTS, st.integers(1, 4))
+def test_runs_of_words_have_hashes_that_tell_them_apart(listed, n) -> None:
+    hashes, starts = runs(listed, n)
+    for own, part in zip(listed, np.split(hashes, starts[1:]), strict=True):
+        expected = []
+        for first in range(max(len(own) - n + 1, 1)):
+            made = 0
+            for word in own[first : first + n]:
+                made = (made * 0x9E3779B97F4A7C15 + hash64("word", word)) % 2**64
+            expected.append(made >> 32)
+        assert part.tolist() == expected
+    of_run = {
+        run: h
+        for own, part in zip(listed, np.split(hashes, starts[1:]), strict=True)
+        for run, h in zip(ngrams(own, n), part, strict=True)
+    }
+    assert len(set(of_run.values())) == len(of_run)
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=30))
