@@ -308,16 +308,16 @@ MUTANTS = [
     # joins and drops
     (
         "prefdata/tables/schema.py",
-        'rows.join(prompts, on="prompt_id", how="anti"',
-        'rows.join(prompts, on="prompt_id", how="semi"',
+        'rows.filter(~pl.col("prompt_id")',
+        'rows.filter(pl.col("prompt_id")',
         "test_tables.py",
     ),
     ("prefdata/tables/schema.py", 'pl.col("scope") == "prompt"', 'pl.col("scope") != "candidate"', "test_tables.py"),
     ("prefdata/stages/sets.py", '.when(pl.col("rank") == 1)', '.when(pl.col("rank") == 99)', STAGES),
     (
         "prefdata/stages/sets.py",
-        '.unique(["prompt_id", "_text", "extras"], keep="first"',
-        '.unique(["prompt_id", "_text", "extras"], keep="last"',
+        ".exclude(same).first()",
+        ".exclude(same).last()",
         STAGES,
     ),
     (
@@ -650,6 +650,11 @@ MUTANTS = [
     ("prefdata/sources/shapes/nectar.py", "not 1 <= place <= MAX_RANK", "not 0 <= place <= MAX_RANK", "test_shapes.py"),
     ("prefdata/sources/shapes/nectar.py", "isinstance(place, bool) or", "", "test_shapes.py"),
     ("prefdata/stages/signatures.py", "np.uint32(13)", "np.uint32(14)", "test_dedup.py"),
+    ("prefdata/stages/signatures.py", "made *= np.where(there, FACTOR", "made += np.where(there, FACTOR", "test_dedup.py"),
+    ("prefdata/stages/signatures.py", "first + place < after", "first + place <= after", "test_dedup.py"),
+    ("prefdata/stages/signatures.py", "made >> np.uint64(32)", "made", "test_dedup.py"),
+    ("prefdata/stages/sets.py", 'join(mine, on="prompt_id"', 'join(first, on="prompt_id"', STAGES),
+    ("prefdata/tables/views.py", "foreign.filter(~texts", "foreign.filter(texts", STAGES),
     ("prefdata/stages/dedup.py", "new = np.any(", "new = np.all(", "test_dedup.py"),
     ("prefdata/stages/decontaminate.py", "ends.update(_ends(listed, settings.ngram))", "pass", "test_dedup.py"),
     ("prefdata/tables/schema.py", "(next_ == one) & after", "after", "test_tables.py"),

@@ -69,8 +69,9 @@ def ranked(prompts: pl.DataFrame, frames: Frames, job: Job) -> Frames:
     """The sets of ranked answers, sft or preference, and the drops of prompts that have none."""
     settings, seed = job.settings.sets, job.settings.seed
     first = chosen(frames["ranks"], seed).rename({"candidate_id": "chosen_id"})
-    kept = schema.alive(frames["candidates"], frames["drops"]).join(prompts, on="prompt_id", how="semi", maintain_order="left")
-    kept = kept.join(first, on="prompt_id", maintain_order="left")
+    of_candidates = frames["drops"].filter(pl.col("scope") == "candidate")  # dropped prompts are not among `prompts`
+    mine = first.join(prompts.select("prompt_id"), on="prompt_id", how="semi")
+    kept = schema.alive(frames["candidates"], of_candidates).join(mine, on="prompt_id", maintain_order="left")
     kept = kept.join(frames["ranks"].drop("method"), on=["prompt_id", "candidate_id"], how="left", maintain_order="left")
     kept = kept.filter(pl.col("rank").is_not_null() | (pl.col("origin") == "noise"))
     reasons = _chosen_reasons(prompts, first, kept, frames["drops"])
@@ -115,7 +116,7 @@ def _reasons(rows: pl.DataFrame, reason: str | pl.Expr) -> pl.DataFrame:
 def _chosen_reasons(prompts: pl.DataFrame, first: pl.DataFrame, kept: pl.DataFrame, drops: pl.DataFrame) -> pl.DataFrame:
     """Prompts without a chosen: none was ranked, or y_0 was dropped later (the next one never moves up), and why."""
     unranked = prompts.join(first, on="prompt_id", how="anti")
-    alive = kept.filter(pl.col("candidate_id") == pl.col("chosen_id"))
+    alive = kept.select("prompt_id", "candidate_id", "chosen_id").filter(pl.col("candidate_id") == pl.col("chosen_id"))
     dropped = prompts.join(first, on="prompt_id", how="semi").join(alive, on="prompt_id", how="anti")
     own = drops.filter(pl.col("scope") == "candidate").unique(["prompt_id", "candidate_id"], keep="first", maintain_order=True)
     causes = own.select("prompt_id", pl.col("candidate_id").alias("chosen_id"), pl.col("reason").alias("detail"))
@@ -125,9 +126,10 @@ def _chosen_reasons(prompts: pl.DataFrame, first: pl.DataFrame, kept: pl.DataFra
 
 def _preference_reasons(prompts: pl.DataFrame, kept: pl.DataFrame, merged: pl.DataFrame) -> pl.DataFrame:
     """Prompts without a pair: one candidate (need_2), only equal texts (identical), only ties (no_preference)."""
-    real = kept.filter(pl.col("origin") != "noise").group_by("prompt_id").len("real")
+    real = kept.select("prompt_id", "origin").filter(pl.col("origin") != "noise").group_by("prompt_id").len("real")
     after = (
-        merged.filter(pl.col("origin") != "noise")
+        merged.select("prompt_id", "origin", "role")
+        .filter(pl.col("origin") != "noise")
         .group_by("prompt_id")
         .agg(pl.len().alias("texts"), (pl.col("role") == "rejected").sum().alias("rejected"))
     )
@@ -152,13 +154,13 @@ def merge(kept: pl.DataFrame) -> pl.DataFrame:
     """One row a (prompt, text after NFC, tool calls and the like): the chosen, else the best rank's smallest candidate_id,
     noise last."""
     best = (pl.col("candidate_id") != pl.col("chosen_id")).alias("_later")
-    return (
-        kept.with_columns(best, nfc(kept["response"]).alias("_text"))
-        .sort("prompt_id", "_later", "rank", "candidate_id", nulls_last=True, maintain_order=True)
-        .with_columns(pl.len().over("prompt_id", "_text", "extras").cast(pl.Int32).alias("copies"))
-        .unique(["prompt_id", "_text", "extras"], keep="first", maintain_order=True)
-        .drop("_later", "_text")
+    ordered = kept.with_columns(best, nfc(kept["response"]).alias("_text")).sort(
+        "prompt_id", "_later", "rank", "candidate_id", nulls_last=True, maintain_order=True
     )
+    same = ("prompt_id", "_text", "extras")
+    first = pl.all().exclude(same).first()
+    merged = ordered.group_by(same, maintain_order=True).agg(first, pl.len().cast(pl.Int32).alias("copies"))
+    return merged.select(*kept.columns, "copies")
 
 
 def with_roles(merged: pl.DataFrame) -> pl.DataFrame:

@@ -378,8 +378,8 @@ def frame(table: str, rows: Iterable[dict[str, object]]) -> pl.DataFrame:
 
 def alive(rows: pl.DataFrame, drops: pl.DataFrame) -> pl.DataFrame:
     """`rows` less every dropped prompt and, where it has a candidate_id, every dropped candidate. Order is kept."""
-    prompts = drops.filter(pl.col("scope") == "prompt")
-    rows = rows.join(prompts, on="prompt_id", how="anti", maintain_order="left")
+    prompts = drops.filter(pl.col("scope") == "prompt")["prompt_id"]
+    rows = rows.filter(~pl.col("prompt_id").is_in(prompts.implode())) if prompts.len() else rows
     if "candidate_id" not in rows.columns:
         return rows
     candidates = drops.filter(pl.col("scope") == "candidate")

@@ -1,7 +1,9 @@
 """What several stages ask of the tables, as pure functions of frames."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
+from unicodedata import is_normalized
 
 import polars as pl
 
@@ -26,9 +28,13 @@ def chosen(ranks: pl.DataFrame, seed: int) -> pl.DataFrame:
 
 
 def nfc(texts: pl.Series) -> pl.Series:
-    """The texts after NFC; ASCII ones, which are so already, are not gone through."""
-    other = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
+    """The texts after NFC; those that are so already, nearly all, are only looked at, and ASCII ones not even that."""
+    foreign = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
+    other = foreign.filter(~texts.gather(foreign).map_elements(_is_nfc, return_dtype=pl.Boolean))
     return texts.scatter(other, texts.gather(other).str.normalize("NFC")) if other.len() else texts
+
+
+_is_nfc = partial(is_normalized, "NFC")
 
 
 def fixed_pair(candidates: Sequence[dict[str, Any]], origins: Sequence[str]) -> tuple[int, int] | None:
