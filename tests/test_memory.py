@@ -8,6 +8,7 @@ import torch
 from allocated import peak_bytes
 from models import config
 
+from prefdata.models.forward import norms, rotary
 from prefdata.recipe.settings.whole import Settings
 from train import fits, loop, memory
 from train.memory import Held, Peak, Rows, counting, peak, sizes_of_a_gpu
@@ -17,6 +18,13 @@ from train.settings import TrainingSettings, with_defaults
 from train.step import Step
 
 ROWS = Rows(prompt=6, completion=20, candidates=4)
+
+
+@pytest.fixture(autouse=True)
+def nothing_tried_yet() -> None:
+    """Norms and rotations are tried once a process: not before these tests."""
+    norms._is_norm.cache_clear()
+    rotary._halves.cache_clear()
 
 
 def settings_of(objective: str, **keys: Any) -> TrainingSettings:

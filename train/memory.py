@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from prefdata.models.forward import chunked_head, head, log_softmax
+from prefdata.models.forward.packed_attention import packing
 from train import loop, micro_batch, step
 from train.examples import Example, micro_batches
 from train.lockstep import forward_in
@@ -132,6 +133,8 @@ def peak(config: Any, objective: Objective, settings: TrainingSettings, rows: Ro
             model = model.to_empty(device="cpu")
             model.tie_weights()  # which that took apart
         model = world.spread(model, settings.precision)
+        with packing(model):
+            pass  # tries the model's own functions, at numbers, and remembers what it found
         with ExitStack() as stack:
             stack.enter_context(mode)
             # its look at the model's first logits is one at numbers, and there are none
