@@ -40,6 +40,8 @@ EXACT = ("lr",)
 COMPARING, PLAIN = "Runs that compare answers", "Runs of plain SFT"
 COLUMNS, MOST_POINTS = 4, 300
 """Panels in a row; points of one line: of longer runs every so-manieth step is drawn, so that a page stays small."""
+MANY_POINTS, FEWEST_POINTS = 6000, 12
+"""Points of a panel, and of each line where so many runs share them: a page of two hundred runs is drawn in seconds too."""
 COLOURS = ("#4c78a8", "#e45756", "#54a24b", "#f58518", "#72b7b2", "#b279a2", "#9d755d", "#eeca3b", "#ff9da6", "#79706e")
 
 
@@ -57,12 +59,12 @@ def smoothed(values: Sequence[float], half: float) -> list[float]:
     return made
 
 
-def points(rows: Sequence[Row], name: str, run: str) -> tuple[list[Point], list[Point]]:
-    """The points of one metric of one run: raw and smoothed by step; and held-out ones."""
+def points(rows: Sequence[Row], name: str, run: str, most: int = MOST_POINTS) -> tuple[list[Point], list[Point]]:
+    """The points of one metric of one run, about `most` of each line: raw and smoothed by step; and held-out ones."""
     known = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
     values = [value for _, value in known]
     curve = values if name in EXACT else smoothed(values, half_life(len(rows)))
-    stride = math.ceil(len(known) / MOST_POINTS) or 1
+    stride = math.ceil(len(known) / most) or 1
     made = [
         {"run": run, "step": step, "raw": value, "smooth": smooth}
         for place, ((step, value), smooth) in enumerate(zip(known, curve, strict=True))
@@ -97,9 +99,9 @@ def panels(runs: Mapping[str, Sequence[Row]], title: str) -> Any:
     legend = alt.Legend(orient="top", columns=COLUMNS, labelLimit=charts.LONGEST, symbolOpacity=1)
     scale = alt.Scale(domain=domain, range=[COLOURS[i % len(COLOURS)] for i in range(len(domain))])
     colour = alt.Color("run:N", title=None, scale=scale, legend=legend if len(domain) > 1 else None)
-    drawn = []
+    drawn, most = [], min(MOST_POINTS, max(FEWEST_POINTS, MANY_POINTS // len(runs)))
     for metric in SHOWN:
-        found = [points(rows, metric, names[name]) for name, rows in runs.items()]
+        found = [points(rows, metric, names[name], most) for name, rows in runs.items()]
         stepped, held = ([p for pair in found for p in pair[i]] for i in (0, 1))
         if stepped:
             drawn.append(_panel(stepped, held, metric, colour))
@@ -155,7 +157,7 @@ def page_of(runs: Mapping[str, Sequence[Row]], title: str) -> str:
 
 NOTE = (
     "Thick: smoothed (an exponential mean with a half-life of a twentieth of the run's steps); thin behind it: the steps "
-    f"themselves. Of runs longer than {MOST_POINTS} steps every so-manieth step is drawn."
+    f"themselves. Of runs longer than {MOST_POINTS} steps, and where there are many runs, every so-manieth step is drawn."
 )
 
 
