@@ -20,6 +20,7 @@ paper: .venv/ready
 
 paper-full: .venv/ready
 	$(BIN)/python -m paper full
+	$(BIN)/python -m paper mrpo
 
 # pytest's workers are two: with two threads each they would mostly wait for each other
 test test-real mutants faults: export OMP_NUM_THREADS := 1

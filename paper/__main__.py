@@ -1,8 +1,8 @@
 """python -m paper SIZE: run the papers in miniature, choose learning rates, and write the report.
 
-Sizes are config/paper/{small,paper,full,large}.yaml; the last is for a GPU. Everything that is finished stays: the same command
-goes on after a kill, and a larger size runs what a smaller one of the same name has not. Results land in the working folder,
-the report in results/<name>/report.md and report.html.
+Sizes are config/paper/{small,paper,full,mrpo,large}.yaml; the last is for a GPU. Everything that is finished stays: the same
+command goes on after a kill, and a size runs what another one of the same name has not. Results land in the working folder, the
+report in results/<name>/report.md and report.html; of full and mrpo, which share their runs with paper, in a folder below.
 """
 
 import argparse
@@ -36,7 +36,7 @@ PROCESSORS = 4
 def main() -> None:
     """Plan, run the grid, choose, run the rest, report."""
     parser = argparse.ArgumentParser(prog="python -m paper", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("size", help="small, paper, full or large")
+    parser.add_argument("size", help="small, paper, full, mrpo or large")
     parser.add_argument("--plan", action="store_true", help="say how many runs it makes, and stop")
     arguments = parser.parse_args()
     try:
@@ -52,7 +52,7 @@ def reproduce(size: Size, plan: bool = False) -> None:
     say(size, grid, cells(size, first_rate))
     if plan:
         return
-    started, folder = time.monotonic(), Path("results") / size.name
+    started, folder = time.monotonic(), size.folder
     torch.set_num_threads(1)  # as the jobs have it: small models are slower on more
     rates = chosen(size, grid, folder) if len(size.rates) > 1 else first_rate
     every = cells(size, rates)
@@ -63,7 +63,7 @@ def reproduce(size: Size, plan: bool = False) -> None:
     notes = [f"This call took {(time.monotonic() - started) / 60:.0f} minutes; what was finished before was not run again."]
     shown = [*every, *(of_the_grid(grid) if len(size.rates) > 1 else ())]
     frames = (frame(size, shown), found.shown(), found.runs, found.curves)
-    report.write(folder, size.name, *frames, machine(), f"{date.today()}", notes, gradients(size, every, second))
+    report.write(folder, size.report or size.name, *frames, machine(), f"{date.today()}", notes, gradients(size, every, second))
     print(folder / "report.html")
 
 

@@ -23,7 +23,7 @@ class Size:
     """What is run of all that the cells describe. `worlds`: their seeds, of data and policy; `seeds`: of training; `tables`:
     rows of each table, None for all; `world`: what its worlds have otherwise. Rows run in the first world of each name; those
     of `main` that `more_seeds` names in all of them, in the first with these seeds. `gradient_prompts`: whose gradients are
-    compared."""
+    compared. `report`: its own folder for it, where sizes of one name share their runs."""
 
     name: str
     worlds: dict[str, list[int]]
@@ -33,6 +33,12 @@ class Size:
     more_seeds: dict[str, list[int]] = field(default_factory=dict)
     world: dict[str, Any] = field(default_factory=dict)
     gradient_prompts: int = 128
+    report: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where its report goes."""
+        return Path("results") / self.name / self.report
 
     @classmethod
     def read(cls, name: str) -> "Size":

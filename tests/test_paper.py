@@ -237,6 +237,18 @@ def test_chances_sum_to_one_and_one_candidate_is_certain(r: list[float]) -> None
     assert gradient.largest(scores, scores, 0.0)[int(scores.argmax())] > 0
 
 
-def test_every_row_that_the_claims_name_is_run_in_full() -> None:
-    size, every = planned("full")
-    assert claims.without_rows(claims.claims(), frame(size, every)) == []
+def test_every_row_that_the_claims_name_is_run_in_full_or_in_mrpo() -> None:
+    made = pl.concat([frame(*planned(name)) for name in ("full", "mrpo")])
+    assert claims.without_rows(claims.claims(), made) == []
+
+
+def test_sizes_of_one_name_share_runs_and_have_reports_of_their_own() -> None:
+    shared = [Size.read(name) for name in ("paper", "full", "mrpo")]
+    assert {size.name for size in shared} == {"paper"}
+    assert len({size.folder for size in shared}) == 3
+    runs = [
+        {(c.recipe(size), c.run, c.rate, c.seed) for c in planned(name)[1]}
+        for name, size in zip(("paper", "full", "mrpo"), shared, strict=True)
+    ]
+    assert runs[0] <= runs[1]
+    assert {run for recipe, run, *_ in runs[2] if "-main-" in recipe} <= {run for _, run, *_ in runs[1]}
