@@ -110,18 +110,19 @@ def test_small_or_doubtful_sources_are_read_by_one_process(tmp_path: Path, monke
     path.write_text('{"prompt": "a"}\n' * 9)
     source = SourceSettings(name="s", path=str(path))
     monkeypatch.setattr(shared_reading, "processors", lambda: 2)
-    assert shared_reading.pieces(source, [path]) == [], "small"
+    assert not shared_reading.pays(source, [path]), "small"
     monkeypatch.setattr(shared_reading, "PIECE_BYTES", 20)
-    found = shared_reading.pieces(source, [path])
+    assert shared_reading.pays(source, [path])
+    found = list(shared_reading.cut(path))
     assert [(p.start, p.stop, p.number) for p in found] == [(0, 32, 1), (32, 64, 3), (64, 96, 5), (96, 128, 7), (128, 144, 9)]
     assert [where for p in found for where, _ in readers.lines_of(path, p.start, p.stop, p.number)] == [
         f"a.jsonl:{i}" for i in range(1, 10)
     ]
-    assert shared_reading.pieces(source.model_copy(update={"fields": {"id": "i"}}), [path]) == [], "ids must differ"
+    assert not shared_reading.pays(source.model_copy(update={"fields": {"id": "i"}}), [path]), "ids must differ"
     for other in (tmp_path / "none.jsonl", tmp_path / "a.parquet"):
-        assert shared_reading.pieces(source, [path, other]) == []
+        assert not shared_reading.pays(source, [path, other])
     (tmp_path / "empty.jsonl").touch()
-    assert shared_reading.pieces(source, [path, tmp_path / "empty.jsonl"]) == []
+    assert not shared_reading.pays(source, [path, tmp_path / "empty.jsonl"])
 
 
 def test_a_file_without_rows_is_told_among_large_ones(make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

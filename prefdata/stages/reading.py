@@ -61,10 +61,9 @@ def read(task: Task, files: Sequence[Sequence[Path]], folder: Path) -> Found:
     found = Found()
     with Spool(folder / "0") as spooled, Progress("sources", None) as progress:
         for order, (source, paths) in enumerate(zip(task.settings.sources, files, strict=True)):
-            pieces = shared_reading.pieces(source, paths)
-            if pieces:
+            if shared_reading.pays(source, paths):
                 counted = Counter(dict.fromkeys(map(str, paths), 0))
-                for piece, some in zip(pieces, shared_reading.read(task, order, pieces, folder), strict=True):
+                for piece, some in shared_reading.read(task, order, paths, folder):
                     counted[piece.path] += some.rows
                     found.add(some)
                     progress.advance(some.rows)

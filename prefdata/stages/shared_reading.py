@@ -45,17 +45,16 @@ class Piece:
     number: int
 
 
-def pieces(source: SourceSettings, paths: Sequence[Path]) -> list[Piece]:
-    """The pieces of a source's files, in order; none where its rows are better read by one process: there are few, they are no
-    JSON lines, something is wrong with a file, or their ids must all be different."""
+def pays(source: SourceSettings, paths: Sequence[Path]) -> bool:
+    """Whether several processes read a source sooner than one: not where there are few rows, they are no JSON lines, something
+    is wrong with a file, or their ids must all be different."""
     if processors() == 1 or "id" in source.fields or not readers.are_json_lines(source, paths):
-        return []
-    if sum(path.stat().st_size for path in paths) < 2 * PIECE_BYTES:
-        return []
-    return [piece for path in paths for piece in _cut(path)]
+        return False
+    return sum(path.stat().st_size for path in paths) >= 2 * PIECE_BYTES
 
 
-def _cut(path: Path) -> Iterator[Piece]:
+def cut(path: Path) -> Iterator[Piece]:
+    """The pieces of a file, in order."""
     number, start = 1, 0
     with path.open("rb") as file:
         while block := file.read(PIECE_BYTES):
@@ -65,9 +64,10 @@ def _cut(path: Path) -> Iterator[Piece]:
             start += len(block) + len(rest)
 
 
-def read(task: "Task", order: int, listed: Sequence[Piece], folder: Path) -> Iterator["Found"]:
-    """What was found in each piece of the source, in order. Raises the error of the first piece that has one."""
-    count, idle = min(processors(), len(listed), MOST), SimpleQueue["_Reader"]()
+def read(task: "Task", order: int, paths: Sequence[Path], folder: Path) -> Iterator[tuple[Piece, "Found"]]:
+    """What was found in each piece of the source's files, in order. Raises the error of the first piece that has one."""
+    at_most = sum(-(-path.stat().st_size // PIECE_BYTES) for path in paths)
+    count, idle = min(processors(), at_most, MOST), SimpleQueue["_Reader"]()
 
     def ask(piece: Piece) -> Any:
         reader = idle.get()
@@ -79,12 +79,13 @@ def read(task: "Task", order: int, listed: Sequence[Piece], folder: Path) -> Ite
     with _readers(task, order, count, folder) as started, ThreadPoolExecutor(count) as threads:
         for reader in started:
             idle.put(reader)
-        waiting = [threads.submit(ask, piece) for piece in listed]
+        # the first are read while the last are cut
+        waiting = [(piece, threads.submit(ask, piece)) for path in paths for piece in cut(path)]
         try:
-            for answer in waiting:
-                yield _found(answer.result())
+            for piece, answer in waiting:
+                yield piece, _found(answer.result())
         finally:
-            for answer in waiting:
+            for _, answer in waiting:
                 answer.cancel()
         for reader in started:
             _found(reader.end())
