@@ -15,7 +15,7 @@ from prefdata.recipe.read import validate_recipe
 from prefdata.recipe.settings.data import DedupSettings
 from prefdata.recipe.units import Part
 from prefdata.sources.words import ngrams, user_text, words
-from prefdata.stages import decontaminate, dedup
+from prefdata.stages import decontaminate, dedup, signatures
 from prefdata.stages.dedup import Clusters
 from prefdata.stages.signatures import minhashes, runs
 from prefdata.tables import files
@@ -128,6 +128,13 @@ def test_signatures_are_those_of_datasketch(listed) -> None:
     own = [part.tolist() for part in np.split(hashes, starts[1:])]
     theirs = [m.hashvalues.tolist() for m in MinHash.generator(own, num_perm=32, scheme="affine32", hashfunc=int)]
     assert minhashes(listed, settings).tolist() == theirs
+
+
+def test_long_words_are_hashed_and_not_remembered() -> None:
+    before = len(signatures._of_word)
+    long = "w" * 10_000
+    assert runs([[long]], 1)[0].tolist() == [hash64("word", long) >> 32]
+    assert len(signatures._of_word) == before
 
 
 @given(TEXTS, st.integers(1, 4))

@@ -18,8 +18,8 @@ from prefdata.tables.views import Frames
 
 TOGETHER = 1024
 """Prompts whose signatures are made at once: their hashes then stay in the processor's cache."""
-HELD = 2**18
-"""Words whose hashes are remembered."""
+HELD, LONGEST = 2**18, 32
+"""Words whose hashes are remembered, and their characters: longer ones seldom come again, and would take the memory."""
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
 """Odd, so that a product with it loses nothing; the golden ratio's bits."""
 
@@ -84,9 +84,11 @@ class _Words(dict[str, int]):
     """64 bits of each word, hashed when it is asked for first."""
 
     def __missing__(self, word: str) -> int:
+        made = hash64("word", word)
         if len(self) >= HELD:
             self.clear()
-        made = self[word] = hash64("word", word)
+        if len(word) <= LONGEST:
+            self[word] = made
         return made
 
 
