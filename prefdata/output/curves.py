@@ -40,8 +40,8 @@ EXACT = ("lr",)
 COMPARING, PLAIN = "Runs that compare answers", "Runs of plain SFT"
 COLUMNS, MOST_POINTS = 4, 300
 """Panels in a row; points of one line: of longer runs every so-manieth step is drawn, so that a page stays small."""
-MANY_POINTS, FEWEST_POINTS = 6000, 12
-"""Points of a panel, and of each line where so many runs share them: a page of two hundred runs is drawn in seconds too."""
+MANY_POINTS, FEWEST_POINTS = 3000, 12
+"""Points of a panel, and of each line where many runs share them: to draw takes as long as there are points."""
 COLOURS = ("#4c78a8", "#e45756", "#54a24b", "#f58518", "#72b7b2", "#b279a2", "#9d755d", "#eeca3b", "#ff9da6", "#79706e")
 
 
