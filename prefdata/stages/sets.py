@@ -69,9 +69,8 @@ def ranked(prompts: pl.DataFrame, frames: Frames, job: Job) -> Frames:
     """The sets of ranked answers, sft or preference, and the drops of prompts that have none."""
     settings, seed = job.settings.sets, job.settings.seed
     first = chosen(frames["ranks"], seed).rename({"candidate_id": "chosen_id"})
-    of_candidates = frames["drops"].filter(pl.col("scope") == "candidate")  # dropped prompts are not among `prompts`
     mine = first.join(prompts.select("prompt_id"), on="prompt_id", how="semi")
-    kept = schema.alive(frames["candidates"], of_candidates).join(mine, on="prompt_id", maintain_order="left")
+    kept = schema.alive(frames["candidates"], frames["drops"]).join(mine, on="prompt_id", maintain_order="left")
     kept = kept.join(frames["ranks"].drop("method"), on=["prompt_id", "candidate_id"], how="left", maintain_order="left")
     kept = kept.filter(pl.col("rank").is_not_null() | (pl.col("origin") == "noise"))
     reasons = _chosen_reasons(prompts, first, kept, frames["drops"])
