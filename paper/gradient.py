@@ -132,7 +132,8 @@ def of_run(recipe: dict[str, Any], run: str, prompts: int) -> list[dict[str, Any
     examples = sorted(prepared.data, key=lambda e: e.id)[:prompts]
     beta = prepared.settings.loss.beta
     samplers = {"random": uniform, "kernel": kernel, "kernel, weight policy": by_policy(beta), "max": largest, "min": smallest}
-    points = {"start": prepared.model, "end of MC-PO": load_model(results.model_path(f"run:{run}"))}
+    # on the CPU: a backward per candidate of one graph is refused by compiled attention
+    points = {"start": prepared.model.cpu(), "end of MC-PO": load_model(results.model_path(f"run:{run}")).cpu()}
     return [
         {"where": where, **vars(found)}
         for where, model in points.items()
