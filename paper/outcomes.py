@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from prefdata.draws import hash64
+from prefdata.models.size import parameters
 from prefdata.output import evaluation
 from prefdata.recipe import places
 from prefdata.recipe.job import Job
@@ -42,7 +43,9 @@ class Outcomes:
                 prompts.append(_keyed(evaluation.outcomes(job, run, known).rename({"exact": "greedy"}), key))
                 steps = _steps(results, run)
                 ratios = _shown(evaluation.pair_log_ratios(job, run, pairs))
-                runs.append({**key, **_run(facts[run] | evaluation.of_pairs(ratios["margin"]), steps, ratios)})
+                size = parameters(results.model_path(f"run:{run}"))
+                figures = _run(facts[run] | evaluation.of_pairs(ratios["margin"]), steps, ratios)
+                runs.append({**key, "parameters": size, **figures})
                 curves.append(_keyed(_curve(steps), key))
         self.prompts = pl.concat(prompts)
         self.runs = pl.DataFrame(runs, infer_schema_length=None)

@@ -18,17 +18,17 @@ from prefdata.tables.atomic import atomic_bytes
 TINTS = {HOLDS: "#dff0df", FAILS: "#f8dcdc", UNDECIDED: "#fbf2d0", ONE_SEED: "#eeeeee", NOT_RUN: "#ffffff"}
 SHOWN, PAIRS = ("greedy", "reward"), ("accuracy", "margin")
 INTRODUCTION = (
-    "Two papers in miniature: MC-PO (arXiv 2502.04567) and MRPO (arXiv 2405.16388). Every row is a training run of a model of "
-    "some 0.3 million parameters on five string tasks whose answers a program verifies. It is another task and another scale "
-    "than the papers': only orderings can be compared with theirs, never values.",
+    "Two papers in miniature: MC-PO (arXiv 2502.04567) and MRPO (arXiv 2405.16388). Every row is a training run of a small "
+    "model on five string tasks whose answers a program verifies. It is another task and another scale than the papers': only "
+    "orderings can be compared with theirs, never values.",
     "Worlds. exact: candidates are answers of simulated writers of different quality, and the chosen one is nearly always "
     "right, as in the papers' base set-up. imperfect: candidates are samples of the policy itself, and the chosen one, "
     "the best of them, is often wrong, as in the papers' instruct set-up.",
     "Seeds. A world seed makes the data and the start of all runs, a training seed a run. Runs of one pair of seeds differ in "
     "the method alone, and their answers are drawn with the same random numbers.",
-    "Fixed beforehand: the claims and their metrics, the methods' settings, seeds and steps. The grid of learning rates was "
-    "moved once, one step up for all methods alike, when its largest was the best of ten of thirteen rows in the one world and "
-    "of nine in the other; nothing else was changed after results were seen.",
+    "Fixed beforehand: the claims and their metrics, the methods' settings, seeds and steps. The grid of learning rates, of "
+    "sizes that have one, was moved once, one step up for all methods alike, when its largest was the best of ten of thirteen "
+    "rows in the one world and of nine in the other; nothing else was changed after results were seen.",
     "Learning rates. Where the size has several, each row of the first table has its own, chosen from the same grid, with the "
     "same budget, by sampled reward on held-out prompts that no table shows; rows of other tables take the one of the "
     "objective that they vary. Where it has one, all rows take it.",
@@ -69,14 +69,14 @@ def write(
     """Writes `report.html` and `report.md` into the folder and gives the verdicts.
 
     cells: table, row, world, world_seed, seed, recipe, run, rate. outcomes: recipe, run, prompt_id, greedy, reward, foreign,
-    kl. runs: recipe, run, accuracy, margin, steps, tokens, redraw, ess, draw_shortest, chosen_logp. curves: recipe,
+    kl. runs: recipe, run, parameters, accuracy, margin, steps, tokens, redraw, ess, draw_shortest, chosen_logp. curves: recipe,
     run, step, accuracy, margin, loss, chosen_logp. notes: plain sentences put above the introduction, such as the wall time.
     gradients: rows of world, where, sampler, bias, variance, cosine (paper/gradient.py).
     """
     found, made = measured(cells, outcomes, runs), tables(cells, outcomes, runs)
     judged = verdicts(claims(), cells, outcomes, runs)
     title = f"The papers in miniature ({size})"
-    facts = (f"{_counts(cells)} {machine}, {date}.", *notes)
+    facts = (f"{_counts(cells, runs)} {machine}, {date}.", *notes)
     folder.mkdir(parents=True, exist_ok=True)
     of_samplers = _gradients(gradients)
     text = _markdown(title, facts, made, judged)
@@ -95,12 +95,15 @@ def _gradients(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list
     return ("world", "policy", "sampler", *figures), made
 
 
-def _counts(cells: pl.DataFrame) -> str:
-    """How many runs and seeds the report is of."""
-    runs = cells.select("recipe", "run").n_unique()
+def _counts(cells: pl.DataFrame, runs: pl.DataFrame) -> str:
+    """How many runs and seeds the report is of, and of what size their models are."""
+    shown = cells.select("recipe", "run").unique()
+    sizes = runs.join(shown, on=["recipe", "run"], how="semi")["parameters"].drop_nulls().unique().sort()
+    models = ", ".join(f"{size / 1e6:,.1f}" for size in sizes) or "an unknown number of"
     seeds = ", ".join(map(str, cells["seed"].unique().sort()))
     worlds = ", ".join(map(str, cells["world_seed"].unique().sort()))
-    return f"{runs} runs in {cells.height} cells; world seeds {worlds}; training seeds {seeds}."
+    seen = f"{shown.height} runs in {cells.height} cells; world seeds {worlds}; training seeds {seeds}"
+    return f"{seen}; models of {models} million parameters."
 
 
 def _markdown(title: str, facts: Sequence[str], made: Sequence[Table], judged: Sequence[Verdict]) -> str:

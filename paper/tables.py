@@ -11,7 +11,7 @@ from paper import published
 from prefdata.output.escape import markdown
 
 TITLES = {
-    "main": ("Objectives (MC-PO Table 1)", "Rate: the learning rate chosen for the row, by the same grid for all."),
+    "main": ("Objectives (MC-PO Table 1)", "Rate: the learning rate of the row's runs."),
     "rates": (
         "Every learning rate of the grid",
         "One run each; the rate with the best sampled reward on the prompts of choice was taken. "

@@ -22,6 +22,8 @@ ROWS: dict[str, list[str]] = {
     "references": [f"{m}, {c}" for c in CONDITIONS for m in METHODS],
     "distillation": ["DPO", "distilled"],
 }
+SIZES = (25_100_000, 331_000)
+"""Parameters."""
 
 
 class Frames(NamedTuple):
@@ -68,7 +70,8 @@ def frames(
                         known = table == "kernel"
                         drawn = "never" if row.startswith("DPO") else "epoch"
                         figures = (0.8 + own, 3 + place / 4, -1 - own, -4 - place / 4, 150, 100_000 * (place + 1))
-                        runs.append((recipe, run, *figures, drawn, 3.2 if known else None, 0.3 if known else None, -5.0))
+                        kernel = (3.2, 0.3) if known else (None, None)
+                        runs.append((recipe, run, SIZES[place % 2], *figures, drawn, *kernel, -5.0))
                         for step in range(0, 151, 30):
                             grown = 1 - np.exp(-step / 60)
                             curves.append((recipe, run, step, 0.5 + (0.3 + own) * grown, (2 + place / 4) * grown, 0.69, None))
@@ -77,7 +80,7 @@ def frames(
         _frame(outcomes, "recipe run prompt_id greedy:f reward:f foreign:f length:f kl:f"),
         _frame(
             runs,
-            "recipe run accuracy:f margin:f chosen_ratio:f rejected_ratio:f steps:i tokens:i redraw ess:f draw_shortest:f chosen_logp:f",
+            "recipe run parameters:f accuracy:f margin:f chosen_ratio:f rejected_ratio:f steps:i tokens:i redraw ess:f draw_shortest:f chosen_logp:f",
         ),
         _frame(curves, "recipe run step:i accuracy:f margin:f loss:f chosen_logp:f"),
     )

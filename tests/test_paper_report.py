@@ -109,7 +109,8 @@ def test_what_a_size_does_not_run_is_named(both: tuple[str, str]) -> None:
     assert re.search(r"^Not run, MC-PO Table 1: .*MC-PO over KTO", both[1], re.M), "of a source that was begun each by name"
     assert "MC-PO over DPO | MC-PO Table 1 | +2.10 / +3.52 | greedy |" in both[1]
     runs = FRAMES.cells.select("recipe", "run").n_unique()
-    assert f"{runs} runs in {runs} cells; world seeds 1, 2; training seeds 1. a machine, 2026-01-02." in both[1]
+    counted = f"{runs} runs in {runs} cells; world seeds 1, 2; training seeds 1; models of 0.3, 25.1 million parameters."
+    assert f"{counted} a machine, 2026-01-02." in both[1]
     assert "Wall time 5 min." in both[1]
 
 
