@@ -41,8 +41,8 @@ def test_heads_that_lie_apart_have_the_gradient_of_rows_side_by_side() -> None:
 
 def test_known_classes_and_no_others() -> None:
     """Gemma's norm adds one to its weight."""
-    assert all(norms._is_norm(kind) for kind in (LlamaRMSNorm, Qwen2RMSNorm))
-    assert not any(norms._is_norm(kind) for kind in (Gemma2RMSNorm, nn.LayerNorm, LlamaMLP, nn.Identity))
+    assert all(norms._is_norm(kind.forward) for kind in (LlamaRMSNorm, Qwen2RMSNorm))
+    assert not any(norms._is_norm(kind.forward) for kind in (Gemma2RMSNorm, nn.LayerNorm, LlamaMLP, nn.Identity))
 
 
 def test_a_models_outputs_are_its_own_to_the_bit_and_its_gradients_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,19 +50,38 @@ def test_a_models_outputs_are_its_own_to_the_bit_and_its_gradients_to_rounding(m
     for _ in range(2):
         sums = torch.cat(logprob.grouped_logps(lm, PROMPTS, COMPLETIONS))
         found.append((sums, torch.autograd.grad(sums.sum(), list(lm.parameters()))))
-        monkeypatch.setattr(norms, "_known", lambda module: False)
+        monkeypatch.setattr(norms, "_is_norm", lambda forward: False)
     (ours, grads), (theirs, others) = found
     assert torch.equal(ours, theirs)
     assert all((a - b).norm() <= 1e-5 * b.norm() for a, b in zip(grads, others, strict=True))
 
 
 def test_a_packed_forward_runs_by_them_and_leaves_the_models_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm, called = model("llama", torch.float32), []
+    lm, called, before = model("llama", torch.float32), [], LlamaRMSNorm.forward
     monkeypatch.setattr(norms._Norm, "apply", lambda *args, own=norms._Norm.apply: called.append(1) or own(*args))
     with torch.no_grad():
         logprob.prefix(lm, PROMPTS)
     assert len(called) == 2 * lm.config.num_hidden_layers + 1
-    assert not [m for m in lm.modules() if "forward" in vars(m)]
+    assert LlamaRMSNorm.forward is before
+
+
+def test_the_forward_of_a_parent_class_is_put_back_as_a_parents() -> None:
+    class Own(LlamaRMSNorm):
+        pass
+
+    with norming(nn.Sequential(Own(8))):
+        assert Own.forward is not LlamaRMSNorm.forward
+    assert "forward" not in vars(Own)
+
+
+def test_a_class_has_one_forward_however_deep() -> None:
+    """A compiler would make another graph for another."""
+    norm = LlamaRMSNorm(8)
+    with norming(norm):
+        within = LlamaRMSNorm.forward
+        with norming(norm):
+            assert LlamaRMSNorm.forward is within
+        assert LlamaRMSNorm.forward is within
 
 
 def test_another_dtype_runs_as_the_model_has_it() -> None:
