@@ -1,6 +1,6 @@
 """DPO and MC-PO steps of a 1.1-billion-parameter random Llama on one GPU: bf16 products, prompts of 1,024 tokens, completions
-of 512, 4 and 8 candidates; tokens a second, model FLOPs over the device's peak, memory, what MC-PO costs over DPO, and
-FlexAttention against padded segments.
+of 512, 4 and 8 candidates; tokens a second, model FLOPs over the device's peak, memory, what MC-PO costs over DPO, attention's
+kernels against padded segments, and compiled layers against plain ones.
 
 MC-PO's cost over DPO on the same prompts should be (n - 1) / (3 rho + 6), rho being the prompt's length over a completion's:
 a forward of n - 1 completions over the forward and backward of a prompt and two completions.
@@ -41,6 +41,7 @@ FIGURES = {
     "mcpo_over_dpo": ("of a DPO step more", ""),
     "mcpo_over_formula": ("x (n - 1) / (3 rho + 6)", "0.9..1.1"),
     "flex_speedup": ("x padded segments", ""),
+    **{f"compiled_speedup_{name}": ("x plain layers", "") for name in ("dpo", "mcpo")},
 }
 """By name: unit and target."""
 
@@ -72,15 +73,19 @@ def measure(model: Any, count: int, lengths: tuple[int, int, int], peak: float |
     """Figures of one number of candidates."""
     data = [_in(e, model.config.vocab_size) for e in examples(count, *lengths)]
     rows = {"dpo": [first_pair(e) for e in data], "mcpo": data}
-    steps = {name: Step(name, some, MICRO_TOKENS, precision="bfloat16", model=model) for name, some in rows.items()}
-    steps["mcpo"].optimizer = steps["dpo"].optimizer  # one, as a run has: a second one's moments are no memory of the step
-    seconds = interleaved({**steps, "padded": lambda: padded(steps["mcpo"])})
+    keys: dict[str, Any] = {"precision": "bfloat16", "model": model}
+    steps = {name: Step(name, some, MICRO_TOKENS, **keys) for name, some in rows.items()}
+    compiled = {f"{name}_compiled": Step(name, some, MICRO_TOKENS, compile_layers=True, **keys) for name, some in rows.items()}
+    for step in (*steps.values(), *compiled.values()):
+        step.optimizer = steps["dpo"].optimizer  # one, as a run has: a second one's moments are no memory of the step
+    seconds = interleaved({**steps, **compiled, "padded": lambda: padded(steps["mcpo"])})
     made: dict[str, float | None] = {}
     for name, step in steps.items():
         taken = median(seconds[name])
         made[f"tokens_per_s_{name}"] = sum(len(e.prompt) + sum(map(len, e.completions)) for e in step.data) / taken
         made[f"mfu_{name}"] = step_flops(model, step.data, name == "mcpo") / taken / peak if peak else None
         made[f"memory_{name}"] = memory(step)
+        made[f"compiled_speedup_{name}"] = ratio_of(seconds[name], seconds[f"{name}_compiled"])
     over, rho = ratio_of(seconds["mcpo"], seconds["dpo"]) - 1, lengths[0] / lengths[1]
     return made | {
         "mcpo_over_dpo": over,

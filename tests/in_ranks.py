@@ -42,6 +42,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("dpo", {"model": {"family": "gpt2"}}),
 }
 
+COMPILED: dict[str, tuple[str, dict[str, Any]]] = {
+    "compiled": ("mcpo", {"compile_layers": True, "micro_tokens": 30, "negatives": {"count": 2, "redraw": "epoch"}}),
+    "compiled_again": ("mcpo", {"compile_layers": True, "checkpoint_activations": True}),
+}
+"""By themselves: each process compiles for half a minute."""
+
 
 def rows(count: int, uneven: bool) -> list[Example]:
     """Prompts with four or five candidates; `uneven`: some with one alone, or of one token each, or with many."""
@@ -53,7 +59,7 @@ def rows(count: int, uneven: bool) -> list[Example]:
 
 
 def steps(name: str, world: processes.World) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
-    objective, keys = CASES[name]
+    objective, keys = (CASES | COMPILED)[name]
     keys = dict(keys)
     of_model, count = keys.pop("model", {}), keys.pop("rows", 2 * BATCH)
     data = rows(count, keys.pop("uneven", False))
@@ -202,15 +208,12 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *names: str) -> None:
     torch.set_num_threads(1)
     world = processes.join()
-    (folder / f"held-{world.rank}.json").write_text(json.dumps(held_between_layers(world)))
-    if world.size > 1:
-        (folder / f"resumed-{world.rank}.json").write_text(json.dumps(resumed(folder / "steps", world)))
-    for name in LOADED if world.size > 1 else ():
-        (folder / f"loaded-{name}-{world.rank}.json").write_text(json.dumps(loaded(name, folder, world)))
-    for name in CASES:
+    if not names:
+        look(folder, world)
+    for name in names or CASES:
         made, weights = steps(name, world)
         if world.first:
             (folder / f"{name}.json").write_text(json.dumps(made))
@@ -218,5 +221,14 @@ def main(folder: Path) -> None:
     processes.leave()
 
 
+def look(folder: Path, world: processes.World) -> None:
+    """What else than steps is looked at."""
+    (folder / f"held-{world.rank}.json").write_text(json.dumps(held_between_layers(world)))
+    if world.size > 1:
+        (folder / f"resumed-{world.rank}.json").write_text(json.dumps(resumed(folder / "steps", world)))
+    for name in LOADED if world.size > 1 else ():
+        (folder / f"loaded-{name}-{world.rank}.json").write_text(json.dumps(loaded(name, folder, world)))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -292,6 +292,8 @@ MUTANTS = [
     ("train/loop.py", "(loss * world.size)", "loss", "test_world.py"),
     ("train/precision.py", 'settings.precision == "bfloat16"', 'settings.precision == "x"', "test_forwards.py"),
     ("train/precision.py", "packed_attention.packing(model) if packed", "nullcontext() if packed", "test_forwards.py"),
+    ("train/precision.py", "                layer.forward = own\n", "                pass\n", "test_compiled.py"),
+    ("train/precision.py", "made_of(layer.forward)", "layer.forward", "test_compiled.py"),
     ("train/from_file.py", 'len(row["candidates"]) > 1 and', "", "test_from_file.py"),
     ("train/from_file.py", "if getattr(facts, k) != v]", "if getattr(facts, k) == 0]", "test_from_file.py"),
     ("train/loop.py", "json.dumps([references, [", "json.dumps([[], [", RUNS),

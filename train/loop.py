@@ -28,7 +28,7 @@ from train.metrics import Metrics, merged
 from train.objectives.registry import Objective
 from train.online_weights import OnlineWeights
 from train.plan import Plan
-from train.precision import forwards, warn_of_slow_bf16
+from train.precision import compiled, forwards, warn_of_slow_bf16
 from train.processes import SINGLE, World, plain, whole
 from train.result import Trained
 from train.settings import TrainingSettings, what_identifies
@@ -95,7 +95,7 @@ def steps(run: Prepared, world: World = SINGLE) -> Trained | None:
     settings = run.settings
     model = world.spread(run.model, settings.precision)
     narrow = settings.precision == "bfloat16" and in_shards(model)  # then layers are gathered in bf16
-    with forwards(model, settings) if narrow else nullcontext():
+    with forwards(model, settings) if narrow else compiled(model) if settings.compile_layers else nullcontext():
         check(model, run.data, settings.batch_prompts, settings.micro_tokens, world, narrow)
     if settings.precision == "bfloat16":
         warn_of_slow_bf16(model)

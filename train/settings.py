@@ -187,6 +187,9 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
         "float32", description="of the products; weights, log-softmax and the optimizer stay fp32, sums fp64"
     )
     checkpoint_activations: bool = Field(False, description="compute each layer again in backward: less memory, more time")
+    compile_layers: bool = Field(
+        False, description="by torch.compile (needs a C++ compiler): faster, after a first step that takes up to a minute more"
+    )
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     loss: LossSettings = Field(default_factory=LossSettings)

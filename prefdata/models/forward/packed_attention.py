@@ -163,6 +163,7 @@ def run(model: Any, rows: Sequence[Sequence[int]], starts: Sequence[int], packed
     )
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # segments differ from row to row
 def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, packed: Carried, **options: Any
 ) -> tuple[Tensor, None]:

@@ -65,7 +65,7 @@ class _Ours:
     ) -> tuple[Tensor, Tensor]:
         plain = query.dim() == 4 and cos.dim() == 3 and query.shape[-1] == cos.shape[-1]
         alike = query.dtype == key.dtype == cos.dtype == sin.dtype
-        if more or options or not (plain and alike):
+        if more or options or not (plain and alike) or torch.compiler.is_compiling():  # a compiler joins theirs by itself
             return self.theirs(query, key, cos, sin, *more, **options)  # type: ignore[no-any-return]
         return _Turn.apply(query, cos, sin), _Turn.apply(key, cos, sin)  # type: ignore[no-untyped-call]
 
