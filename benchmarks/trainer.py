@@ -62,6 +62,7 @@ def scored(data: list[Example]) -> Callable[[], list[list[float]]]:
 
 CALLS: dict[str, Callable[[list[Example]], Callable[[], Any]]] = {
     "ours": lambda data: Ours("mcpo", data),
+    "ours_compiled": lambda data: Ours("mcpo", data, compile_layers=True),
     "our_dpo": lambda data: Ours("dpo", [first_pair(e) for e in data]),
     "rows_mcpo": lambda data: Rows(data, kernel=True),
     "rows_dpo": lambda data: Rows(data, kernel=False),
@@ -93,7 +94,7 @@ def speed(count: int) -> None:
     """Our MC-PO step of so many candidates a prompt against the row-wise ones."""
     faster, slower = MCPO[count]
     data = examples(count)
-    names = ["ours", "rows_mcpo", "rows_dpo", *(["our_dpo"] if count == 4 else []), "products"]
+    names = ["ours", "rows_mcpo", "rows_dpo", *(["our_dpo", "ours_compiled"] if count == 4 else []), "products"]
     with turns(commands(names, count)) as own:
         seconds = interleaved(own)
     clock = seconds.pop("products")
@@ -103,6 +104,7 @@ def speed(count: int) -> None:
     line(f"mcpo_vs_rows_dpo_n{count}", ratio_of(seconds["ours"], seconds["rows_dpo"]), "x time", f"<= {slower:.2f}")
     if count == 4:
         line("dpo_speedup_vs_rows", ratio_of(seconds["rows_dpo"], seconds["our_dpo"]), "x speed", ">= 1.38")
+        line("mcpo_compiled_vs_plain_n4", ratio_of(seconds["ours"], seconds["ours_compiled"]), "x plain layers' speed", "")
     matmul_share(count, data, seconds["ours"], clock)
 
 

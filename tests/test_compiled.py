@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,13 +56,12 @@ def test_the_models_own_forwards_come_back() -> None:
     assert not [m for m in lm.modules() if "forward" in vars(m)]
 
 
-def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", (None, "/no/such/compiler"))
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
-    lm = model()
-    with pytest.raises(EngineError, match=r"layers cannot be compiled: .*install a C\+\+ compiler"), compiled(lm):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing was compiled before
+    lm, said = model(), r"layers cannot be compiled: .*install a C\+\+ compiler"
+    with inductor.patch("cpp.cxx", (None, "/no/such/compiler")), pytest.raises(EngineError, match=said), compiled(lm):
         logprob.prefix(lm, [[1, 2, 3]])
 
 
