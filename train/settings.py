@@ -188,7 +188,7 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     )
     checkpoint_activations: bool = Field(False, description="compute each layer again in backward: less memory, more time")
     compile_layers: bool = Field(
-        False, description="by torch.compile (needs a C++ compiler): faster, after a first step that takes up to a minute more"
+        False, description="by torch.compile, for GPUs: needs a C++ compiler; the first step takes up to a minute more"
     )
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
