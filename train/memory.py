@@ -124,7 +124,7 @@ def sizes_of_a_gpu() -> Iterator[None]:
 
 def peak(config: Any, objective: Objective, settings: TrainingSettings, rows: Rows, ranks: int) -> Peak:
     """Of a run of the model that transformers makes of `config`, in fp32 as it is loaded, on each of `ranks` processes: a step
-    with moments there, and gradients of a micro-batch before it. Compiled layers, which hold less, count as plain ones."""
+    with moments there, and gradients of a micro-batch before it. Compiled layers are counted as plain ones."""
     settings = settings.model_copy(update={"compile_layers": False})
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with _processes(ranks) as world:
