@@ -14,6 +14,7 @@ import torch
 from models import model
 from safetensors.torch import save_file
 from test_train import example, run_settings
+from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
 from transformers import core_model_loading
 
@@ -218,6 +219,7 @@ def main(folder: Path, *names: str) -> None:
         if world.first:
             (folder / f"{name}.json").write_text(json.dumps(made))
             save_file({n: w.clone() for n, w in weights.items()}, folder / f"{name}.safetensors")
+    (folder / f"frames-{world.rank}.json").write_text(json.dumps(counters["frames"]))
     processes.leave()
 
 
